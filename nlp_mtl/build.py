@@ -1,0 +1,220 @@
+"""From a recipe to objects. Only this module and ``run`` unpack one; everything behind takes plain arguments."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from accelerate import Accelerator
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from nlp_mtl.data.batches import Framing, StepDataset, frame
+from nlp_mtl.data.encoding import EncodedSplit, encode_split
+from nlp_mtl.data.labels import LabelReader, resolve_task
+from nlp_mtl.data.layout import MICRO_BATCH_COST
+from nlp_mtl.data.loading import LoadedDataset, load_splits
+from nlp_mtl.data.sampling import Sampler, sampling_rates
+from nlp_mtl.errors import DataError, Problem, RecipeError
+from nlp_mtl.models.encoder import load_encoder_config, load_tokenizer, longest_input
+from nlp_mtl.recipe import SPLITS, Recipe
+from nlp_mtl.tasks import Task
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a run needs besides its model."""
+
+    tasks: list[Task]
+    loaded: dict[str, LoadedDataset]
+    encoded: dict[str, dict[str, EncodedSplit]]
+    """``{dataset: {split: rows}}``"""
+    tokenizer: PreTrainedTokenizerBase
+    framing: Framing
+
+    def split(self, name: str) -> dict[str, EncodedSplit]:
+        """``{dataset: rows}`` of the datasets that have the split."""
+        return {dataset: splits[name] for dataset, splits in self.encoded.items() if name in splits}
+
+
+def prepare(
+    recipe: Recipe,
+    *,
+    accelerator: Accelerator | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    framing: Framing | None = None,
+    trained_tasks: Sequence[Task] | None = None,
+    splits: Sequence[str] = SPLITS,
+) -> Prepared:
+    """Load and encode a recipe's data.
+
+    Args:
+        accelerator: with several processes the first one fills the caches that the others read.
+        tokenizer, framing, trained_tasks: of a trained model that is to be scored; default: new ones.
+        splits: which to encode.
+
+    Raises:
+        RecipeError, DataError, ModelError: what is wrong with the recipe, its data or its encoder.
+    """
+    if tokenizer is None or framing is None:
+        tokenizer, framing = _tokenizer_and_framing(recipe)
+    # Without one none is made: accelerate would keep its device for whatever the program does next.
+    with accelerator.main_process_first() if accelerator else nullcontext():
+        loaded = _load(recipe)
+        for note in (note for dataset in loaded.values() for note in dataset.notes):
+            if accelerator is None or accelerator.is_main_process:
+                logger.info("%s", note)
+        tasks, readers = _tasks(recipe, loaded, trained_tasks)
+        encoded = {}
+        for name, dataset in loaded.items():
+            readings = _readings(recipe, name, tasks, readers)
+            encoded[name] = {
+                split: encode_split(dataset, split, readings, tokenizer, recipe.word_splitter)
+                for split in dataset.splits
+                if split in splits
+            }
+    return Prepared(tasks, loaded, encoded, tokenizer, framing)
+
+
+def _tokenizer_and_framing(recipe: Recipe) -> tuple[PreTrainedTokenizerBase, Framing]:
+    tokenizer = load_tokenizer(recipe.encoder, recipe.encoder_revision)
+    config = load_encoder_config(recipe.encoder, recipe.encoder_revision)
+    return tokenizer, frame(tokenizer, _max_length(recipe, config, tokenizer), recipe.window_overlap)
+
+
+def _max_length(recipe: Recipe, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens in a window: the recipe's, checked, or as many as encoder and micro-batch take."""
+    longest, max_tokens = longest_input(config, tokenizer), recipe.training.max_tokens
+    chosen = recipe.max_length or min(longest, max_tokens)
+    problems = []
+    if chosen > longest:
+        problems.append(Problem("max_length", f"found {chosen}, but the encoder reads at most {longest} tokens"))
+    if chosen > max_tokens:
+        problems.append(
+            Problem(
+                "training.max_tokens",
+                f"a window of max_length {chosen} does not fit into {max_tokens} tokens",
+            )
+        )
+    if chosen < 16:
+        key = "max_length" if recipe.max_length else "training.max_tokens"
+        problems.append(Problem(key, f"windows of {chosen} tokens are too short; allow at least 16"))
+    if problems:
+        raise RecipeError(problems)
+    return chosen
+
+
+def _load(recipe: Recipe) -> dict[str, LoadedDataset]:
+    loaded = {}
+    for name, spec in recipe.datasets.items():
+        readers = [(task, columns[name]) for task in recipe.tasks.values() if name in (columns := task.columns())]
+        texts = [column for task, column in readers if task.type == "text-classification"]
+        loaded[name] = load_splits(
+            name,
+            **spec.model_dump(),
+            data_dir=recipe.data_dir,
+            label_columns=[column for _, column in readers],
+            stratify=texts[0] if texts else None,
+            seed=recipe.seed,
+        )
+    return loaded
+
+
+def _tasks(
+    recipe: Recipe, loaded: Mapping[str, LoadedDataset], trained_tasks: Sequence[Task] | None
+) -> tuple[list[Task], dict[str, dict[str, LabelReader]]]:
+    """The tasks, and ``{task: {dataset: label reader}}``."""
+    trained = {task.name: task for task in trained_tasks or ()}
+    tasks, readers = [], {}
+    for name, spec in recipe.tasks.items():
+        if trained_tasks is not None and name not in trained:
+            logger.warning("The model has no task `%s`; it is not scored", name)
+            continue
+        task, readers[name] = resolve_task(
+            name,
+            spec.type,
+            spec.columns(),
+            loaded,
+            label_names=spec.label_names,
+            label_map=spec.label_map,
+            metric=spec.metric,
+            loss_weight=spec.loss_weight,
+            trained_labels=trained[name].labels if name in trained else None,
+        )
+        tasks.append(task)
+    return tasks, readers
+
+
+def _readings(
+    recipe: Recipe, dataset: str, tasks: Sequence[Task], readers: Mapping[str, Mapping[str, LabelReader]]
+) -> list[tuple[Task, str, LabelReader]]:
+    """What the tasks read from a dataset: task, column, reader."""
+    return [
+        (task, recipe.tasks[task.name].columns()[dataset], readers[task.name][dataset])
+        for task in tasks
+        if dataset in readers[task.name]
+    ]
+
+
+def steps(
+    recipe: Recipe, prepared: Prepared, *, process: int = 0, num_processes: int = 1, device: str = "cpu"
+) -> StepDataset:
+    """The training steps of a recipe, laid out for one process.
+
+    Raises:
+        DataError: there is nothing to train on, or a task has no label in any training split.
+    """
+    train = prepared.split("train")
+    for task in prepared.tasks:
+        if not any(split.labelled[task.name].any() for split in train.values() if task.name in split.labelled):
+            raise DataError(f"task `{task.name}` has no labelled row in any train split")
+    settings, sampling = recipe.training, recipe.sampling
+    sizes = [len(split) for split in train.values()]
+    num_rows = round(settings.num_epochs * sum(sizes))
+    if settings.max_steps is not None:
+        num_rows = min(num_rows, settings.max_steps * settings.batch_size)
+    sampler = Sampler(
+        sizes,
+        sampling_rates(sizes, sampling.strategy, sampling.temperature),
+        batch_size=settings.batch_size,
+        num_rows=max(num_rows, 1),
+        seed=recipe.seed,
+    )
+    return StepDataset(
+        list(train.values()),
+        sampler,
+        prepared.tasks,
+        prepared.framing,
+        max_tokens=settings.max_tokens,
+        micro_batch_cost=MICRO_BATCH_COST.get(device, MICRO_BATCH_COST["cuda"]),
+        process=process,
+        num_processes=num_processes,
+    )
+
+
+def steps_per_epoch(recipe: Recipe, prepared: Prepared) -> int:
+    """Steps in which as many rows are drawn as the training splits hold."""
+    rows = sum(len(split) for split in prepared.split("train").values())
+    return max(1, round(rows / recipe.training.batch_size))
+
+
+def trainer_arguments(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
+    """The recipe's training section as arguments of :func:`nlp_mtl.training.trainer.train`.
+
+    Raises:
+        RecipeError: early stopping is wanted, but nothing can be scored.
+    """
+    weights = recipe.training.selection_weights
+    chosen = [task.name for task in prepared.tasks if not weights or weights.get(task.name)]
+    validation = prepared.split("validation").values()
+    can_score = any(split.labelled[name].any() for split in validation for name in chosen if name in split.labelled)
+    if recipe.training.early_stopping_patience and not can_score:
+        message = "early stopping needs a validation split with labels of a task that counts for the selection score"
+        raise RecipeError([Problem("training.early_stopping_patience", message)])
+    settings = recipe.training.model_dump(
+        exclude={"num_epochs", "max_steps", "batch_size", "max_tokens", "dropout", "selection_weights"}
+    )
+    settings["eval_every"] = settings["eval_every"] or steps_per_epoch(recipe, prepared)
+    return {**settings, "seed": recipe.seed}

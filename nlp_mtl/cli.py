@@ -1,0 +1,212 @@
+"""The command line: verbs, no logic. Heavy imports are inside the verbs, so that ``--help`` is quick."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nlp_mtl.errors import NlpMtlError
+
+app = typer.Typer(
+    help="Multi-task natural language processing with one shared encoder.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, for example training.max_steps=20."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+def _told(verb: Callable[..., None]) -> Callable[..., None]:
+    """A verb whose errors become one message on stderr and exit code 2, unless ``--debug`` is given."""
+
+    @wraps(verb)
+    def run(**options: Any) -> None:
+        try:
+            verb(**options)
+        except NlpMtlError as error:
+            if options["debug"]:
+                raise
+            print(f"nlp-mtl: {error}", file=sys.stderr)
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt as error:
+            hint = ". `--resume` goes on from the newest checkpoint" if verb.__name__ == "train" else ""
+            print(f"nlp-mtl: stopped{hint}", file=sys.stderr)
+            raise typer.Exit(130) from error
+        except BrokenPipeError:
+            # The reader of our output went away (`| head`): nothing is wrong, and nobody is there to be told.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    return run
+
+
+@app.command()
+@_told
+def train(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint in output_dir.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Remove what an earlier run left in output_dir.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Train a model as a recipe says, evaluate it and save it."""
+    from nlp_mtl.recipe import Recipe
+
+    settings = Recipe.from_yaml(recipe, overrides or [])
+    _quiet_libraries()
+    from accelerate import PartialState
+
+    from nlp_mtl.reports import print_scores
+    from nlp_mtl.run import train as run_train
+
+    results = run_train(settings, resume=resume, overwrite=overwrite)
+    if PartialState().is_main_process:
+        print_scores(results["scores"], results["main_metrics"])
+        print(f"\nRun folder: {settings.output_dir}")
+
+
+@app.command()
+@_told
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A run folder, a model folder, or a Hub id.")],
+    overrides: Overrides = None,
+    recipe: Annotated[Path | None, typer.Option(help="Whose data to use. Default: the run folder's.")] = None,
+    split: Annotated[str, typer.Option(help="validation, test or train.")] = "test",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Score a trained model on a split of a recipe's datasets."""
+    from nlp_mtl.recipe import SPLITS, Recipe
+
+    if split not in SPLITS:
+        raise typer.BadParameter(f"{split!r} is none of {', '.join(SPLITS)}", param_hint="--split")
+    path = recipe or Path(model) / "recipe.yaml"
+    settings = Recipe.from_yaml(path, overrides or []) if recipe or path.is_file() else None
+    _quiet_libraries()
+    from nlp_mtl.reports import main_metrics, print_scores
+    from nlp_mtl.run import evaluate as run_evaluate
+
+    scores = run_evaluate(model, settings, split=split)
+    if as_json:
+        print(json.dumps(scores, ensure_ascii=False))
+    else:
+        print_scores({split: scores}, main_metrics(scores))
+
+
+@app.command()
+@_told
+def predict(
+    model: Annotated[str, typer.Argument(help="A run folder, a model folder, or a Hub id.")],
+    texts: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[TEXT... | -]", help="Texts; - reads lines from standard input."),
+    ] = None,
+    tasks: Annotated[str | None, typer.Option(help="Tasks to answer, comma separated. Default: all.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Answer for texts, all tasks from one pass: one JSON object a line."""
+    if not texts and sys.stdin.isatty():
+        raise typer.BadParameter("give texts, or - to read lines from standard input", param_hint="TEXT")
+    _quiet_libraries()
+    from nlp_mtl.inference.predictor import load
+
+    nlp = load(model, revision=revision)
+    chosen = [name.strip() for name in tasks.split(",")] if tasks is not None else None
+    for chunk in _chunks(_lines() if not texts or texts == ["-"] else iter(texts), 256):
+        for text, answer in zip(chunk, nlp(chunk, tasks=chosen), strict=True):
+            line = json.dumps({"text": text, "predictions": answer}, ensure_ascii=False)
+            # A lone surrogate (bytes of an argument that are not UTF-8) is escaped, as JSON does.
+            print(line.encode("utf-8", "backslashreplace").decode(), flush=True)
+
+
+@app.command()
+@_told
+def check(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Load a recipe's data and tell what is in it, what a step will hold, and what is odd."""
+    from nlp_mtl.recipe import Recipe
+
+    settings = Recipe.from_yaml(recipe, overrides or [])
+    _quiet_libraries()
+    from nlp_mtl.reports import print_check
+    from nlp_mtl.run import check as run_check
+
+    report = run_check(settings)
+    if as_json:
+        print(json.dumps(report, ensure_ascii=False))
+    else:
+        print_check(report)
+
+
+@app.command()
+@_told
+def copy(
+    name: Annotated[str | None, typer.Argument(help="A shipped recipe. Without it they are listed.")] = None,
+    folder: Annotated[Path, typer.Argument(help="Where to.")] = Path(),
+    debug: Debug = False,
+) -> None:
+    """List the shipped recipes, or copy one (with its data) to change it."""
+    from nlp_mtl.shipped import copy_recipe, shipped_recipes
+
+    if name is None:
+        for known, description in shipped_recipes().items():
+            print(f"{known:20} {description}")
+        return
+    for path in copy_recipe(name, folder):
+        print(path)
+
+
+def _lines() -> Iterator[str]:
+    # Bytes that are not UTF-8 are kept as surrogates, so a bad line does not stop the others.
+    sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
+    return (line.rstrip("\r\n") for line in sys.stdin)
+
+
+def _chunks(items: Iterator[str], size: int) -> Iterator[list[str]]:
+    chunk: list[str] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _quiet_libraries() -> None:
+    """Our own words on stderr; the libraries' only where something is wrong."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    is_first_process = os.environ.get("RANK", "0") == "0"
+    logging.getLogger("nlp_mtl").setLevel(logging.INFO if is_first_process else logging.WARNING)
+    import datasets
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    datasets.logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        transformers.logging.disable_progress_bar()  # also those of downloads
+        datasets.disable_progress_bars()
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line."""
+    app(arguments, prog_name="nlp-mtl")

@@ -1,0 +1,181 @@
+"""Loaded splits to encoded ones: sub-words and label ids of every row, memory-mapped, for any later layout."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from nlp_mtl.data.labels import MISSING, LabelReader
+from nlp_mtl.data.loading import LoadedDataset, LoadedSplit
+from nlp_mtl.data.tokenization import encode_words, unknown_id
+from nlp_mtl.errors import DataError
+from nlp_mtl.tasks import Task
+from nlp_mtl.words import split_words
+
+VERSION = 1
+"""Part of the cache key; raised when what is encoded changes."""
+
+
+@dataclass(frozen=True)
+class EncodedSplit:
+    """One split of a dataset as token ids and label ids.
+
+    ``rows`` has the columns ``pieces`` (token ids without special tokens), ``starts`` (the place of each
+    word's first piece) and, for each task, ``labels/TASK``: a list of label ids, one a word, or a list of one
+    for text classification; MISSING where there is none, an empty list where the row has no label at all.
+    """
+
+    source: LoadedSplit
+    rows: datasets.Dataset
+    lengths: np.ndarray
+    """[rows] Pieces of each row."""
+    labelled: dict[str, np.ndarray]
+    """``{task: [rows]}`` Labelled items of each row: words, or 1 for a text."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def label_column(task: str) -> str:
+    """The name of a task's column in an encoded split."""
+    return f"labels/{task}"
+
+
+def encode_split(
+    loaded: LoadedDataset,
+    split: str,
+    tasks: Sequence[tuple[Task, str, LabelReader]],
+    tokenizer: PreTrainedTokenizerBase,
+    word_splitter: str,
+) -> EncodedSplit:
+    """Encode one split.
+
+    Args:
+        tasks: those that read labels here, each with its column and the reader of its values.
+        word_splitter: how texts become words; word lists stay as they are.
+
+    Raises:
+        DataError: labels do not fit words, or are unknown; the message names the row.
+    """
+    source = loaded.splits[split]
+    columns = list(dict.fromkeys([loaded.column, *(column for _, column, _ in tasks)]))
+    rows = source.rows.select_columns(columns)
+
+    def encode(batch: Mapping[str, list[Any]], places: list[int]) -> dict[str, list[Any]]:
+        texts = batch[loaded.column]
+        if loaded.is_words:
+            words = [_words(value, source, place) for value, place in zip(texts, places, strict=True)]
+        else:
+            words = [[t[a:b] for a, b in split_words(t, word_splitter)] for t in (t or "" for t in texts)]
+        pieces, starts = encode_words(tokenizer, words)
+        encoded: dict[str, list[Any]] = {"pieces": pieces, "starts": starts}
+        for task, column, reader in tasks:
+            read = _token_labels if task.type == "token-classification" else _text_label
+            encoded[label_column(task.name)] = [
+                read(reader, value, len(row), source, place)
+                for value, row, place in zip(batch[column], words, places, strict=True)
+            ]
+        return encoded
+
+    integers = datasets.List(datasets.Value("int32"))
+    names = ["pieces", "starts", *(label_column(task.name) for task, _, _ in tasks)]
+    features = datasets.Features(dict.fromkeys(names, integers))  # type: ignore[arg-type]
+    encoded = rows.map(
+        encode,
+        with_indices=True,
+        batched=True,
+        remove_columns=columns,
+        features=features,
+        new_fingerprint=_fingerprint(rows, loaded, tasks, tokenizer, word_splitter),
+        desc=f"Tokenizing {loaded.name} {split}",
+    )
+    lengths = _list_lengths(encoded, "pieces")
+    labelled = {task.name: _count_labels(encoded, label_column(task.name)) for task, _, _ in tasks}
+    return EncodedSplit(source, encoded, lengths, labelled)
+
+
+def _words(value: list[str | None] | None, source: LoadedSplit, place: int) -> list[str]:
+    if value is None:
+        return []
+    words = [word for word in value if word is not None]
+    if len(words) < len(value):
+        raise DataError(f"{source.where(place)}: word {value.index(None)} is null, expected text")
+    return words
+
+
+def _token_labels(
+    reader: LabelReader, value: list[Any] | None, num_words: int, source: LoadedSplit, place: int
+) -> list[int]:
+    if value is None or (not value and num_words):
+        return []
+    if len(value) != num_words:
+        raise DataError(
+            f"task `{reader.task}`: {source.where(place)} has {num_words} words but {len(value)} labels; "
+            "each word needs one"
+        )
+    try:
+        return [reader(label) for label in value]
+    except KeyError as error:
+        word = next(n for n, label in enumerate(value) if not _is_known(reader, label))
+        raise reader.unknown(value[word], f"{source.where(place)}, word {word}") from error
+
+
+def _text_label(reader: LabelReader, value: Any, num_words: int, source: LoadedSplit, place: int) -> list[int]:
+    try:
+        label = reader(value)
+    except KeyError as error:
+        raise reader.unknown(value, source.where(place)) from error
+    return [] if label == MISSING else [label]
+
+
+def _is_known(reader: LabelReader, value: Any) -> bool:
+    try:
+        reader(value)
+    except KeyError:
+        return False
+    return True
+
+
+def _list_lengths(rows: datasets.Dataset, column: str) -> np.ndarray:
+    """[rows] Items in each row's list."""
+    parts = [np.zeros(0, dtype=np.int32)]
+    for batch in rows.select_columns([column]).with_format("arrow").iter(10_000):
+        parts.append(batch.column(0).combine_chunks().value_lengths().to_numpy().astype(np.int32))
+    return np.concatenate(parts)
+
+
+def _count_labels(rows: datasets.Dataset, column: str) -> np.ndarray:
+    """[rows] Labels in each row's list that are not MISSING."""
+    parts = [np.zeros(0, dtype=np.int32)]
+    for batch in rows.select_columns([column]).with_format("arrow").iter(10_000):
+        array = batch.column(0).combine_chunks()
+        given = np.concatenate([[0], np.cumsum(array.flatten().to_numpy() != MISSING)])
+        ends = np.cumsum(array.value_lengths().to_numpy())
+        parts.append(np.diff(given[np.concatenate([[0], ends])]).astype(np.int32))
+    return np.concatenate(parts)
+
+
+def _fingerprint(
+    rows: datasets.Dataset,
+    loaded: LoadedDataset,
+    tasks: Sequence[tuple[Task, str, LabelReader]],
+    tokenizer: PreTrainedTokenizerBase,
+    word_splitter: str,
+) -> str:
+    """The cache key: everything that the encoded rows depend on."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    parts = [
+        VERSION,
+        rows._fingerprint,
+        {**backend, "truncation": None, "padding": None},  # left behind by the tokenizer's last call
+        unknown_id(tokenizer),
+        loaded.column,
+        "words" if loaded.is_words else word_splitter,
+        *((task.name, task.type, column, sorted(map(str, reader._ids.items()))) for task, column, reader in tasks),
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

@@ -1,0 +1,181 @@
+"""Data files on this machine: found, their format told by the ending, each read by itself."""
+
+import csv
+import glob
+import gzip
+import json
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets.exceptions import DatasetGenerationError
+
+from nlp_mtl.errors import DataError, did_you_mean, listed
+
+ENDINGS = {
+    "jsonl": "json", "json": "json", "csv": "csv", "tsv": "tsv", "parquet": "parquet",
+    "conllu": "conllu", "txt": "text",
+}  # fmt: skip
+FORMATS = ("conll", "conllu", "csv", "json", "parquet", "text", "tsv")
+_CONLLU_COLUMNS = ["id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc"]
+_NO_ROWS = ("corresponds to no data", "No columns to parse", "at least one example")
+"""What the readers say of an empty file."""
+_WHOLE = 1 << 30
+"""So many bytes of a JSON file, or rows of a CSV file, are all of it."""
+
+
+def read_files(
+    dataset: str,
+    path: str | None,
+    data_files: str | Sequence[str] | Mapping[str, str | Sequence[str]],
+    data_dir: str,
+    columns: Sequence[str] | None,
+    delimiter: str | None,
+) -> dict[str, dict[str, datasets.Dataset]]:
+    """The rows of each file: ``{split: {file: rows}}``. The arguments are those of ``load_splits``.
+
+    Each file is read by itself, so that files may differ in columns nobody asked for and a message can name one.
+
+    Raises:
+        DataError: a file is missing, empty or broken, or its format cannot be told.
+    """
+    given = data_files if isinstance(data_files, Mapping) else {"train": data_files}
+    files = {split: _find_files(dataset, patterns, data_dir) for split, patterns in given.items()}
+    read: dict[str, dict[str, datasets.Dataset]] = {}
+    for split, found in files.items():
+        read[split] = {}
+        for file in found:
+            rows = _read_file(dataset, split, file, path or _format_of(dataset, file), columns, delimiter)
+            if not len(rows):
+                raise DataError(f"dataset `{dataset}`, split {split}: {file} is empty")
+            read[split][file] = rows
+    return read
+
+
+def _find_files(dataset: str, patterns: str | Sequence[str], data_dir: str) -> list[str]:
+    """The files of one split; patterns may hold ``*``."""
+    found = []
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        if "://" in pattern:
+            found.append(pattern)
+            continue
+        full = Path(data_dir) / Path(pattern).expanduser()
+        matches = [str(full)] if full.is_file() else sorted(filter(_is_file, glob.glob(str(full), recursive=True)))
+        if not matches:
+            folder = full.parent
+            near = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+            where = f"no such file in {folder}" if folder.is_dir() else f"there is no folder {folder}"
+            raise DataError(
+                f"dataset `{dataset}`: data file `{pattern}`: {where}."
+                + (did_you_mean(full.name, near) or ("" if near else " Is `data_dir` right?"))
+            )
+        found += matches
+    return list(dict.fromkeys(found))
+
+
+def _is_file(name: str) -> bool:
+    return Path(name).is_file()
+
+
+def _format_of(dataset: str, file: str) -> str:
+    """The format that a file's ending tells."""
+    endings = [ending.lstrip(".").lower() for ending in Path(file).suffixes]
+    for ending in reversed(endings):
+        if ending in ENDINGS:
+            return ENDINGS[ending]
+        if ending not in ("gz", "bz2", "xz", "zst"):
+            break
+    raise DataError(
+        f"dataset `{dataset}`: the ending of {file} tells no format; say `path:` with one of {listed(FORMATS)}"
+    )
+
+
+def _read_file(
+    dataset: str, split: str, file: str, form: str, columns: Sequence[str] | None, delimiter: str | None
+) -> datasets.Dataset:
+    builder, arguments = form, {}
+    if form in ("csv", "tsv"):
+        # "NA" and "None" are labels and texts like others: only an empty field is null.
+        builder = "csv"
+        arguments = {"sep": delimiter or ",", "keep_default_na": False, "na_values": [""]}
+        if form == "tsv":  # the format has no quoting: 5" nails
+            arguments |= {"sep": delimiter or "\t", "quoting": csv.QUOTE_NONE}
+    elif form == "conllu":
+        builder = "conll"
+        arguments = {"column_names": _CONLLU_COLUMNS, "delimiter": "\t", "comment_prefix": "#"}
+    elif form == "conll":
+        arguments = {"column_names": list(columns or ()), "delimiter": delimiter}
+    try:
+        rows = _load(builder, split, file, arguments)
+    except StopIteration:  # what the JSON reader does at the end of an empty file
+        raise DataError(f"dataset `{dataset}`, split {split}: {file} is empty") from None
+    except (DatasetGenerationError, ValueError, OSError) as error:
+        cause = (error.__cause__ or error) if isinstance(error, DatasetGenerationError) else error
+        if any(words in str(cause) for words in _NO_ROWS):
+            raise DataError(f"dataset `{dataset}`, split {split}: {file} is empty") from error
+        problem = (_broken_line(file) if form == "json" else "") or first_line(cause)
+        raise DataError(f"dataset `{dataset}`, split {split}: {file} cannot be read: {problem}") from error
+    if "__index_level_0__" in rows.column_names:
+        raise DataError(f"dataset `{dataset}`, split {split}: the rows of {file} have more fields than its header")
+    if form == "conllu":
+        rows = rows.map(_clean_conllu, batched=True, desc=f"{dataset}: CoNLL-U")
+    return rows
+
+
+def _load(builder: str, split: str, file: str, arguments: Mapping[str, Any]) -> datasets.Dataset:
+    name = re.sub(r"\W", "_", split)  # what the builder takes as a name of a split
+    rows: datasets.Dataset
+    try:
+        rows = datasets.load_dataset(builder, data_files={name: [file]}, split=name, **arguments)
+    except DatasetGenerationError:
+        # A column's type is told by the first 10 MB or 10,000 rows. Where these hold nulls only, see all of them.
+        if builder not in ("json", "csv") or "chunksize" in arguments:
+            raise
+        with suppress(DatasetGenerationError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that nulls come before texts
+            return _load(builder, split, file, {**arguments, "chunksize": _WHOLE})
+        raise
+    return rows
+
+
+def _broken_line(file: str) -> str:
+    """The first line of a JSON Lines file that is no object; empty if there is none or this is another JSON."""
+    try:
+        with (gzip.open if file.endswith(".gz") else open)(file, "rt", encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, start=1):
+                if number == 1 and line.startswith("["):
+                    break
+                try:
+                    value = json.loads(line) if line.strip() else {}
+                except json.JSONDecodeError as error:
+                    return f"line {number} is not valid JSON: {error.msg} at character {error.pos + 1}"
+                if not isinstance(value, dict):
+                    return f"line {number} is not a JSON object: {line.strip()[:60]}"
+    except (OSError, ValueError):
+        pass
+    return ""
+
+
+def _clean_conllu(batch: dict[str, list[list[str]]]) -> dict[str, list[list[str | None]]]:
+    """Without multi-word ranges (1-2) and empty nodes (1.1), ``_`` as null: the syntactic words remain."""
+    keep = [[not ({"-", "."} & set(number)) for number in row] for row in batch["id"]]
+    return {
+        column: [
+            [
+                None if value == "_" and column != "form" else value
+                for value, kept in zip(row, keeps, strict=True)
+                if kept
+            ]
+            for row, keeps in zip(rows, keep, strict=True)
+        ]
+        for column, rows in batch.items()
+    }
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

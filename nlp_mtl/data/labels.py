@@ -1,0 +1,213 @@
+"""Labels as datasets give them (strings, class labels, numbers) to label sets and ids."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nlp_mtl.data.columns import is_null, items_of, kind_of
+from nlp_mtl.data.loading import LoadedDataset, LoadedSplit
+from nlp_mtl.errors import DataError, did_you_mean, listed
+from nlp_mtl.tasks import Metric, Task, TaskType, are_iob, is_iob
+
+MISSING = -100
+"""The id of "no label here": what torch's losses ignore."""
+
+
+class LabelReader:
+    """Turns the values of one label column into ids of a task's label set."""
+
+    def __init__(self, task: str, labels: Sequence[str], names: Sequence[str] | None, label_map: Mapping[str, str]):
+        self.task = task
+        self.labels = tuple(labels)
+        ids = {label: place for place, label in enumerate(labels)}
+        self._ids: dict[Any, int] = {None: MISSING}
+        if names is None:
+            self._ids |= ids
+            self._ids |= {given: ids[wanted] for given, wanted in label_map.items() if wanted in ids}
+        else:
+            wanted = {n: label_map.get(name, name) for n, name in enumerate(names)}
+            self._ids |= {n: ids[label] for n, label in wanted.items() if label in ids}
+            self._ids[-1] = MISSING  # what the Hub's test splits without labels hold
+            self._ids[MISSING] = MISSING
+
+    def __call__(self, value: Any) -> int:
+        """The id of one value; None: no label.
+
+        Raises:
+            KeyError: it is not in the label set.
+        """
+        return self._ids[value]
+
+    def unknown(self, value: Any, where: str) -> DataError:
+        """The error for a value that is not in the label set."""
+        return DataError(
+            f"task `{self.task}`: unknown label {value!r} in {where}; the label set is {listed(self.labels)}."
+            + (did_you_mean(value, self.labels) if isinstance(value, str) else "")
+        )
+
+
+def resolve_task(
+    name: str,
+    type: TaskType,
+    columns: Mapping[str, str],
+    loaded: Mapping[str, LoadedDataset],
+    *,
+    label_names: Sequence[str] | None = None,
+    label_map: Mapping[str, str] | None = None,
+    metric: Metric | None = None,
+    loss_weight: float = 1.0,
+    trained_labels: Sequence[str] | None = None,
+) -> tuple[Task, dict[str, LabelReader]]:
+    """A task with its label set, found in the data, and a label reader for each of its datasets.
+
+    The label set is ``label_names``; else the names of class labels in their order; else the strings that
+    occur, sorted, ``O`` first. Several datasets: their label sets merged.
+
+    Args:
+        columns: ``{dataset: label column}``.
+        label_map: other names for labels; see the recipe.
+        trained_labels: the label set of a trained model, which then holds whatever the data says.
+
+    Raises:
+        DataError: labels are not what the task needs.
+    """
+    label_map = dict(label_map or {})
+    names_of: dict[str, list[str] | None] = {}
+    found: dict[str, list[str]] = {}
+    occurring: set[str] = set()
+    for dataset, column in columns.items():
+        names = _names_of(name, type, loaded[dataset], column, label_names, label_map)
+        values = _occurring(loaded[dataset], column, names, label_map)
+        occurring |= values
+        names_of[dataset] = names
+        found[dataset] = sorted(values) if names is None else [label_map.get(label, label) for label in names]
+    if trained_labels is not None:
+        labels = list(trained_labels)
+    elif label_names is not None:
+        labels = list(dict.fromkeys(label_map.get(label, label) for label in label_names))
+    else:
+        labels = list(dict.fromkeys(label for labels in found.values() for label in labels))
+        if not any(names_of.values()):
+            labels = sorted(labels, key=lambda label: (label != "O", label))
+    _check_merge(name, found)
+    if trained_labels is None and len(occurring) < 2:
+        place = listed(f"{dataset}.{column}" for dataset, column in columns.items())
+        what = f"only the label {listed(occurring)}" if occurring else "no label at all"
+        raise DataError(f"task `{name}`: {place} holds {what}; there is nothing to tell apart")
+    if metric == "span_f1" and not are_iob(labels):
+        odd = next((label for label in labels if not is_iob(label)), None)
+        problem = (
+            "there is no label but `O`" if odd is None else _where_label(odd, columns, loaded, names_of, label_map)
+        )
+        raise DataError(f"task `{name}`: span_f1 needs IOB tags (O, B-X, I-X), but {problem}")
+    if type == "token-classification" and metric is None:
+        metric = "span_f1" if are_iob(labels) else "accuracy"
+    task = Task(name, type, tuple(labels), metric or "accuracy", loss_weight)
+    readers = {d: LabelReader(name, labels, names_of[d], label_map) for d in columns}
+    return task, readers
+
+
+def _names_of(
+    task: str,
+    type: TaskType,
+    loaded: LoadedDataset,
+    column: str,
+    label_names: Sequence[str] | None,
+    label_map: Mapping[str, str],
+) -> list[str] | None:
+    """The names behind a label column's numbers. None: it holds strings."""
+    place = f"task `{task}`: the label column `{column}` of dataset `{loaded.name}`"
+    feature = next(iter(loaded.splits.values())).rows.features[column]
+    if is_null(feature):
+        return None
+    items = items_of(feature)
+    is_list = items is not None
+    if is_list != (type == "token-classification"):
+        wanted, found = ("a list of labels a row", "one value a row") if not is_list else ("one label a row", "lists")
+        raise DataError(f"{place} holds {found}, but {type} needs {wanted}")
+    inner = items if is_list else feature
+    if isinstance(inner, datasets.ClassLabel):
+        # Classes have names already: label_names may order them, it never renames them by place.
+        unknown = [n for n in inner.names if label_names is not None and label_map.get(n, n) not in label_names]
+        if unknown:
+            raise DataError(
+                f"{place} has the classes {listed(inner.names)}, but label_names does not list {listed(unknown)}; "
+                "rename with `label_map: {given: wanted}`"
+            )
+        return list(inner.names)
+    if isinstance(inner, datasets.Value) and inner.dtype.startswith(("int", "uint")):
+        if label_names is None:
+            raise DataError(f"{place} holds numbers; say what they mean: `label_names: [name of 0, name of 1, ...]`")
+        return list(label_names)
+    if isinstance(inner, datasets.Value) and inner.dtype == "bool":
+        raise DataError(f"{place} holds booleans; save them as text or as 0 and 1 with `label_names`")
+    if not (isinstance(inner, datasets.Value) and inner.dtype in ("string", "large_string", "null")):
+        raise DataError(f"{place} holds {kind_of(inner)}; expected text or class numbers")
+    return None
+
+
+def _occurring(
+    loaded: LoadedDataset, column: str, names: Sequence[str] | None, label_map: Mapping[str, str]
+) -> set[str]:
+    """The labels that a column holds somewhere, after ``label_map``."""
+    values = {value for split in loaded.splits.values() for value in value_counts(split, column)} - {""}
+    given = values
+    if names is not None:  # a number without a name counts here; whoever encodes the rows refuses it
+        given = {names[n] if 0 <= n < len(names) else str(n) for n in values - {-1, MISSING}}
+    return {label_map.get(label, label) for label in given}
+
+
+def value_counts(split: LoadedSplit, column: str) -> dict[Any, int]:
+    """How often each value of a label column occurs; nulls left out."""
+    counts: Counter[Any] = Counter()
+    for batch in split.rows.select_columns([column]).with_format("arrow").iter(10_000):
+        values = batch.column(0)
+        while pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+            values = pc.list_flatten(values)
+        for item in pc.value_counts(values.combine_chunks()).to_pylist():
+            if item["values"] is not None:
+                counts[item["values"]] += item["counts"]
+    return counts
+
+
+def _check_merge(task: str, found: Mapping[str, Sequence[str]]) -> None:
+    """Datasets of one task that share no label are a mistake, not two halves of a label set."""
+    first, *others = found
+    known = set(found[first])
+    for other in others:
+        given = set(found[other])
+        if not (known & given) - {"O"} and len(known | given) > 1:
+            raise DataError(
+                f"task `{task}`: datasets `{first}` and `{other}` share no label: {listed(sorted(known))} against "
+                f"{listed(found[other])}. Rename with `label_map: {{given: wanted}}`, or make them two tasks"
+            )
+        known |= given
+
+
+def _where_label(
+    label: str,
+    columns: Mapping[str, str],
+    loaded: Mapping[str, LoadedDataset],
+    names_of: Mapping[str, Sequence[str] | None],
+    label_map: Mapping[str, str],
+) -> str:
+    """Where a label of a token task first occurs."""
+    for dataset, column in columns.items():
+        names = names_of[dataset]
+        given = {label, *(other for other, wanted in label_map.items() if wanted == label)}
+        wanted = given if names is None else {n for n, name in enumerate(names) if name in given}
+        for split in loaded[dataset].splits.values():
+            for row, values in enumerate(split.rows[column]):
+                if not wanted.isdisjoint(values or ()):
+                    return f"found {label!r} in {split.where(row)}"
+    return f"the label set holds {label!r}"
+
+
+def count_ids(ids: np.ndarray, num_labels: int) -> np.ndarray:
+    """[labels] How often each label id occurs; MISSING left out."""
+    return np.bincount(ids[ids != MISSING], minlength=num_labels)

@@ -1,0 +1,238 @@
+"""From a recipe's words about a dataset to its splits: files or Hub, columns, missing splits, caps."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+from nlp_mtl.data.columns import check_columns, items_of, with_common_types
+from nlp_mtl.data.files import FORMATS, first_line, read_files
+from nlp_mtl.errors import DataError, did_you_mean, listed
+
+_ALIASES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev", "development"),
+    "test": ("test", "testing"),
+}
+
+
+@dataclass(frozen=True)
+class LoadedSplit:
+    """Rows of one split, and where they came from."""
+
+    rows: datasets.Dataset
+    dataset: str
+    source: str
+    """The split of the source that the rows were taken from: ``train`` for a carved validation split."""
+    source_rows: np.ndarray
+    """[rows] The row numbers there, from 0."""
+    files: tuple[str, ...] = ()
+    """The files that were read, in order; empty for data from the Hub or a folder."""
+    file_sizes: tuple[int, ...] = ()
+    """Rows of each file."""
+
+    def where(self, row: int) -> str:
+        """A row's place, in words a user can follow."""
+        number, file = int(self.source_rows[row]), ""
+        if self.files:
+            stops = np.cumsum(self.file_sizes)
+            place = int(np.searchsorted(stops, number, side="right"))
+            number -= int(stops[place]) - self.file_sizes[place]
+            file = f" of {self.files[place]}"
+        return f"dataset `{self.dataset}`, split {self.source}, row {number}{file} (counted from 0)"
+
+    def take(self, places: np.ndarray) -> "LoadedSplit":
+        """The rows at ``places``."""
+        return replace(self, rows=self.rows.select(places), source_rows=self.source_rows[places])
+
+
+@dataclass(frozen=True)
+class LoadedDataset:
+    """The splits of one dataset."""
+
+    name: str
+    column: str
+    """The column of texts or of word lists."""
+    is_words: bool
+    splits: dict[str, LoadedSplit]
+    notes: list[str] = field(default_factory=list)
+    """What the user is told: splits that were carved or capped."""
+
+
+def load_splits(
+    dataset: str,
+    *,
+    path: str | None = None,
+    name: str | None = None,
+    revision: str | None = None,
+    data_files: str | Sequence[str] | Mapping[str, str | Sequence[str]] | None = None,
+    data_dir: str = ".",
+    text: str | None = None,
+    tokens: str | None = None,
+    columns: Sequence[str] | None = None,
+    delimiter: str | None = None,
+    splits: Mapping[str, str | None] | None = None,
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    max_rows: Mapping[str, int] | None = None,
+    label_columns: Sequence[str] = (),
+    stratify: str | None = None,
+    seed: int = 0,
+) -> LoadedDataset:
+    """Load one dataset. The arguments are the recipe's keys; see :class:`nlp_mtl.recipe.DatasetSpec`.
+
+    Args:
+        dataset: its name in the recipe, for messages.
+        label_columns: columns that tasks will read; they must exist.
+        stratify: the column whose values a carved split keeps in proportion.
+
+    Raises:
+        DataError: it cannot be read, is empty, or lacks a column.
+    """
+    column = text if text is not None else tokens
+    assert column is not None, "text or tokens"
+    if path in FORMATS and data_files is None:
+        raise DataError(f"dataset `{dataset}`: `path: {path}` is a format; say which `data_files` to read")
+    if data_files is not None and (path is None or path in FORMATS):
+        source = read_files(dataset, path, data_files, data_dir, columns, delimiter)
+    else:
+        assert path is not None, "path or data_files"
+        source = _load(dataset, path, name, revision, data_files, data_dir)
+    named = _name_splits(dataset, source, dict(splits or {}))
+    parts = {own_name: source[own_name] for own_name in named.values()}
+    check_columns(dataset, parts, column, tokens is not None, label_columns)
+    read = _join(dataset, with_common_types(dataset, parts, list(dict.fromkeys([column, *label_columns]))))
+    loaded = {split: read[own_name] for split, own_name in named.items()}
+    notes: list[str] = []
+    fractions = {"validation": validation_fraction, "test": test_fraction}
+    missing = {
+        split: fraction
+        for split, fraction in fractions.items()
+        if split not in loaded and fraction > 0 and (splits or {}).get(split, "") is not None
+    }
+    if missing and "train" in loaded:
+        if stratify is not None and items_of(loaded["train"].rows.features[stratify]) is not None:
+            stratify = None  # lists; whoever reads the labels tells what is wrong
+        _carve(loaded, missing, stratify, seed, notes)
+    for split, limit in (max_rows or {}).items():
+        if split in loaded and len(loaded[split].rows) > limit:
+            chosen = np.random.default_rng([seed, limit]).permutation(len(loaded[split].rows))[:limit]
+            notes.append(f"{dataset}: {limit} of {len(loaded[split].rows)} {split} rows (max_rows)")
+            loaded[split] = loaded[split].take(np.sort(chosen))
+    return LoadedDataset(dataset, column, tokens is not None, loaded, notes)
+
+
+def _load(
+    dataset: str, path: str, name: str | None, revision: str | None, data_files: Any, data_dir: str
+) -> dict[str, dict[str, datasets.Dataset]]:
+    """The splits of a folder or of a dataset on the Hub: ``{split: {"": rows}}``."""
+    folder = Path(data_dir) / Path(path).expanduser()
+    if folder.is_file():
+        raise DataError(f"dataset `{dataset}`: `{path}` is a file; say `data_files: {path}`")
+    if not folder.is_dir() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
+        raise DataError(f"dataset `{dataset}`: there is no folder {folder}. Is `data_dir` right?")
+    source = str(folder) if folder.is_dir() else path
+    try:
+        loaded = datasets.load_dataset(source, name, data_files=data_files, revision=revision)
+    except DatasetGenerationError as error:
+        raise DataError(f"dataset `{dataset}` cannot be read: {first_line(error.__cause__ or error)}") from error
+    except DatasetNotFoundError as error:
+        raise DataError(
+            f"dataset `{dataset}`: `{path}` is neither a folder here nor a dataset on the Hub that you "
+            f"can see ({first_line(error)}). Check the id; for a gated or private one run `hf auth login`"
+        ) from error
+    except (ConnectionError, HfHubHTTPError, OfflineModeIsEnabled, TimeoutError) as error:
+        raise DataError(
+            f"dataset `{dataset}`: `{path}` is no folder here and could not be fetched, the Hub cannot be reached "
+            f"({first_line(error)}). Is the network up?"
+        ) from error
+    except RuntimeError as error:
+        if "script" not in str(error):
+            raise
+        raise DataError(
+            f"dataset `{dataset}`: `{path}` needs a loading script, which `datasets` no longer runs. The Hub "
+            'keeps a Parquet copy of most of them: add `revision: "refs/convert/parquet"`'
+        ) from error
+    except (ValueError, OSError) as error:
+        raise DataError(f"dataset `{dataset}` cannot be loaded: {first_line(error)}") from error
+    return {str(split): {"": rows} for split, rows in loaded.items()}
+
+
+def _name_splits(dataset: str, source: Mapping[str, Any], splits: dict[str, str | None]) -> dict[str, str]:
+    """Our split names -> the source's."""
+    named: dict[str, str] = {}
+    for split, aliases in _ALIASES.items():
+        if split in splits:
+            own_name = splits[split]
+            if own_name is None:
+                continue
+            if own_name not in source:
+                raise DataError(
+                    f"dataset `{dataset}` has no split `{own_name}`; it has {listed(source)}."
+                    + did_you_mean(own_name, source)
+                )
+            named[split] = own_name
+        else:
+            found = [alias for alias in aliases if alias in source and alias not in splits.values()]
+            named |= {split: found[0]} if found else {}
+    if not named:
+        raise DataError(
+            f"dataset `{dataset}` has the splits {listed(source)}, none of which is a usual name; "
+            "say which is which with `splits: {train: ...}`"
+        )
+    return named
+
+
+def _join(dataset: str, source: Mapping[str, Mapping[str, datasets.Dataset]]) -> dict[str, LoadedSplit]:
+    """The files of each split as one."""
+    joined = {}
+    for split, parts in source.items():
+        rows = datasets.concatenate_datasets(list(parts.values())) if len(parts) > 1 else next(iter(parts.values()))
+        files = tuple(file for file in parts if file)
+        sizes = tuple(len(part) for file, part in parts.items() if file)
+        joined[split] = LoadedSplit(rows, dataset, split, np.arange(len(rows)), files, sizes)
+    return joined
+
+
+def _carve(
+    loaded: dict[str, LoadedSplit],
+    missing: Mapping[str, float],
+    stratify: str | None,
+    seed: int,
+    notes: list[str],
+) -> None:
+    """Hold rows of train out for the missing splits, keeping the proportions of ``stratify``."""
+    train = loaded["train"]
+    count = len(train.rows)
+    order = np.random.default_rng([seed, count]).permutation(count)
+    if stratify is not None:
+        groups: dict[Any, list[int]] = defaultdict(list)
+        values = train.rows[stratify][:]
+        for place in order:
+            groups[values[place]].append(place)
+        # Spread each label evenly over [0, 1): any stretch of that order holds all in proportion.
+        spread = [((rank + 0.5) / len(group), place) for group in groups.values() for rank, place in enumerate(group)]
+        order = np.array([place for _, place in sorted(spread)])
+    start = 0
+    held_out: list[int] = []
+    for split, fraction in missing.items():
+        size = round(count * fraction)
+        if not 0 < size < count - start:
+            notes.append(f"{train.dataset}: no {split} split, and train is too small to carve one")
+            continue
+        chosen = np.sort(order[start : start + size])
+        start += size
+        held_out += chosen.tolist()
+        loaded[split] = train.take(chosen)
+        how = f", stratified by {stratify}" if stratify else ""
+        notes.append(f"{train.dataset}: no {split} split; {size} of {count} train rows held out (seed {seed}{how})")
+    if held_out:
+        rest = np.ones(count, dtype=bool)
+        rest[held_out] = False
+        loaded["train"] = train.take(np.flatnonzero(rest))

@@ -1,0 +1,152 @@
+"""Scores of all tasks from one pass: ``{task: {metric: value}}``."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from tqdm.auto import tqdm
+
+from nlp_mtl.data.batches import Framing, read_items
+from nlp_mtl.data.encoding import EncodedSplit, label_column
+from nlp_mtl.data.labels import MISSING
+from nlp_mtl.inference.scoring import score_items
+from nlp_mtl.metrics import Scores, score_task
+from nlp_mtl.models.multitask import MultiTaskModel
+from nlp_mtl.tasks import Task
+
+ROWS_AT_ONCE = 2048
+"""Rows that are sorted by length together; bounds the memory that answers take."""
+
+
+def evaluate(
+    model: MultiTaskModel,
+    splits: Mapping[str, EncodedSplit],
+    tasks: Sequence[Task],
+    framing: Framing,
+    *,
+    max_tokens: int,
+    mixed_precision: str = "no",
+    accelerator: Accelerator | None = None,
+    progress: bool = False,
+) -> dict[str, Scores]:
+    """Score every task on the datasets that carry its labels, reading each text once.
+
+    Rows, windows and words are all counted: nothing is cut away or dropped. With several processes each reads
+    its share, and all return the same scores.
+
+    Args:
+        splits: ``{dataset: split}``.
+        accelerator: to share the rows among processes.
+        progress: show a bar.
+
+    Returns:
+        ``{task: scores}``, see :func:`nlp_mtl.metrics.score_task`; a task of several datasets is scored over all their
+        rows together, with the scores of each in ``per_dataset``. A task without labels in the splits is left out.
+    """
+    gold: dict[str, dict[str, list[Any]]] = defaultdict(dict)
+    predicted: dict[str, dict[str, list[Any]]] = defaultdict(dict)
+    for dataset, split in splits.items():
+        present = [task for task in tasks if task.name in split.labelled and split.labelled[task.name].any()]
+        if not present:
+            continue
+        answers = _answers(
+            model,
+            split,
+            present,
+            framing,
+            max_tokens,
+            mixed_precision,
+            accelerator,
+            dataset if progress else None,
+        )
+        for task in present:
+            gold[task.name][dataset], predicted[task.name][dataset] = answers[task.name]
+    results = {}
+    for task in tasks:
+        if task.name not in gold:
+            continue
+        pairs = {d: (gold[task.name][d], predicted[task.name][d]) for d in gold[task.name]}
+        all_gold = [row for one, _ in pairs.values() for row in one]
+        all_predicted = [row for _, one in pairs.values() for row in one]
+        results[task.name] = score_task(task, all_gold, all_predicted)
+        if len(pairs) > 1:
+            results[task.name]["per_dataset"] = {d: score_task(task, *pair) for d, pair in pairs.items()}
+    return results
+
+
+def _answers(
+    model: MultiTaskModel,
+    split: EncodedSplit,
+    tasks: Sequence[Task],
+    framing: Framing,
+    max_tokens: int,
+    mixed_precision: str,
+    accelerator: Accelerator | None,
+    title: str | None,
+) -> dict[str, tuple[list[Any], list[Any]]]:
+    """``{task: (gold, predicted)}`` label names of the rows that carry a task's labels."""
+    rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    answers: dict[str, tuple[list[Any], list[Any]]] = {task.name: ([], []) for task in tasks}
+    with tqdm(total=len(split), desc=f"Evaluating {title}", disable=None if title else True, leave=False) as bar:
+        for start in range(0, len(split), ROWS_AT_ONCE * processes):
+            rows = np.arange(start, min(start + ROWS_AT_ONCE * processes, len(split)))
+            mine = rows[rank::processes]
+            items = read_items(split, mine, tasks, framing) if len(mine) else []
+            found = score_items(
+                model,
+                items,
+                len(mine),
+                tasks,
+                framing,
+                max_tokens=max_tokens,
+                mixed_precision=mixed_precision,
+            )
+            ids = [{task.name: found[task.name][place].argmax(-1) for task in tasks} for place in range(len(mine))]
+            pairs = list(zip(mine.tolist(), ids, strict=True))
+            if processes > 1:
+                pairs = sorted(gather_object(pairs), key=lambda pair: pair[0])
+            _add(answers, split, tasks, pairs)
+            bar.update(len(rows))
+    return answers
+
+
+def _add(
+    answers: dict[str, tuple[list[Any], list[Any]]],
+    split: EncodedSplit,
+    tasks: Sequence[Task],
+    pairs: Sequence[tuple[int, Mapping[str, np.ndarray]]],
+) -> None:
+    batch = split.rows[np.array([row for row, _ in pairs])]
+    for task in tasks:
+        gold, predicted = answers[task.name]
+        for labels, (_, ids) in zip(batch[label_column(task.name)], pairs, strict=True):
+            given = np.asarray(labels)
+            if not len(given) or (given == MISSING).all():
+                continue
+            chosen = ids[task.name]
+            if task.type == "token-classification":
+                kept = given != MISSING
+                gold.append([task.labels[i] for i in given[kept]])
+                predicted.append([task.labels[i] for i in chosen[kept]])
+            else:
+                gold.append(task.labels[given[0]])
+                predicted.append(task.labels[int(chosen)])
+
+
+def selection_score(results: Mapping[str, Scores], tasks: Sequence[Task], weights: Mapping[str, float]) -> float | None:
+    """The mean of the tasks' main metrics: what model selection and early stopping look at.
+
+    Args:
+        weights: ``{task: weight}`` of the mean; empty: 1 each.
+
+    Returns:
+        None where no task with a weight was scored.
+    """
+    scored = [
+        (weights.get(t.name, 0.0 if weights else 1.0), results[t.name][t.metric]) for t in tasks if t.name in results
+    ]
+    total = sum(weight for weight, _ in scored)
+    return sum(weight * value for weight, value in scored) / total if total else None

@@ -1,0 +1,86 @@
+"""One pass through the encoder for all tasks: items to label probabilities of each row.
+
+Evaluation and prediction both stand on this, so they cannot differ.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+
+from nlp_mtl.data.batches import Framing, Item, collate, item_lengths, word_positions
+from nlp_mtl.data.layout import MICRO_BATCH_COST, cut
+from nlp_mtl.models.multitask import MultiTaskModel
+from nlp_mtl.tasks import Task
+
+Probabilities = dict[str, list[np.ndarray]]
+"""``{task: [one array a row]}``: [words, labels] for token tasks, [labels] for text tasks."""
+
+
+def autocast(device: torch.device, mixed_precision: str) -> AbstractContextManager[Any]:
+    """The context in which a pass runs: bfloat16 matrix products, or nothing."""
+    return torch.autocast(device.type, torch.bfloat16) if mixed_precision == "bf16" else nullcontext()
+
+
+@torch.inference_mode()
+def score_items(
+    model: MultiTaskModel,
+    items: Sequence[Item],
+    num_rows: int,
+    tasks: Sequence[Task],
+    framing: Framing,
+    *,
+    max_tokens: int,
+    mixed_precision: str = "no",
+    on_items: Callable[[int], object] = lambda count: None,
+) -> Probabilities:
+    """Probabilities of every label, for each word or text, from one pass over the items.
+
+    A word is answered by the window that shows most text around it; a text in several windows by the mean of
+    their logits.
+
+    Args:
+        items: windows whose ``place`` is the row they belong to, below ``num_rows``.
+        tasks: the heads to run.
+        on_items: told how many items were just done, for progress bars.
+    """
+    device = model.device
+    was_training = model.training
+    model.eval()
+    names = [task.name for task in tasks]
+    logits: dict[str, list[Any]] = {name: [None] * len(items) for name in names}
+    cost = MICRO_BATCH_COST.get(device.type, MICRO_BATCH_COST["cuda"])
+    for batch in cut(item_lengths(items, framing), max_tokens, cost) if items else []:
+        chosen = [items[i] for i in batch]
+        inputs = {key: value.to(device) for key, value in collate(chosen, (), framing).inputs.items()}
+        with autocast(device, mixed_precision):
+            output = model(**inputs, tasks=names)
+        for task in tasks:
+            found = output[task.name].float().cpu().numpy()
+            for row, i in enumerate(batch):
+                one = found[row]
+                logits[task.name][i] = one[word_positions(items[i], framing)] if one.ndim == 2 else one
+        on_items(len(batch))
+    model.train(was_training)
+    return {task.name: _rows(task, items, logits[task.name], num_rows) for task in tasks}
+
+
+def _rows(task: Task, items: Iterable[Item], logits: Sequence[np.ndarray], num_rows: int) -> list[np.ndarray]:
+    parts: list[list[np.ndarray]] = [[] for _ in range(num_rows)]
+    for item, values in zip(items, logits, strict=True):
+        parts[item.place].append(values if task.type == "token-classification" else values * item.share)
+    join = np.concatenate if task.type == "token-classification" else _sum
+    return [_softmax(join(part)) for part in parts]
+
+
+def _sum(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return np.asarray(np.sum(parts, axis=0))
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    if not logits.size:
+        return logits
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))

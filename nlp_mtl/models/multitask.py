@@ -1,0 +1,161 @@
+"""The model: one encoder, read once, and a stock head for each task."""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.configuration_utils import SubConfigSpec
+
+from nlp_mtl.models.heads import build_head, from_meta, reads_pooler, rows_of, stock_pooler
+from nlp_mtl.tasks import Task, task_from_dict
+
+
+class MultiTaskConfig(PreTrainedConfig):
+    """Configuration of a :class:`MultiTaskModel`, kept as ``config.json`` beside its weights."""
+
+    model_type = "nlp_mtl"
+    sub_configs_defaults = {"encoder_config": SubConfigSpec(AutoConfig, model_type="bert")}
+
+    encoder_config: Any = None
+    """The encoder's own configuration."""
+    tasks: list[dict[str, Any]] | None = None
+    """The tasks, as :meth:`nlp_mtl.tasks.Task.to_dict` writes them; order is the order of answers."""
+    word_splitter: str = "unicode"
+    """How texts become words; see :mod:`nlp_mtl.words`."""
+    max_length: int = 512
+    """Tokens in a window, special tokens counted."""
+    window_overlap: int = 64
+    """Tokens that neighbouring windows of a long text share."""
+
+    def task_list(self) -> list[Task]:
+        """The tasks."""
+        return [task_from_dict(values) for values in self.tasks or []]
+
+
+class MultiTaskModel(PreTrainedModel):
+    """A shared encoder and a head for each task.
+
+    ``from_pretrained`` and ``save_pretrained`` work as for any transformers model (safetensors).
+    :func:`from_encoder` starts one from a pretrained encoder.
+    """
+
+    config_class = MultiTaskConfig
+    config: MultiTaskConfig
+    base_model_prefix = "encoder"
+    main_input_name = "input_ids"
+    # What the encoder can really do is the encoder's own business: it checks again when it is built.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    supports_gradient_checkpointing = True
+
+    def __init__(self, config: MultiTaskConfig, encoder: PreTrainedModel | None = None) -> None:
+        """
+        Args:
+            config: what to build.
+            encoder: a loaded encoder to take over; without it one with random weights is built.
+        """
+        super().__init__(config)
+        tasks = config.task_list()
+        encoder_config = copy.deepcopy(config.encoder_config)  # building a model changes its configuration
+        if encoder is None:
+            encoder = AutoModel.from_config(encoder_config, dtype=torch.get_default_dtype())
+        types = sorted({task.type for task in tasks})
+        pooled_types = {type for type in types if reads_pooler(type, encoder_config)}
+        self.pooled_tasks = frozenset(task.name for task in tasks if task.type in pooled_types)
+        poolers = [stock_pooler(type, encoder_config) for type in types]
+        _fit_pooler(encoder, next(filter(None, poolers), None), is_read=bool(pooled_types))
+        self.encoder = encoder
+        # Keys end in "_head": a task may have any name, a module's attributes may not.
+        self.heads = nn.ModuleDict(
+            {f"{task.name}_head": build_head(task.type, encoder_config, task.labels) for task in tasks}
+        )
+        self.task_names = tuple(task.name for task in tasks)
+        self.post_init()
+
+    def head(self, task: str) -> PreTrainedModel:
+        """The head of a task."""
+        head = self.heads[f"{task}_head"]
+        assert isinstance(head, PreTrainedModel)
+        return head
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        rows: Mapping[str, Tensor] | None = None,
+        tasks: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """One pass through the encoder, and through the heads.
+
+        Args:
+            input_ids: [rows, tokens].
+            attention_mask: [rows, tokens], 1 for tokens and 0 for padding.
+            rows: ``{task: [r]}``, the rows that each head sees, possibly none: its logits then have no rows, and
+                its parameters still take part in the backward pass. Default: all rows for each task of ``tasks``.
+            tasks: the heads to run, by default all. Not together with ``rows``.
+
+        Returns:
+            ``{task: logits}``: [r, tokens, labels] for token tasks, [r, labels] for text tasks.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        output = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
+        if rows is None:
+            names = self.task_names if tasks is None else tasks
+            return {name: self.head(name)(output, attention_mask=attention_mask).logits for name in names}
+        return {
+            name: self.head(name)(rows_of(output, chosen), attention_mask=attention_mask[chosen]).logits
+            for name, chosen in rows.items()
+        }
+
+    def unused_parameters(self, active: Iterable[str]) -> list[nn.Parameter]:
+        """The parameters that no task of ``active`` reads: those of the other heads, and maybe the pooler."""
+        active = set(active)
+        unused = [p for name in self.task_names if name not in active for p in self.head(name).parameters()]
+        if self.pooled_tasks and not self.pooled_tasks & active:
+            unused += [p for name, p in self.encoder.named_parameters() if name.startswith("pooler.")]
+        return unused
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The encoder's."""
+        return self.encoder.get_input_embeddings()
+
+
+def _fit_pooler(encoder: PreTrainedModel, stock: nn.Module | None, *, is_read: bool) -> None:
+    """Give the encoder the pooler that heads read, and leave it no parameters that would never get a gradient."""
+    found = getattr(encoder, "pooler", None)
+    if is_read and found is None and stock is not None:  # NomicBERT's encoder alone is built without
+        encoder.pooler = from_meta(stock)
+    elif not is_read and found is not None:
+        if stock is None:
+            encoder.register_module("pooler", None)
+        else:  # the family's stock models keep a pooler that they do not read, and the encoder may count on it
+            found.requires_grad_(False)
+
+
+def from_encoder(
+    encoder: PreTrainedModel,
+    tasks: Sequence[Task],
+    *,
+    word_splitter: str = "unicode",
+    max_length: int = 512,
+    window_overlap: int = 64,
+) -> MultiTaskModel:
+    """A multi-task model on a loaded encoder, with new heads (initialized from torch's global seed)."""
+    config = MultiTaskConfig(
+        encoder_config=copy.deepcopy(encoder.config),
+        tasks=[task.to_dict() for task in tasks],
+        word_splitter=word_splitter,
+        max_length=max_length,
+        window_overlap=window_overlap,
+    )
+    return MultiTaskModel(config, encoder)
+
+
+AutoConfig.register(MultiTaskConfig.model_type, MultiTaskConfig)
+AutoModel.register(MultiTaskConfig, MultiTaskModel)

@@ -1,0 +1,212 @@
+"""The recipe: what a YAML file may say, with every default in one place.
+
+Only ``build``, ``run``, ``cli`` and the package's ``__init__`` read recipes; all other modules take plain arguments
+of the same names. Reading one neither imports torch nor touches the network.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
+
+from nlp_mtl.recipe_reading import read_yaml, validate
+from nlp_mtl.tasks import Metric, TaskType
+
+SPLITS = ("train", "validation", "test")
+Split = Literal["train", "validation", "test"]
+
+
+def _no_boolean(value: Any) -> Any:
+    if isinstance(value, bool):  # pydantic would take True for 1
+        raise PydanticCustomError("number_type", "a number is wanted (YAML reads bare yes, no, on, off as booleans)")
+    return value
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=64)]
+Number = Annotated[float, BeforeValidator(_no_boolean)]
+Integer = Annotated[int, BeforeValidator(_no_boolean)]
+Fraction = Annotated[Number, Field(ge=0, lt=1)]
+Positive = Annotated[Integer, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+class DatasetSpec(_Section):
+    """Where rows of text come from. Columns and label columns are the dataset's own names."""
+
+    path: str | None = None
+    """What ``datasets.load_dataset`` takes: a Hub id, a local folder, or a format
+    (json, csv, tsv, parquet, conll, conllu). May be left out where the ending of
+    ``data_files`` tells the format (.jsonl .json .csv .tsv .parquet .conllu, also with .gz)."""
+    name: str | None = None
+    """The configuration of a Hub dataset, for example ``en_ewt``."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub dataset."""
+    data_files: str | list[str] | dict[str, str | list[str]] | None = None
+    """Files, or files a split. Local ones are relative to ``data_dir``."""
+    text: str | None = None
+    """The column that holds texts. Give this or ``tokens``."""
+    tokens: str | None = None
+    """The column that holds lists of words."""
+    columns: list[str] | None = None
+    """Names of the columns of a CoNLL file, in order; the one named as ``tokens`` holds the words."""
+    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
+    """Field delimiter of CSV files (comma unless told) and CoNLL files (white space). TSV files have tabs and no
+    quoting; ``path: csv`` with a tab here reads tabs with quoting."""
+    splits: dict[Split, str | None] = {}
+    """The dataset's own name of a split, where it is not found by itself (``dev`` is); null: do not use it."""
+    validation_fraction: Fraction = 0.1
+    """The share of train to hold out where the dataset has no validation split; 0: none."""
+    test_fraction: Fraction = 0.1
+    """The same for a missing test split."""
+    max_rows: dict[Split, Positive] = {}
+    """At most so many rows of a split, drawn by ``seed``."""
+
+
+class TaskSpec(_Section):
+    """One thing to predict, and the column that holds its labels."""
+
+    type: TaskType
+    dataset: str | list[str]
+    """The dataset that carries the labels, or several."""
+    labels: str | dict[str, str]
+    """The label column; a mapping from dataset to column where they differ."""
+    label_names: list[str] | None = None
+    """The label set in order. Needed where labels are bare numbers: their names from 0 on."""
+    label_map: dict[str, str] = {}
+    """Other names for labels, given name to wanted name: to merge datasets that name them differently."""
+    metric: Metric | None = None
+    """The main metric. Default: span_f1 for IOB tags, else accuracy."""
+    loss_weight: Number = Field(default=1.0, ge=0)
+    """What the task's loss counts in the sum. Well chosen fixed weights are a strong baseline."""
+
+    def columns(self) -> dict[str, str]:
+        """``{dataset: label column}``."""
+        datasets = [self.dataset] if isinstance(self.dataset, str) else self.dataset
+        if isinstance(self.labels, str):
+            return dict.fromkeys(datasets, self.labels)
+        return {dataset: self.labels[dataset] for dataset in datasets}
+
+
+class SamplingSpec(_Section):
+    """How much of each dataset a step learns from."""
+
+    strategy: Literal["proportional", "temperature", "uniform"] = "proportional"
+    """``proportional``: by rows; ``uniform``: the same for each; ``temperature``: rows^(1/T)."""
+    temperature: Number = Field(default=2.0, ge=1)
+    """T of the temperature strategy: 1 is proportional, large values approach uniform."""
+
+
+class TrainingSpec(_Section):
+    """The optimization. ``max_tokens``, ``mixed_precision`` and ``num_workers`` are about hardware."""
+
+    num_epochs: Number = Field(default=3, gt=0)
+    """One epoch is as many rows as the training splits have together."""
+    max_steps: Positive | None = None
+    """Stop after so many optimizer steps; schedules end there too."""
+    batch_size: Positive = 64
+    """Rows in an optimizer step: what is learned."""
+    max_tokens: Positive = 4096
+    """Tokens in a micro-batch, padding counted: what fits."""
+    learning_rate: Number = Field(default=5e-5, gt=0)
+    """Peak learning rate of the encoder."""
+    head_learning_rate: Number = Field(default=1e-3, gt=0)
+    """Peak learning rate of the heads, which start from nothing."""
+    weight_decay: Number = Field(default=0.01, ge=0)
+    """AdamW's; biases and norms have none."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rates fall after warm-up."""
+    warmup_fraction: Fraction = 0.06
+    """The share of steps in which the learning rates rise."""
+    dropout: Fraction | None = None
+    """The rate of every dropout in encoder and heads. Default: what the encoder's configuration says."""
+    max_grad_norm: Number = Field(default=1.0, ge=0)
+    """Gradients longer than this are scaled down to it; 0: never."""
+    mixed_precision: Literal["no", "bf16"] = "no"
+    """bf16: matrix products in bfloat16, weights and updates in float32."""
+    eval_every: Positive | None = None
+    """Evaluate every so many steps. Default: once an epoch. Always at the end."""
+    log_every: Positive = 10
+    """A line in metrics.jsonl every so many steps."""
+    save_every: Positive | None = None
+    """A checkpoint every so many steps, besides the one at each evaluation."""
+    keep_last: Positive = 1
+    """Checkpoints to keep, besides the best."""
+    early_stopping_patience: Positive | None = None
+    """Stop after so many evaluations without a better selection score."""
+    selection_weights: dict[str, Annotated[Number, Field(ge=0)]] = {}
+    """What each task's main metric counts in the selection score; a task that is not named here counts nothing.
+    Without any weights: 1 each."""
+    num_workers: Integer = Field(default=0, ge=0)
+    """Processes that make batches ahead; 0: the training process does."""
+
+    @field_validator("mixed_precision", mode="before")
+    @classmethod
+    def _yaml_no(cls, value: Any) -> Any:
+        return "no" if value is False else value  # YAML reads a bare no as false
+
+
+class Recipe(_Section):
+    """A run, described."""
+
+    encoder: str = Field(min_length=1)
+    """A Hub id, a local folder (starting with ``./``, ``../`` or ``/``) or ``package:NAME``."""
+    encoder_revision: str | None = None
+    """Branch, tag or commit of the encoder on the Hub."""
+    word_splitter: Literal["unicode", "english", "whitespace"] = "unicode"
+    """How texts become words, in training and prediction; see :mod:`nlp_mtl.words`."""
+    max_length: Positive | None = None
+    """Tokens in a window of text. Default: the most that the encoder and ``max_tokens`` allow."""
+    window_overlap: Integer = Field(default=64, ge=0)
+    """Tokens that neighbouring windows of a long text share."""
+    data_dir: str = Field(default=".", min_length=1, validate_default=True)
+    """Where relative ``data_files`` start; kept as a whole path. In a recipe file: relative to that file,
+    else to the current directory."""
+    datasets: dict[Name, DatasetSpec] = Field(min_length=1)
+    tasks: dict[Name, TaskSpec] = Field(min_length=1)
+    sampling: SamplingSpec = SamplingSpec()
+    training: TrainingSpec = TrainingSpec()
+    seed: Integer = Field(default=0, ge=0, lt=2**32)
+    output_dir: str = Field(min_length=1)
+    """The run folder. Relative to where the command runs."""
+
+    @field_validator("data_dir")
+    @classmethod
+    def _whole_path(cls, value: str) -> str:
+        return str(Path(os.path.expanduser(value)).resolve())
+
+    @field_validator("output_dir")
+    @classmethod
+    def _home(cls, value: str) -> str:
+        return os.path.expanduser(value)
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> "Recipe":
+        """Read a recipe file, with ``key.key=value`` overrides (values in YAML).
+
+        Raises:
+            RecipeError: with all problems of the file and the overrides.
+        """
+        return validate(cls, *read_yaml(Path(path), overrides))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Recipe":
+        """A recipe of plain values; relative paths start from the current directory.
+
+        Raises:
+            RecipeError: with all problems.
+        """
+        return validate(cls, values, [], "the recipe")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, defaults included."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """The recipe as it was resolved, defaults included: what a run folder keeps."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,104 @@
+"""Tables for people: scores, and what ``nlp-mtl check`` found."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from nlp_mtl.analysis.data_report import label_summary
+from nlp_mtl.metrics import Scores
+
+_METRICS = ("span_f1", "span_f1_lenient", "accuracy", "macro_f1")
+
+
+def _console() -> Console:
+    console = Console(highlight=False, soft_wrap=False)
+    if not console.is_terminal:
+        console.width = 120  # a log file has no width of its own
+    return console
+
+
+def main_metrics(scores: Mapping[str, Scores]) -> dict[str, str]:
+    """``{task: main metric}``: the first of a task's scores."""
+    return {task: next(iter(values)) for task, values in scores.items()}
+
+
+def print_scores(scores: Mapping[str, Mapping[str, Scores]], main: Mapping[str, str]) -> None:
+    """A table of ``{split: {task: scores}}``; the main metric of each task is marked."""
+    table = Table(
+        "task",
+        "split",
+        *[name.replace("_", " ") for name in _METRICS],
+        "items",
+        title="Scores (* main metric)",
+    )
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for task in main:
+        for split, found in scores.items():
+            if task in found:
+                values = found[task]
+                cells = [
+                    f"{values[name]:.4f}{'*' if main[task] == name else ' '}" if name in values else ""
+                    for name in _METRICS
+                ]
+                table.add_row(task, split, *cells, f"{values['items']:,}")
+    _console().print(table)
+
+
+def print_check(report: Mapping[str, Any]) -> None:
+    """What :func:`nlp_mtl.analysis.data_report.data_report` found (its notes were logged while loading)."""
+    console = _console()
+    table = Table(
+        "dataset",
+        "split",
+        "rows",
+        "tokens",
+        "p50",
+        "p95",
+        "p99",
+        "max",
+        "windowed",
+        "cut words",
+        title="Lengths in tokens",
+    )
+    for row in report["splits"]:
+        table.add_row(
+            row["dataset"], row["split"], f"{row['rows']:,}", f"{row['tokens']:,}",
+            *[str(row[f"length_{key}"]) for key in ("p50", "p95", "p99", "max")],
+            f"{row['windowed_share']:.2%}", str(row["cut_words"]),
+        )  # fmt: skip
+    console.print(table)
+    table = Table("task", "dataset", "split", "labelled rows", "labelled items", "labels", title="Labels")
+    for row in report["labels"]:
+        table.add_row(
+            row["task"], row["dataset"], row["split"],
+            f"{row['labelled_rows']:,}", f"{row['labelled_items']:,}", label_summary(row["counts"]),
+        )  # fmt: skip
+    console.print(table)
+    table = Table("dataset", "train rows", "probability", "rows a step", "passes", title="Sampling")
+    for row in report["sampling"]:
+        table.add_row(
+            row["dataset"],
+            f"{row['rows']:,}",
+            f"{row['probability']:.4f}",
+            f"{row['rows_per_step']:.1f}",
+            f"{row['passes']:.2f}",
+        )
+    console.print(table)
+    steps, first = report["steps"], report["first_micro_batch"]
+    console.print(
+        f"Steps: {steps['steps']:,} of {steps['batch_size']} rows ({steps['rows']:,} rows), windows of at most "
+        f"{steps['max_length']} tokens, micro-batches of at most {steps['max_tokens']}.\n"
+        f"First step: {first['micro_batches_in_step']} micro-batches, {first['padding_in_step']:.1%} padding. "
+        f"Its first: {first['rows']} rows of up to {first['longest']} tokens, {first['padding']:.1%} padding; "
+        "labelled rows: " + ", ".join(f"{task} {count}" for task, count in first["labelled_rows"].items()),
+        markup=False,
+    )
+    if report["odd"]:
+        console.print(f"\n{len(report['odd'])} odd things:")
+        for sentence in report["odd"]:
+            console.print(f"  - {sentence}", markup=False, soft_wrap=True)
+    else:
+        console.print("\nNothing odd found.")

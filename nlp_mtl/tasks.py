@@ -1,0 +1,80 @@
+"""What a task is: a name, a type, a label set, a metric and a loss weight. Nothing here needs torch."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+TaskType = Literal["token-classification", "text-classification"]
+"""Task types, called as the Hub calls them."""
+
+Metric = Literal["span_f1", "accuracy", "macro_f1"]
+
+METRICS: dict[TaskType, tuple[Metric, ...]] = {
+    "token-classification": ("span_f1", "accuracy", "macro_f1"),
+    "text-classification": ("accuracy", "macro_f1"),
+}
+"""The metrics that can be a task's main metric."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing to predict."""
+
+    name: str
+    type: TaskType
+    labels: tuple[str, ...]
+    """The label set: a label's id is its place here."""
+    metric: Metric
+    """The main metric: what model selection looks at."""
+    loss_weight: float = 1.0
+
+    @property
+    def is_spans(self) -> bool:
+        """Whether the labels are IOB2 tags, so that answers are spans rather than a label a word."""
+        return self.type == "token-classification" and are_iob(self.labels)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {**asdict(self), "labels": list(self.labels)}
+
+
+def task_from_dict(values: dict[str, Any]) -> Task:
+    """The task that :meth:`Task.to_dict` wrote."""
+    return Task(**{**values, "labels": tuple(values["labels"])})
+
+
+def is_iob(label: str) -> bool:
+    """Whether a label is an IOB tag: ``O``, ``B-X`` or ``I-X``."""
+    return label == "O" or (label[:2] in ("B-", "I-") and len(label) > 2)
+
+
+def are_iob(labels: Sequence[str]) -> bool:
+    """Whether a label set is one of IOB tags (with at least one kind of span)."""
+    return all(map(is_iob, labels)) and any(label != "O" for label in labels)
+
+
+def iob2_break(tags: Sequence[str]) -> int | None:
+    """The place of the first tag that IOB2 forbids (an ``I-X`` that continues no X), or None."""
+    previous = "O"
+    for place, tag in enumerate(tags):
+        if tag[:2] == "I-" and previous[2:] != tag[2:]:
+            return place
+        previous = tag
+    return None
+
+
+def iob_spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Spans ``(type, first, stop)`` of IOB tags, as a reader means them.
+
+    A span starts at ``B-X``, and also at an ``I-X`` that continues no X: a model may say that, and a
+    reader takes it as a span. (The strict metric does not; see :mod:`nlp_mtl.metrics`.)
+    """
+    spans: list[tuple[str, int, int]] = []
+    kind, first = "", 0
+    for place, tag in enumerate([*tags, "O"]):
+        if kind and not (tag[:2] == "I-" and tag[2:] == kind):
+            spans.append((kind, first, place))
+            kind = ""
+        if tag != "O" and not kind:
+            kind, first = tag[2:], place
+    return spans

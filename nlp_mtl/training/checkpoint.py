@@ -1,0 +1,154 @@
+"""Checkpoints: complete or absent. A folder is written aside, synced to disk, and renamed.
+
+``checkpoints/step-N/`` holds ``model.safetensors``, ``optimizer.safetensors`` (AdamW's state by parameter name)
+and ``state.json`` (:class:`TrainingState`). Nothing in it is pickled. Learning rates, data order and random
+numbers are functions of the step, so they need no state.
+"""
+
+import json
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from nlp_mtl.errors import RunError
+
+_NAME = re.compile(r"step-(\d+)")
+
+
+@dataclass
+class TrainingState:
+    """Where training stands after a step."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    best_step: int | None = None
+    """The evaluation with the best selection score, ..."""
+    best_score: float | None = None
+    evaluations_without_gain: int = 0
+    finished: bool = False
+    """Training has ended: all steps done, or stopped early."""
+    pending: dict[str, list[float]] = field(default_factory=dict)
+    """Losses that wait for the next line of metrics.jsonl, by task."""
+
+
+def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState) -> Path:
+    """Write ``folder/step-N``; returns it.
+
+    Raises:
+        RunError: it cannot be written (a full disk, no permission); older checkpoints are untouched.
+    """
+    path = folder / f"step-{state.step}"
+    aside = folder / f"{path.name}.partial"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(weights, aside / "model.safetensors")
+        save_file(_optimizer_tensors(optimizer), aside / "optimizer.safetensors")
+        (aside / "state.json").write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
+        for file in aside.iterdir():
+            _sync(file)
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(aside, path)
+        _sync(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise RunError(f"checkpoint {path} cannot be written: {error}. Older checkpoints are intact") from error
+    return path
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints of a folder, oldest first."""
+    found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=_step_of)
+
+
+def _step_of(path: Path) -> int:
+    match = _NAME.fullmatch(path.name)
+    assert match is not None
+    return int(match[1])
+
+
+def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
+    """Load a checkpoint into a model and an optimizer with the same parameters; returns the state.
+
+    Raises:
+        RunError: the checkpoint is damaged, or of another model.
+    """
+    try:
+        state = TrainingState(**json.loads((path / "state.json").read_text(encoding="utf-8")))
+        load_weights(path, model)
+        _restore_optimizer(load_file(path / "optimizer.safetensors"), optimizer)
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
+        raise RunError(
+            f"checkpoint {path} is damaged, or of another model: {error}. Remove it to resume from an older one"
+        ) from error
+    return state
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Load a checkpoint's weights into a model.
+
+    Raises:
+        RunError: they do not fit.
+    """
+    try:
+        model.load_state_dict(load_file(path / "model.safetensors"))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise RunError(f"checkpoint {path} does not fit the model: {error}") from error
+
+
+def rotate(folder: Path, keep_last: int, best_step: int | None) -> None:
+    """Remove all but the newest ``keep_last`` checkpoints and the best, and what a crash left half-written.
+
+    Raises:
+        RunError: one cannot be removed.
+    """
+    try:
+        for path in checkpoints(folder)[:-keep_last]:
+            if _step_of(path) != best_step:
+                # Removing takes a while, renaming does not: what has the name of a checkpoint is complete.
+                os.replace(path, path.with_name(f"{path.name}.partial"))
+        for path in folder.glob("step-*.partial"):
+            shutil.rmtree(path)
+    except OSError as error:
+        raise RunError(f"an old checkpoint cannot be removed: {error}") from error
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["parameter_names"], group["params"], strict=True):
+            for key, value in optimizer.state.get(parameter, {}).items():
+                tensors[f"{key}/{name}"] = value.detach().cpu().contiguous()
+    return tensors
+
+
+def _restore_optimizer(tensors: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> None:
+    parameters = {
+        name: parameter
+        for group in optimizer.param_groups
+        for name, parameter in zip(group["parameter_names"], group["params"], strict=True)
+    }
+    optimizer.state.clear()
+    for key, value in tensors.items():
+        kind, name = key.split("/", 1)
+        # AdamW keeps its step counts on the CPU, moments where the parameter is.
+        device = value.device if kind == "step" else parameters[name].device
+        optimizer.state[parameters[name]][kind] = value.to(device)

@@ -1,0 +1,52 @@
+"""``metrics.jsonl``: one JSON object a line, for each logging step and each evaluation of a run."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from nlp_mtl.errors import RunError
+
+
+def append(path: Path, line: dict[str, Any]) -> None:
+    """Add a line; it is on disk, whole, when this returns.
+
+    Raises:
+        RunError: it cannot be written; what was there before stays readable.
+    """
+    rest = (json.dumps(line) + "\n").encode()
+    try:
+        with open(path, "ab", buffering=0) as file:
+            size = file.tell()
+            try:
+                while rest:
+                    rest = rest[file.write(rest) :]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)
+                raise
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error}") from error
+
+
+def cut_after(path: Path, step: int) -> None:
+    """Drop the lines after a step, and one that a crash left half-written: a resumed run writes them again.
+
+    Raises:
+        RunError: it cannot be read or written.
+    """
+    if not path.exists():
+        return
+    kept = []
+    aside = path.with_name(f"{path.name}.partial")
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except json.JSONDecodeError:
+                break  # only the last line can be broken
+        aside.write_text("".join(kept), encoding="utf-8")
+        os.replace(aside, path)
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error}") from error

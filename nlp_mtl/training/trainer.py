@@ -1,0 +1,288 @@
+"""The training loop on Accelerate, readable from top to bottom."""
+
+import logging
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from nlp_mtl.data.batches import StepBatches, StepDataset
+from nlp_mtl.errors import RunError, TrainingError, listed
+from nlp_mtl.inference.scoring import autocast
+from nlp_mtl.metrics import Scores
+from nlp_mtl.models.multitask import MultiTaskModel
+from nlp_mtl.tasks import Task
+from nlp_mtl.training import checkpoint, metrics_log
+from nlp_mtl.training.balancing import summed_loss, weighted_sum
+from nlp_mtl.training.checkpoint import TrainingState
+from nlp_mtl.training.optimizer import Schedule, parameter_groups, schedule_factor, set_learning_rates
+
+logger = logging.getLogger(__name__)
+
+Evaluate = Callable[[MultiTaskModel], tuple[dict[str, Scores], float | None]]
+"""Scores a model: ``({task: scores}, selection score)``."""
+
+
+def train(
+    model: MultiTaskModel,
+    data: StepDataset,
+    tasks: Sequence[Task],
+    evaluate: Evaluate,
+    *,
+    accelerator: Accelerator,
+    output_dir: Path,
+    seed: int = 0,
+    learning_rate: float = 5e-5,
+    head_learning_rate: float = 1e-3,
+    weight_decay: float = 0.01,
+    schedule: Schedule = "linear",
+    warmup_fraction: float = 0.06,
+    max_grad_norm: float = 1.0,
+    eval_every: int | None = None,
+    log_every: int = 10,
+    save_every: int | None = None,
+    keep_last: int = 1,
+    early_stopping_patience: int | None = None,
+    mixed_precision: str = "no",
+    num_workers: int = 0,
+    resume: bool = False,
+) -> TrainingState:
+    """Train a model; at the end it holds the weights of the best evaluation (of the last step without any).
+
+    Everything random in a step (rows, dropout) is a function of the seed and the step, and checkpoints are written
+    only between steps, so a run that is resumed goes on as if it had not stopped.
+
+    Args:
+        data: the steps; all of them are trained.
+        evaluate: called every ``eval_every`` steps and at the end.
+        output_dir: gets ``metrics.jsonl`` and ``checkpoints/``.
+        resume: go on from the newest checkpoint there.
+
+    Other arguments are the recipe's keys; see :class:`nlp_mtl.recipe.TrainingSpec`.
+
+    Raises:
+        TrainingError: a loss or a gradient is not a finite number; names step, task and rows.
+        RunError: there is no checkpoint to resume from, or it does not fit, or none can be written.
+    """
+    groups = parameter_groups(
+        model, learning_rate=learning_rate, head_learning_rate=head_learning_rate, weight_decay=weight_decay
+    )
+    optimizer = torch.optim.AdamW(groups, fused=accelerator.device.type in ("cpu", "cuda"))
+    model.to(accelerator.device)
+    model.train()  # a loaded encoder comes with its dropout off
+    folder, metrics_file = output_dir / "checkpoints", output_dir / "metrics.jsonl"
+    state = TrainingState()
+    if resume:
+        state = _resume(folder, model, optimizer)
+        if accelerator.is_main_process:
+            metrics_log.cut_after(metrics_file, state.step)
+        logger.info("Resuming after step %d of %d", state.step, len(data))
+    prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
+    num_steps = len(data)
+    loss_weights = {task.name: task.loss_weight for task in tasks}
+    recorder = _LossRecorder(data, tasks, accelerator, state)
+    learned = {task for task, weight in loss_weights.items() if weight}
+    steps = range(num_steps if state.finished else state.step, num_steps)
+    bar = tqdm(
+        total=num_steps, initial=steps.start, desc="Training", unit="step",
+        disable=not (accelerator.is_main_process and sys.stderr.isatty()),
+    )  # fmt: skip
+    for batches in _loader(data, steps, num_workers, seed):
+        step = batches.step
+        # Dropout is a function of the step and the process: nothing to save, nothing to lose.
+        torch.manual_seed(_step_seed(seed, step, accelerator.process_index))
+        factor = schedule_factor(step, num_steps, schedule, warmup_fraction)
+        set_learning_rates(prepared_optimizer.param_groups, factor)
+        losses = _forward_backward(prepared, batches, loss_weights, accelerator, mixed_precision)
+        for parameter in model.unused_parameters(task for task in learned if batches.counts[task]):
+            parameter.grad = None  # no row of the step needs it: no update, no decay
+        grad_norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm or math.inf)
+        prepared_optimizer.step()
+        prepared_optimizer.zero_grad()
+        state.step = step + 1
+        recorder.add(step, losses, grad_norm)
+        bar.update()
+
+        is_last = state.step == num_steps
+        evaluating = is_last or (eval_every is not None and state.step % eval_every == 0)
+        saving = evaluating or (save_every is not None and state.step % save_every == 0)
+        logging_now = is_last or state.step % log_every == 0
+        if logging_now or saving:
+            recorder.fetch()  # stops here if a loss was not a number, before anything is saved
+        if logging_now:
+            rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
+            line = recorder.line(state.step, rates)
+            bar.set_postfix_str(" ".join(f"{task} {loss:.3f}" for task, loss in line["losses"].items()))
+            if accelerator.is_main_process:
+                metrics_log.append(metrics_file, line)
+        if evaluating:
+            scores, selection = evaluate(model)
+            if accelerator.is_main_process:
+                metrics_log.append(metrics_file, {"step": state.step, "selection_score": selection, "scores": scores})
+            _judge(state, selection, early_stopping_patience)
+            _tell(state, num_steps, tasks, scores, selection)
+            state.finished = state.finished or is_last
+        if saving:
+            state.pending = recorder.pending()
+            if accelerator.is_main_process:
+                checkpoint.save_checkpoint(folder, model, optimizer, state)
+                checkpoint.rotate(folder, keep_last, state.best_step)
+            accelerator.wait_for_everyone()
+        if state.finished:
+            break
+    bar.close()
+    if state.best_step not in (None, state.step):
+        checkpoint.load_weights(folder / f"step-{state.best_step}", model)
+    return state
+
+
+def _resume(folder: Path, model: MultiTaskModel, optimizer: torch.optim.Optimizer) -> TrainingState:
+    found = checkpoint.checkpoints(folder)
+    if not found:
+        raise RunError(f"there is no checkpoint to resume from in {folder}; start again, with --overwrite")
+    return checkpoint.restore(found[-1], model, optimizer)
+
+
+def _loader(data: StepDataset, steps: range, num_workers: int, seed: int) -> DataLoader[StepBatches]:
+    """One item a step, made ahead by workers. Ours from the plan to the device: never `prepare`d."""
+    return DataLoader(
+        data,
+        batch_size=None,
+        sampler=steps,
+        num_workers=num_workers,
+        generator=torch.Generator().manual_seed(seed),  # its own, so that workers leave the global one alone
+        pin_memory=torch.cuda.is_available(),
+        prefetch_factor=4 if num_workers else None,
+    )
+
+
+def _step_seed(seed: int, step: int, process: int) -> int:
+    """One number of three, far apart for near ones (a linear congruential mix)."""
+    mixed = seed
+    for part in (step, process):
+        mixed = (mixed * 6364136223846793005 + part * 1442695040888963407 + 1) % 2**63
+    return mixed
+
+
+def _forward_backward(
+    model: torch.nn.Module,
+    batches: StepBatches,
+    loss_weights: Mapping[str, float],
+    accelerator: Accelerator,
+    mixed_precision: str,
+) -> Tensor:
+    """Gradients of one step on this process; returns its share of the tasks' losses ([tasks])."""
+    losses = torch.zeros(len(loss_weights), device=accelerator.device)
+    last = len(batches.micro_batches) - 1
+    for number, micro_batch in enumerate(batches.micro_batches):
+        inputs, task_rows = send_to_device(micro_batch, accelerator.device, non_blocking=True)
+        # Gradients of all micro-batches are reduced together, by the last one.
+        with nullcontext() if number == last else accelerator.no_sync(model):
+            with autocast(accelerator.device, mixed_precision):
+                logits = model(**inputs, rows={task: rows.rows for task, rows in task_rows.items()})
+            sums = {task: summed_loss(logits[task], rows) for task, rows in task_rows.items()}
+            loss, shares = weighted_sum(sums, batches.counts, loss_weights)
+            # DDP averages over processes; our losses are already divided by the counts of the whole step.
+            accelerator.backward(loss * accelerator.num_processes)
+        losses += shares
+    return losses
+
+
+class _LossRecorder:
+    """Keeps losses on the device until a line is logged, so that steps need not wait for them."""
+
+    def __init__(self, data: StepDataset, tasks: Sequence[Task], accelerator: Accelerator, state: TrainingState):
+        self.data, self.tasks, self.accelerator = data, tasks, accelerator
+        self._waiting: list[tuple[int, Tensor, Tensor]] = []
+        self._fetched: dict[str, list[float]] = {task.name: list(state.pending.get(task.name, [])) for task in tasks}
+        self._grad_norm = 0.0
+
+    def add(self, step: int, losses: Tensor, grad_norm: Tensor) -> None:
+        """One step's losses ([tasks]) and gradient norm."""
+        self._waiting.append((step, losses, grad_norm))
+
+    def fetch(self) -> None:
+        """Bring what waits to the CPU and check it.
+
+        Raises:
+            TrainingError: a loss or a gradient is not a finite number.
+        """
+        if not self._waiting:
+            return
+        losses = self.accelerator.reduce(torch.stack([losses for _, losses, _ in self._waiting]), "sum").tolist()
+        norms = torch.stack([norm for *_, norm in self._waiting]).tolist()  # the same on all processes
+        for (step, *_), values, norm in zip(self._waiting, losses, norms, strict=True):
+            counts = self.data.counts(self.data.sampler[step])
+            present = [task.name for task in self.tasks if counts[task.name]]
+            for task, value in zip(self.tasks, values, strict=True):
+                if not math.isfinite(value):
+                    raise self._not_finite(step, f"the loss of task `{task.name}` is {value}", [task.name])
+                if task.name in present:
+                    self._fetched[task.name].append(value)
+            if not math.isfinite(norm):
+                raise self._not_finite(step, f"the norm of the gradient of {listed(present)} is {norm}", present)
+        self._grad_norm = norms[-1]
+        self._waiting.clear()
+
+    def _not_finite(self, step: int, what: str, tasks: Sequence[str]) -> TrainingError:
+        plan = self.data.sampler[step]
+        where = list(dict.fromkeys(place for task in tasks for place in self.data.where(plan, task)))
+        shown = "".join(f"\n  {place}" for place in where[:8])
+        more = f"\n  and {len(where) - 8} more" if len(where) > 8 else ""
+        return TrainingError(
+            f"{what} at step {step + 1}. Nothing was saved since the last checkpoint. Try a lower learning_rate, "
+            f"or mixed_precision: no. The rows of that step:{shown}{more}"
+        )
+
+    def line(self, step: int, learning_rates: Mapping[str, float]) -> dict[str, Any]:
+        """The line for metrics.jsonl: means since the last line. A task that had no row is left out."""
+        losses = {task: sum(values) / len(values) for task, values in self._fetched.items() if values}
+        for values in self._fetched.values():
+            values.clear()
+        weights = {task.name: task.loss_weight for task in self.tasks}
+        return {
+            "step": step,
+            "loss": sum(weights[task] * loss for task, loss in losses.items()),
+            "losses": losses,
+            "grad_norm": self._grad_norm,
+            "learning_rates": dict(learning_rates),
+        }
+
+    def pending(self) -> dict[str, list[float]]:
+        """Fetched losses that no line has told yet."""
+        return {task: list(values) for task, values in self._fetched.items() if values}
+
+
+def _judge(state: TrainingState, selection: float | None, patience: int | None) -> None:
+    """Note whether this evaluation is the best, and whether to stop."""
+    if selection is None:
+        return
+    if state.best_score is None or selection > state.best_score:
+        state.best_step, state.best_score, state.evaluations_without_gain = state.step, selection, 0
+    else:
+        state.evaluations_without_gain += 1
+    state.finished = patience is not None and state.evaluations_without_gain >= patience
+
+
+def _tell(
+    state: TrainingState,
+    num_steps: int,
+    tasks: Sequence[Task],
+    scores: Mapping[str, Scores],
+    selection: float | None,
+) -> None:
+    parts = [f"{task.name} {task.metric} {scores[task.name][task.metric]:.4f}" for task in tasks if task.name in scores]
+    if selection is not None:
+        best = ", the best so far" if state.best_step == state.step else ""
+        stop = ", stopping early" if state.finished else ""
+        parts.append(f"selection score {selection:.4f}{best}{stop}")
+    logger.info("Step %d of %d: %s", state.step, num_steps, "; ".join(parts) or "no validation data to score")

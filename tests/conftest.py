@@ -1,0 +1,26 @@
+"""What all tests share."""
+
+import os
+
+# Before anything imports the Hub's client: tests never touch the network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import datasets
+import pytest
+import torch
+import transformers
+
+torch.set_num_threads(1)  # tiny models: threads cost more than they give
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quiet() -> None:
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Datasets are cached in a folder of the test session, so no run sees another's."""
+    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")

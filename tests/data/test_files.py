@@ -1,0 +1,181 @@
+import gc
+import gzip
+import json
+from pathlib import Path
+
+import datasets
+import pytest
+from loaded import ROWS, load, problem, values
+from tiny import write_jsonl
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".csv.gz", ".tsv.gz"])
+def test_every_format_gives_the_same_rows(tmp_path: Path, ending: str) -> None:
+    rows = [
+        {"text": 'a "quoted", text', "label": "NA"},
+        {"text": "naïve 🙂", "label": None},
+        {"text": "5", "label": "b"},
+    ]
+    file = tmp_path / f"data{ending}"
+    data = datasets.Dataset.from_list(rows)
+    if "json" in ending:
+        content = "".join(json.dumps(row) + "\n" for row in rows)
+    elif "csv" in ending:
+        content = 'text,label\n"a ""quoted"", text",NA\nnaïve 🙂,\n5,b\n'
+    else:
+        content = 'text\tlabel\na "quoted", text\tNA\nnaïve 🙂\t\n5\tb\n'
+    if ending == ".parquet":
+        data.to_parquet(file)
+    else:
+        file.write_bytes(gzip.compress(content.encode()) if ending.endswith(".gz") else content.encode())
+    loaded = load(tmp_path, data_files=file.name)
+    assert [dict(row) for row in loaded.splits["train"].rows] == rows
+
+
+def test_a_json_file_may_be_one_list(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(ROWS, indent=1))
+    assert values(load(tmp_path, data_files="a.json"), "text") == [row["text"] for row in ROWS]
+
+
+def test_quotes_in_tsv_are_text_and_never_join_rows(tmp_path: Path) -> None:
+    texts = ['5" nails', '"begins quoted', 'ends quoted"', '"whole"', "it's"]
+    (tmp_path / "a.tsv").write_text("text\tlabel\n" + "".join(f"{text}\tx\n" for text in texts))
+    assert values(load(tmp_path, data_files="a.tsv"), "text") == texts
+
+
+def test_csv_with_a_tab_as_delimiter_keeps_the_quoting_of_csv(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text('text\tlabel\n"two\nlines, ""one"" field"\tx\n')
+    loaded = load(tmp_path, path="csv", delimiter="\t", data_files="a.tsv")
+    assert values(loaded, "text") == ['two\nlines, "one" field']
+
+
+def test_words_that_spreadsheets_read_as_missing_are_labels_and_texts(tmp_path: Path) -> None:
+    words = ["None", "NA", "null", "nan", "N/A"]
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"{word},{word}\n" for word in words) + ",\n")
+    loaded = load(tmp_path, data_files="a.csv")
+    assert values(loaded, "text") == values(loaded, "label") == [*words, None]
+
+
+def test_class_numbers_with_gaps_in_csv_stay_numbers(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\na,1\nb,\nc,0\n")
+    (tmp_path / "b.csv").write_text("text,label\na,\n")
+    (tmp_path / "c.csv").write_text("text,label\na,1\n")
+    loaded = load(tmp_path, data_files={"train": "a.csv", "validation": "b.csv", "test": "c.csv"})
+    assert [values(loaded, "label", split) for split in ("train", "validation", "test")] == [[1, None, 0], [None], [1]]
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # by `datasets`, when a chunk cannot be cast
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_a_label_that_first_occurs_late_in_a_file_is_read(tmp_path: Path, ending: str) -> None:
+    """A column's type is guessed from the beginning of a file, which may be unlabelled."""
+    file = tmp_path / f"a.{ending}"
+    if ending == "csv":  # 10,000 rows are seen at once
+        file.write_text("text,label\n" + f"{'x' * 30},\n" * 10_001 + "y,good\n")
+    else:  # 10 MB
+        file.write_text((json.dumps({"text": "x" * 10_000}) + "\n") * 1100 + '{"text": "y", "label": "good"}\n')
+    assert set(values(load(tmp_path, data_files=file.name), "label")) == {None, "good"}
+    gc.collect()
+
+
+CONLL = "-DOCSTART- -X- -X- O\n\nEU NNP B-NP B-ORG\nrejects VBZ B-VP O\n\n\nPeter NNP B-NP B-PER\n"
+
+
+def test_conll_2003_files_are_read_by_their_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(CONLL)
+    options = {"path": "conll", "text": None, "tokens": "words", "columns": ["words", "pos", "chunk", "ner"]}
+    loaded = load(tmp_path, data_files="a.txt", label_columns=["ner", "pos"], **options)
+    assert values(loaded, "words") == [["EU", "rejects"], ["Peter"]]
+    assert values(loaded, "ner") == [["B-ORG", "O"], ["B-PER"]]
+
+
+CONLLU = """\
+# sent_id = 1
+# text = Vámonos # now
+1-2\tVámonos\t_\t_\t_\t_\t_\t_\t_\t_
+1\tVamos\tir\tVERB\t_\tMood=Imp\t0\troot\t_\t_
+2\tnos\tnosotros\tPRON\t_\t_\t1\tobj\t_\t_
+2.1\tempty\t_\tX\t_\t_\t_\t_\t_\t_
+3\t#\t#\tSYM\t_\t_\t1\tdep\t_\t_
+4\tde facto\t_\tADV\t_\t_\t1\tadvmod\t_\t_
+5\t_\t_\t_\t_\t_\t1\tpunct\t_\t_
+
+1\tSí\tsí\tINTJ\t_\t_\t0\troot\t_\t_
+"""
+
+
+@pytest.mark.parametrize("ending", ["conllu", "conllu.gz"])
+def test_conllu_gives_syntactic_words_without_ranges_and_empty_nodes(tmp_path: Path, ending: str) -> None:
+    content = CONLLU.encode()
+    (tmp_path / f"a.{ending}").write_bytes(gzip.compress(content) if ending.endswith("gz") else content)
+    loaded = load(tmp_path, data_files=f"a.{ending}", text=None, tokens="form", label_columns=["upos"])
+    assert values(loaded, "form") == [["Vamos", "nos", "#", "de facto", "_"], ["Sí"]]
+    assert values(loaded, "upos") == [["VERB", "PRON", "SYM", "ADV", None], ["INTJ"]]
+
+
+def test_file_patterns_and_files_of_the_home_folder_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_jsonl(tmp_path / "parts" / "2.jsonl", ROWS[30:])
+    write_jsonl(tmp_path / "parts" / "1.jsonl", ROWS[:30])
+    for pattern in ("parts/*.jsonl", "~/parts/*.jsonl", "**/?.jsonl"):
+        assert values(load(tmp_path, data_files=pattern), "text") == [row["text"] for row in ROWS]
+
+
+# Bad input
+
+
+def test_a_missing_file_is_told_with_the_likely_one(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "train.jsonl", ROWS)
+    assert "Did you mean `train.jsonl`?" in problem(tmp_path, data_files="trian.jsonl")
+    assert "there is no folder" in problem(tmp_path, data_files="data/train.jsonl")
+    assert "no such file" in problem(tmp_path, data_files="*.csv")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.tsv", "a.conllu", "a.jsonl.gz", "a.json"])
+@pytest.mark.parametrize("content", ["", "\n"])
+def test_an_empty_file_is_told(tmp_path: Path, name: str, content: str) -> None:
+    data = content.encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    write_jsonl(tmp_path / "good.jsonl", ROWS)
+    message = problem(tmp_path, data_files=name, tokens=None)
+    assert f"split train: {tmp_path / name} is empty" in message
+
+
+def test_files_with_a_header_and_no_rows_are_empty(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\n")
+    datasets.Dataset.from_dict({"text": [], "label": []}).to_parquet(tmp_path / "a.parquet")
+    for name in ("a.csv", "a.parquet"):
+        assert f"{name} is empty" in problem(tmp_path, data_files=name)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_broken_json_line_is_told_with_file_and_line(tmp_path: Path, packed: bool) -> None:
+    content = '{"text": "a", "label": "x"}\n\n{"text": "b", "label": \n{"text": "c", "label": "x"}\n'
+    name = "bad.jsonl.gz" if packed else "bad.jsonl"
+    (tmp_path / name).write_bytes(gzip.compress(content.encode()) if packed else content.encode())
+    write_jsonl(tmp_path / "good.jsonl", ROWS)
+    message = problem(tmp_path, data_files={"train": ["good.jsonl", name]})
+    assert f"{tmp_path / name} cannot be read: line 3 is not valid JSON" in message
+
+
+def test_a_json_line_that_is_no_object_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "label": "x"}\n"only text"\n')
+    assert 'line 2 is not a JSON object: "only text"' in problem(tmp_path, data_files="a.jsonl")
+
+
+def test_rows_that_do_not_fit_the_header_are_told(tmp_path: Path) -> None:
+    (tmp_path / "some.csv").write_text("text,label\na,x\na,b,c,x\n")
+    (tmp_path / "all.csv").write_text("text,label\na,b,x\nc,d,x\n")
+    assert "some.csv cannot be read" in problem(tmp_path, data_files="some.csv")
+    assert "line 3" in problem(tmp_path, data_files="some.csv")
+    assert "more fields than its header" in problem(tmp_path, data_files="all.csv")
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl.gz"])
+def test_a_file_that_is_not_what_its_ending_says_is_told(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"neither this nor that")
+    assert f"{tmp_path / name} cannot be read" in problem(tmp_path, data_files=name)
+
+
+def test_an_ending_that_tells_no_format_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.iob").write_text("a O\n")
+    assert "`conll`" in problem(tmp_path, data_files="a.iob")

@@ -1,0 +1,296 @@
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from mixed_steps import POS, SENTIMENT, TASKS
+from safetensors.torch import load_file, save_file
+from stock_models import tiny_model
+from tiny import FAMILIES, byte_level_tokenizer, encoder, tokenizer
+
+from nlp_mtl import ModelError, load
+from nlp_mtl.inference.predictor import Predictor
+from nlp_mtl.words import WORD_SPLITTERS, split_words
+
+PREDICTOR = Predictor(tiny_model(), tokenizer())
+TEXTS = ["anna loves rome .", "", "bob", "the good film of acme " * 9, " \t\n", "uning teas ! ?"]
+ODD = [
+    "👩‍👩‍👧 anna 🇫🇷 👍🏽!",
+    "e\u0301te\u0301 ne\u0308w",
+    "a\tb\r\n\u2028c\u00a0d",
+    "אנה אוהבת את rome, مرحبا بالعالم",
+    "a\ud800b \udfff x",
+    "\u200b \u200d x\u200by \ufeff \u2060",
+    "𝒜𝒷 東京タワー \x00\x1f\x85",
+    "x" * 60 + " anna",
+]
+
+
+def saved(folder: Path, *, family: str = "bert", own_tokenizer: Any = None) -> Path:
+    tiny_model(family).save_pretrained(folder)
+    (own_tokenizer or tokenizer()).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("saved") / "model")
+
+
+def assert_alike(one: Any, two: Any) -> None:
+    """Equal but for the last digits of scores."""
+    if isinstance(one, float):
+        assert two == pytest.approx(one, abs=2e-5)
+    elif isinstance(one, list):
+        assert len(one) == len(two)
+        for a, b in zip(one, two, strict=True):
+            assert_alike(a, b)
+    elif isinstance(one, dict):
+        assert list(one) == list(two)
+        for key in one:
+            assert_alike(one[key], two[key])
+    else:
+        assert one == two
+
+
+# ---- offsets
+
+
+def check_answer(text: str, answer: dict[str, Any], words: list[tuple[int, int]]) -> None:
+    assert [(e["start"], e["end"]) for e in answer["pos"]] == words  # each word, in order
+    for entry in answer["pos"] + answer["ner"]:
+        assert text[entry["start"] : entry["end"]] == entry["text"]
+        assert 0 < entry["score"] <= 1
+    edges = [edge for e in answer["ner"] for edge in (e["start"], e["end"])]
+    assert edges == sorted(edges)
+    assert (answer["sentiment"]["label"] is None) == (not words)
+    assert json.loads(json.dumps(answer)) == answer
+
+
+CHARACTERS = st.one_of(st.characters(), st.sampled_from("ab .\t\n\u0301\u200d\u200b👩אع東\ud83d\udc69"))
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.text(CHARACTERS, max_size=60))
+@example(ODD[0])
+@example(ODD[4])
+def test_offsets_index_into_any_text(text: str) -> None:
+    check_answer(text, PREDICTOR(text), split_words(text, "unicode"))
+
+
+@pytest.mark.parametrize("splitter", WORD_SPLITTERS)
+@pytest.mark.parametrize("make", [tokenizer, byte_level_tokenizer])
+def test_offsets_index_into_odd_texts_with_every_splitter_and_kind_of_tokenizer(splitter: str, make: Callable) -> None:
+    model = tiny_model(word_splitter=splitter)
+    kind = make()
+    model.resize_token_embeddings(len(kind), mean_resizing=False)
+    for text, answer in zip(ODD, Predictor(model, kind)(ODD), strict=True):
+        check_answer(text, answer, split_words(text, splitter))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(CHARACTERS, max_size=6), max_size=20))
+@example(["", "a b", "", "\u200b"])
+def test_words_that_come_split_are_answered_one_by_one_in_the_words_joined_by_spaces(words: list[str]) -> None:
+    (answer,) = PREDICTOR([words])
+    assert [e["text"] for e in answer["pos"]] == words
+    starts = [sum(len(word) + 1 for word in words[:n]) for n in range(len(words))]
+    check_answer(" ".join(words), answer, [(a, a + len(word)) for a, word in zip(starts, words, strict=True)])
+
+
+def test_a_text_of_many_windows_gets_an_answer_for_each_word_and_for_the_text() -> None:
+    text = "anna sees the unings of x. " * 60
+    check_answer(text, PREDICTOR(text), split_words(text))
+
+
+# ---- one text, several texts
+
+
+def test_one_text_gives_one_answer_and_a_list_gives_a_list_in_order() -> None:
+    for texts in (TEXTS, tuple(TEXTS), (text for text in TEXTS)):
+        answers = PREDICTOR(texts)
+        assert isinstance(answers, list)
+        for text, answer in zip(TEXTS, answers, strict=True):
+            assert_alike(PREDICTOR(text), answer)
+    assert PREDICTOR([]) == []
+
+
+@pytest.mark.parametrize("text", ["", " \t\n\u00a0"])
+def test_a_text_without_words_has_an_empty_answer(text: str) -> None:
+    assert PREDICTOR(text) == {"ner": [], "pos": [], "sentiment": {"label": None, "score": None}}
+
+
+@pytest.mark.parametrize("max_tokens", [1, 48, 100_000])
+def test_answers_do_not_depend_on_the_other_texts_or_max_tokens(max_tokens: int) -> None:
+    other = Predictor(PREDICTOR.model, tokenizer(), max_tokens=max_tokens)
+    assert_alike(PREDICTOR(TEXTS), other(TEXTS))
+    assert_alike(PREDICTOR(TEXTS)[::-1], other(TEXTS[::-1]))
+
+
+def test_words_and_the_same_words_in_running_text_are_answered_alike() -> None:
+    assert_alike(PREDICTOR("anna loves rome"), PREDICTOR([["anna", "loves", "rome"]])[0])
+    assert_alike(PREDICTOR(["bob", ("a", "film")]), PREDICTOR([["bob"], "a film"]))
+
+
+def test_a_model_in_training_mode_answers_without_dropout() -> None:
+    model = tiny_model()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    assert_alike(PREDICTOR(TEXTS), Predictor(model.train(), tokenizer())(TEXTS))
+
+
+# ---- tasks
+
+
+def test_only_the_heads_of_the_tasks_asked_for_are_run() -> None:
+    ran: list[str] = []
+    predictor = Predictor(tiny_model(), tokenizer())
+    for task in TASKS:
+        predictor.model.head(task.name).register_forward_hook(lambda *_, name=task.name: ran.append(name))
+    answer = predictor("anna", tasks=["sentiment", "pos"])
+    assert list(answer) == ["pos", "sentiment"]  # the model's order
+    assert sorted(ran) == ["pos", "sentiment"]
+    assert_alike({name: PREDICTOR("anna")[name] for name in answer}, answer)
+
+
+def test_tasks_may_be_any_iterable_of_names_or_empty() -> None:
+    assert list(PREDICTOR("anna", tasks=iter(["pos"]))) == ["pos"]
+    assert PREDICTOR(["anna", "bob"], tasks=[]) == [{}, {}]
+
+
+def test_an_unknown_task_is_named_with_those_that_exist_and_the_likely_one() -> None:
+    with pytest.raises(ModelError, match=r"`sentimnt`; .*`ner`, `pos`, `sentiment`.* Did you mean `sentiment`"):
+        PREDICTOR("anna", tasks=["sentimnt"])
+
+
+@pytest.mark.parametrize("tasks", ["ner", 5, [5], [None]])
+def test_tasks_that_are_no_list_of_names_are_refused(tasks: Any) -> None:
+    with pytest.raises(TypeError, match="`tasks` should be a list of names"):
+        PREDICTOR("anna", tasks=tasks)
+
+
+@pytest.mark.parametrize("texts", [None, 5, 2.5, b"anna", bytearray(b"anna"), {"anna": 1}, {"anna"}])
+def test_what_is_no_text_and_no_list_is_refused_with_its_type(texts: Any) -> None:
+    with pytest.raises(TypeError, match=f"expected a text or a list of texts, but found {type(texts).__name__}"):
+        PREDICTOR(texts)
+
+
+@pytest.mark.parametrize("bad", [3, None, b"anna", ["a", 3], ["a", None], {"a": 1}, [["a"]]])
+def test_a_list_with_something_else_in_it_names_its_place(bad: Any) -> None:
+    with pytest.raises(TypeError, match=re.escape(f"text 1 should be a string or a list of words, but it is {bad!r}")):
+        PREDICTOR(["anna", bad])
+
+
+# ---- loading
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_saved_model_answers_as_before(tmp_path: Path, family: str) -> None:
+    folder = saved(tmp_path / "model", family=family)
+    assert load(folder, device="cpu")(TEXTS) == Predictor(tiny_model(family), tokenizer())(TEXTS)
+
+
+def test_a_run_folder_gives_its_model(tmp_path: Path, model_folder: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("")
+    with pytest.raises(ModelError, match=r"no model yet; its training has not finished \(see --resume\)"):
+        load(tmp_path)
+    shutil.copytree(model_folder, tmp_path / "model")
+    assert load(str(tmp_path), device="cpu")(TEXTS) == load(model_folder, device="cpu")(TEXTS)
+
+
+def test_a_byte_level_tokenizer_reloads_with_its_prefix_space(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "model", own_tokenizer=byte_level_tokenizer())
+    found = load(folder, device="cpu").tokenizer
+    assert found(["anna"], is_split_into_words=True)["input_ids"] == found(" anna")["input_ids"]
+    assert found(["anna"], is_split_into_words=True)["input_ids"] == found("anna")["input_ids"]
+
+
+@pytest.mark.parametrize("name", ["/nowhere/model", "./nowhere", "~/nowhere/x", "a/b/c"])
+def test_a_folder_that_is_not_there_is_said_so(name: str) -> None:
+    with pytest.raises(ModelError, match=f"there is no model folder {name}"):
+        load(name)
+
+
+def test_what_is_not_a_model_of_ours_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"is not a model folder: it has no config\.json"):
+        load(tmp_path)
+    encoder().save_pretrained(tmp_path / "bert")
+    with pytest.raises(ModelError, match=r"type `bert`, not one of nlp_mtl; .* give it as `encoder:` in a recipe"):
+        load(tmp_path / "bert")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ModelError, match="there is no model folder"):
+        load(tmp_path / "file")
+
+
+def set_config(**changes: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        file = folder / "config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+    return change
+
+
+def cut(name: str, stop: int) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).write_bytes((folder / name).read_bytes()[:stop])
+
+    return change
+
+
+def change_weight(weight: torch.Tensor | None) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        weights.pop("heads.pos_head.classifier.weight")
+        if weight is not None:
+            weights["heads.pos_head.classifier.weight"] = weight
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return change
+
+
+BROKEN = {
+    "weights empty": (cut("model.safetensors", 0), "cannot be loaded: .*header"),
+    "header cut": (cut("model.safetensors", 100), "cannot be loaded: .*header"),
+    "weights cut": (cut("model.safetensors", -100), "cannot be loaded: .*incomplete"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no file named model.safetensors"),
+    "a weight missing": (change_weight(None), "its weights lack `heads.pos_head.classifier.weight`"),
+    "a weight of another shape": (change_weight(torch.zeros(2, 16)), "its weights do not fit its config.json"),
+    "config cut": (cut("config.json", 50), "config.json is not valid JSON"),
+    "config not text": (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe"), "not valid JSON"),
+    "config a list": (lambda folder: (folder / "config.json").write_text("[]"), "not one of nlp_mtl"),
+    "no tasks": (set_config(tasks=[]), "its config has no tasks"),
+    "a task without labels": (set_config(tasks=[{"name": "x"}]), "tasks that cannot be read: .*labels"),
+    "tasks of another kind": (set_config(tasks=["ner"]), "tasks that cannot be read"),
+    "unknown splitter": (set_config(word_splitter="words"), "word_splitter `words`; known are `unicode`"),
+    "unknown encoder": (set_config(encoder_config={"model_type": "nosuch"}), "cannot be loaded: .*nosuch"),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "the tokenizer of .* cannot be loaded"),
+    "tokenizer cut": (cut("tokenizer.json", 100), "the tokenizer of .* cannot be loaded"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_damaged_model_folder_is_one_clear_error(tmp_path: Path, model_folder: Path, case: str) -> None:
+    damage, message = BROKEN[case]
+    folder = Path(shutil.copytree(model_folder, tmp_path / "model"))
+    damage(folder)
+    with pytest.raises(ModelError, match=message) as error:
+        load(folder, device="cpu")
+    assert str(folder) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_hub_id_that_cannot_be_reached_is_one_clear_error() -> None:
+    with pytest.raises(ModelError, match="model `someone/model` cannot be loaded"):
+        load("someone/model")
+
+
+def test_a_model_of_text_tasks_or_token_tasks_only_answers_too() -> None:
+    assert list(Predictor(tiny_model(tasks=[SENTIMENT]), tokenizer())("anna")) == ["sentiment"]
+    assert list(Predictor(tiny_model(tasks=[POS]), tokenizer())("anna")) == ["pos"]

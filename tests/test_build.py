@@ -1,0 +1,157 @@
+import logging
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import recipe, write_corpus
+
+from nlp_mtl import DataError, Recipe, RecipeError
+from nlp_mtl.build import Prepared, prepare, steps, steps_per_epoch, trainer_arguments
+
+
+def tiny_recipe(folder: Path, changes: dict[str, Any] | None = None, **training: Any) -> Recipe:
+    return Recipe.from_dict({**recipe(folder, **training), **(changes or {})})
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Prepared]:
+    made = tiny_recipe(tmp_path_factory.mktemp("build"))
+    return made, prepare(made)
+
+
+def with_training(made: Recipe, **changes: Any) -> Recipe:
+    return made.model_copy(update={"training": made.training.model_copy(update=changes)})
+
+
+def test_all_that_a_run_needs_is_prepared(tiny: tuple[Recipe, Prepared]) -> None:
+    _, prepared = tiny
+    assert [task.name for task in prepared.tasks] == ["ner", "pos", "sentiment"]
+    assert {
+        name: {split: len(rows) for split, rows in splits.items()} for name, splits in prepared.encoded.items()
+    } == {name: {"train": 48, "validation": 16, "test": 16} for name in ("words", "texts")}
+    assert prepared.split("validation").keys() == {"words", "texts"}
+    assert prepared.framing.max_length == 64  # the encoder's positions, fewer than max_tokens
+
+
+def test_only_the_splits_asked_for_are_encoded(tiny: tuple[Recipe, Prepared]) -> None:
+    prepared = prepare(tiny[0], splits=["test"])
+    assert {name: list(splits) for name, splits in prepared.encoded.items()} == {"words": ["test"], "texts": ["test"]}
+
+
+@settings(deadline=None, max_examples=40)
+@given(num_epochs=st.floats(0.001, 5), batch_size=st.integers(1, 120), max_steps=st.none() | st.integers(1, 50))
+def test_epochs_may_be_fractions_and_max_steps_cuts_them(tiny, num_epochs, batch_size, max_steps) -> None:
+    made, prepared = tiny
+    made = with_training(made, num_epochs=num_epochs, batch_size=batch_size, max_steps=max_steps)
+    data = steps(made, prepared)
+    rows = max(1, round(96 * num_epochs))
+    assert len(data) == min(math.ceil(rows / batch_size), max_steps or 10**9)
+    served = sum(len(plan.rows) for plan in data.sampler)
+    assert served == min(rows, (max_steps or 10**9) * batch_size)
+
+
+def test_an_evaluation_comes_once_an_epoch_unless_told_otherwise(tiny: tuple[Recipe, Prepared]) -> None:
+    made, prepared = tiny
+    assert steps_per_epoch(made, prepared) == 6
+    assert trainer_arguments(made, prepared)["eval_every"] == 6
+    assert trainer_arguments(with_training(made, eval_every=4), prepared)["eval_every"] == 4
+    assert trainer_arguments(with_training(made, batch_size=1000), prepared)["eval_every"] == 1
+
+
+def test_sampling_follows_the_recipe(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus")
+    text = (corpus / "texts" / "train.jsonl").read_text().splitlines(keepends=True)
+    (corpus / "texts" / "train.jsonl").write_text("".join(text[:12]))
+    shares = {}
+    for strategy in ("proportional", "uniform"):
+        made = Recipe.from_dict({**recipe(tmp_path, corpus=corpus), "sampling": {"strategy": strategy}})
+        data = steps(made, prepare(made))
+        shares[strategy] = float(data.sampler.rates[1])
+    assert shares == {"proportional": pytest.approx(0.2), "uniform": 0.5}
+
+
+def test_processes_share_the_rows_of_a_step(tiny: tuple[Recipe, Prepared]) -> None:
+    made, prepared = tiny
+    whole = steps(made, prepared)[0]
+    parts = [steps(made, prepared, process=process, num_processes=3)[0] for process in range(3)]
+    rows = [sum(len(batch.inputs["input_ids"]) for batch in part.micro_batches) for part in parts]
+    assert sum(rows) == sum(len(batch.inputs["input_ids"]) for batch in whole.micro_batches) == 16
+    assert all(part.counts == whole.counts for part in parts)
+    assert len({len(part.micro_batches) for part in parts}) == 1
+
+
+def test_a_task_without_a_label_to_train_on_is_told(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus")
+    file = corpus / "words" / "train.jsonl"
+    file.write_text(file.read_text().replace('"ner"', '"other"'))
+    made = Recipe.from_dict(recipe(tmp_path, corpus=corpus))
+    with pytest.raises(DataError, match="ner"):
+        steps(made, prepare(made))
+
+
+@pytest.mark.parametrize(
+    ("changes", "training", "told"),
+    [
+        ({"max_length": 65}, {}, ["max_length: found 65", "at most 64"]),
+        ({"max_length": 60}, {"max_tokens": 32}, ["training.max_tokens", "60", "32"]),
+        ({"max_length": 8}, {}, ["max_length: windows of 8 tokens are too short"]),
+        ({}, {"max_tokens": 15}, ["training.max_tokens: windows of 15 tokens are too short"]),
+    ],
+)
+def test_lengths_that_do_not_fit_are_told_with_their_keys(tmp_path: Path, changes, training, told) -> None:
+    with pytest.raises(RecipeError) as error:
+        prepare(tiny_recipe(tmp_path, changes, **training))
+    assert all(words in str(error.value) for words in told)
+
+
+def test_early_stopping_without_anything_to_score_is_refused(tmp_path: Path) -> None:
+    values = recipe(tmp_path, early_stopping_patience=2)
+    for dataset in values["datasets"].values():
+        del dataset["data_files"]["validation"]
+        dataset["validation_fraction"] = 0
+    made = Recipe.from_dict(values)
+    with pytest.raises(RecipeError, match=r"training\.early_stopping_patience: .*validation"):
+        trainer_arguments(made, prepare(made))
+    del values["training"]["early_stopping_patience"]
+    assert trainer_arguments(Recipe.from_dict(values), prepare(made))["early_stopping_patience"] is None
+
+
+def test_early_stopping_needs_a_task_that_counts(tiny: tuple[Recipe, Prepared]) -> None:
+    made, prepared = tiny
+    weighted = with_training(made, early_stopping_patience=1, selection_weights={"pos": 1.0})
+    assert trainer_arguments(weighted, prepared)["early_stopping_patience"] == 1
+    prepared.encoded["words"]["validation"].labelled["pos"][:] = False
+    try:
+        with pytest.raises(RecipeError, match="early_stopping"):
+            trainer_arguments(weighted, prepared)
+    finally:
+        prepared.encoded["words"]["validation"].labelled["pos"][:] = True
+
+
+def test_a_task_that_the_trained_model_lacks_is_told_and_left_out(
+    tiny: tuple[Recipe, Prepared], caplog: pytest.LogCaptureFixture
+) -> None:
+    made, prepared = tiny
+    with caplog.at_level(logging.WARNING, "nlp_mtl"):
+        found = prepare(made, trained_tasks=prepared.tasks[:2], splits=["test"])
+    assert [task.name for task in found.tasks] == ["ner", "pos"]
+    assert "no task `sentiment`" in caplog.text
+
+
+@pytest.mark.slow
+def test_looking_at_data_does_not_settle_the_device_of_a_later_run(tmp_path: Path) -> None:
+    # accelerate keeps the first device that a program asks for. In a process of its own: nothing asked before.
+    code = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import conftest, tiny\n"
+        "from nlp_mtl import Recipe; from nlp_mtl.run import check; from accelerate.state import PartialState\n"
+        "check(Recipe.from_dict(tiny.recipe(Path(sys.argv[2]))))\n"
+        "assert PartialState._shared_state == {}, PartialState._shared_state"
+    )
+    arguments = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path)]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,128 @@
+"""The README's commands and programs work, and the docs name what exists."""
+
+import io
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import yaml
+
+from nlp_mtl.cli import main
+from nlp_mtl.recipe import DatasetSpec, Recipe, SamplingSpec, TaskSpec, TrainingSpec
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "recipes" / "demo" / "README.md",
+    *(ROOT / "docs").glob("*.md"),
+]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands(program: str) -> list[list[str]]:
+    """The README's commands of a program, as their words."""
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith(program)]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the project's recipes whose demo has a tiny encoder and few steps, as the current directory."""
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    tiny.save_encoder(tmp_path / "encoder")
+    file = tmp_path / "recipes" / "demo.yaml"
+    values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    values["encoder"] = str(tmp_path / "encoder")
+    values["training"] |= {"num_epochs": 0.1, "max_tokens": 256}
+    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    (tmp_path / "texts.txt").write_text("Anna moved to Oslo.\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_commands_of_the_readme_work_in_their_order(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = commands("nlp-mtl")
+    assert {words[1] for words in found} == {"check", "train", "evaluate", "predict", "copy"}
+    for words in found:
+        if "<" in words:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path(words.pop()).read_bytes())))
+            words.remove("<")
+        with pytest.raises(SystemExit) as exit_:
+            main(words[1:])
+        assert exit_.value.code in (0, None), (words, capsys.readouterr().err)
+        assert capsys.readouterr().out, words
+
+
+def test_the_shortest_program_gives_the_keys_that_the_readme_prints(project: Path) -> None:
+    program, printed = blocks("python")
+    names: dict[str, Any] = {}
+    exec(compile(program, "README", "exec"), names)
+    answer = eval(program.strip().splitlines()[-1], names)
+    shown = eval(printed.replace(", ...", ""))
+    assert list(answer) == list(shown)
+    entry = {"text", "label", "start", "end", "score"}
+    assert answer["pos"][0].keys() == shown["pos"][0].keys() == shown["ner"][0].keys() == entry
+    assert answer["sentiment"].keys() == shown["sentiment"].keys() == {"label", "score"}
+
+
+def test_the_recipe_of_the_readme_is_valid() -> None:
+    (text,) = blocks("yaml")
+    assert list(Recipe.from_dict(yaml.safe_load(text)).tasks) == ["pos", "topic"]
+
+
+def test_scripts_that_the_docs_name_can_be_run() -> None:
+    named = {name for page in PAGES for name in re.findall(r"\bscripts/(\w+)", page.read_text(encoding="utf-8"))}
+    assert {"quickstart", "test"} <= named
+    for name in named:
+        assert (ROOT / "scripts" / name).stat().st_mode & 0o100, name
+
+
+def test_files_that_the_docs_link_or_map_exist() -> None:
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#:]+)[^)]*\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), (page.name, link)
+    mapped = [
+        name for row in re.findall(r"^\| (`nlp_mtl/.*?) \|", README, flags=re.MULTILINE) for name in row.split(", ")
+    ]
+    folder = ROOT
+    listed = set()
+    for name in (name.strip("`") for name in mapped):
+        path = ROOT / name if name.startswith("nlp_mtl/") else folder / name
+        folder = path.parent
+        assert path.exists(), name
+        listed |= {path} if path.is_file() else set(path.glob("*.py"))
+    modules = {path for path in (ROOT / "nlp_mtl").rglob("*.py") if not path.name.startswith("__")}
+    assert listed - {path for path in listed if path.name.startswith("__")} == modules
+
+
+@pytest.mark.parametrize(
+    ("title", "section"),
+    [
+        ("Top level", Recipe),
+        ("`datasets.NAME`", DatasetSpec),
+        ("`tasks.NAME`", TaskSpec),
+        ("`sampling`", SamplingSpec),
+        ("`training`", TrainingSpec),
+    ],
+)
+def test_every_key_of_a_recipe_is_told_with_its_default(title: str, section: Any) -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    part = page.split(f"## {title}\n")[1].split("\n## ")[0]
+    told = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", part, flags=re.MULTILINE))
+    assert list(told) == list(section.model_fields)
+    for key, default in told.items():
+        value = section.model_fields[key].default
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            assert float(default.split()[0]) == value, key

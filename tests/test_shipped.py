@@ -1,0 +1,111 @@
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nlp_mtl import Recipe, RunError
+from nlp_mtl.shipped import copy_recipe, recipes_folder, shipped_recipes
+
+FILES = sorted(recipes_folder().rglob("*.yaml"))
+# Script datasets of old: only the Hub's own Parquet copy of them can be loaded.
+NEED_PARQUET_COPY = {"eriktks/conll2003", "universal-dependencies/universal_dependencies"}
+NEED_NO_SCRIPT = {"stanfordnlp/sst2", "fancyzhx/ag_news", "nyu-mll/glue"}
+
+
+def test_recipes_are_shipped():
+    assert {"demo", "ewt_sst2_agnews", "four_tasks"} <= {path.stem for path in FILES}
+    assert set(shipped_recipes()) == {path.stem for path in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_shipped_recipe_is_valid_and_writes_where_its_name_says(path):
+    recipe = Recipe.from_yaml(path)
+    assert recipe.output_dir == f"runs/{path.stem}"
+    assert all(task.metric for task in recipe.tasks.values()), "its main metrics are said out loud"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_shipped_recipe_begins_with_what_it_is_and_the_commands_that_run_it(path):
+    head = re.match(r"(?:#.*\n)+", path.read_text(encoding="utf-8")).group()
+    assert head.splitlines()[0].endswith(".")
+    commands = re.findall(r"nlp-mtl train (\S+)(.*)", head)
+    assert commands
+    for recipe, rest in commands:
+        assert recipe == f"recipes/{path.name}"
+        Recipe.from_yaml(path, rest.split("#")[0].split())  # the overrides that it shows are right
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_hub_ids_in_shipped_recipes_need_no_loading_script(path):
+    for name, spec in Recipe.from_yaml(path).datasets.items():
+        if spec.path is None:
+            assert spec.data_files, name
+            continue
+        assert spec.path in NEED_PARQUET_COPY | NEED_NO_SCRIPT, f"{name}: is {spec.path} known to need no script?"
+        assert (spec.revision == "refs/convert/parquet") == (spec.path in NEED_PARQUET_COPY), name
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_numbers_in_shipped_recipes_are_numbers_to_any_yaml_reader(path):
+    training = yaml.safe_load(path.read_text(encoding="utf-8"))["training"]
+    assert isinstance(training["learning_rate"], float)
+    assert isinstance(training["head_learning_rate"], float)
+
+
+def files_of(recipe):
+    for spec in recipe.datasets.values():
+        for files in (spec.data_files or {}).values():
+            yield from [files] if isinstance(files, str) else files
+
+
+def test_recipes_are_listed_with_the_first_line_of_their_description():
+    for name, description in shipped_recipes().items():
+        assert description
+        assert not description.startswith("#")
+        assert description in (recipes_folder() / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
+
+
+@pytest.mark.parametrize("name", ["demo", "demo.yaml"])
+def test_a_copied_demo_recipe_finds_its_data(tmp_path, name):
+    folder = tmp_path / "new" / "folder"
+    written = copy_recipe(name, folder)
+    assert written == [folder / "demo.yaml", folder / "demo"]
+    recipe = Recipe.from_yaml(folder / "demo.yaml")
+    files = [Path(recipe.data_dir) / file for file in files_of(recipe)]
+    assert len(files) == 3
+    assert all(file.is_file() and file.is_relative_to(folder) for file in files)
+    assert (folder / "demo" / "LICENSE").is_file()
+
+
+def test_a_recipe_without_data_is_copied_alone(tmp_path):
+    assert copy_recipe("four_tasks", tmp_path) == [tmp_path / "four_tasks.yaml"]
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "four_tasks.yaml"]
+
+
+@pytest.mark.parametrize("obstacle", ["demo.yaml", "demo"])
+def test_copying_overwrites_nothing_and_leaves_nothing_half_done(tmp_path, obstacle):
+    (tmp_path / obstacle).write_text("mine")
+    with pytest.raises(RunError, match=f"{obstacle} exists already"):
+        copy_recipe("demo", tmp_path)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(obstacle, "mine")]
+
+
+def test_copying_into_a_file_is_told(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(RunError, match=r"cannot write to .*file"):
+        copy_recipe("demo", tmp_path / "file")
+    with pytest.raises(RunError, match=r"cannot write to .*file"):
+        copy_recipe("demo", tmp_path / "file" / "below")
+
+
+@pytest.mark.parametrize("name", ["dmo", "../demo", "demo/", "", "demo.yml"])
+def test_an_unknown_recipe_is_told_with_those_that_there_are(tmp_path, name):
+    with pytest.raises(RunError, match=r"no shipped recipe .*`demo`, `ewt_sst2_agnews`, `four_tasks`"):
+        copy_recipe(name, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_likely_recipe_is_suggested(tmp_path):
+    with pytest.raises(RunError, match=r"Did you mean `four_tasks`\?"):
+        copy_recipe("four_task", tmp_path)

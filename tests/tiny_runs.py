@@ -1,0 +1,98 @@
+"""Tiny runs: what the tests of training, run folders and several processes share."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import load_file
+from tiny import recipe, save_encoder
+
+from nlp_mtl import Recipe
+
+
+def values(folder: Path, *, dropout: float = 0.0, **training: Any) -> dict[str, Any]:
+    """A tiny recipe's values that learn something: 96 rows, 6 steps an epoch."""
+    encoder = save_encoder(folder / "encoder", dropout=dropout)
+    return recipe(folder, encoder_folder=encoder, **{"learning_rate": 2e-3, "head_learning_rate": 1e-2, **training})
+
+
+def tiny_recipe(folder: Path, **options: Any) -> Recipe:
+    return Recipe.from_dict(values(folder, **options))
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    """All of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def loss_lines(run: Path) -> list[dict[str, Any]]:
+    return [line for line in lines(run) if "losses" in line]
+
+
+def score_lines(run: Path) -> list[dict[str, Any]]:
+    return [line for line in lines(run) if "scores" in line]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """The saved model's."""
+    return load_file(run / "model" / "model.safetensors")
+
+
+def assert_same_end(run: Path, other: Path) -> None:
+    """Two runs ended in the same weights, optimizer state, metrics and scores, bit for bit."""
+    assert (run / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
+    assert (run / "model" / "model.safetensors").read_bytes() == (other / "model" / "model.safetensors").read_bytes()
+    newest = sorted((run / "checkpoints").iterdir(), key=lambda path: int(path.name.split("-")[1]))[-1].name
+    for name in ("model.safetensors", "optimizer.safetensors", "state.json"):
+        one, two = (folder / "checkpoints" / newest / name for folder in (run, other))
+        assert one.read_bytes() == two.read_bytes(), name
+    one, two = (json.loads((folder / "results.json").read_text()) for folder in (run, other))
+    assert {**one, "command": ""} == {**two, "command": ""}
+
+
+def write_yaml(folder: Path, values: dict[str, Any]) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    return path
+
+
+def start(*arguments: str | Path, processes: int = 1, cwd: Path | None = None) -> "subprocess.Popen[str]":
+    """Start ``nlp-mtl ARGUMENTS`` on the CPU, in real processes of their own."""
+    launcher = [sys.executable, "-m"]
+    if processes > 1:
+        launcher += ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(
+        [*launcher, "nlp_mtl", *map(str, arguments)],
+        cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def finish(process: "subprocess.Popen[str]", timeout: float = 120) -> tuple[int, str, str]:
+    """Exit code, output, errors. A process that hangs is killed, and fails the test."""
+    try:
+        output, errors = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
+    return process.returncode, output, errors
+
+
+@contextmanager
+def full_disk(file_size: int = 0) -> Iterator[None]:
+    """No file can grow past ``file_size`` bytes: what a full disk does, to this process alone."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

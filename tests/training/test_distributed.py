@@ -1,0 +1,116 @@
+"""Two real processes (gloo) train as one does. `accelerate launch --cpu` would silently start one, so torchrun does."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_runs import finish, lines, loss_lines, score_lines, start, values, weights, write_yaml
+
+from nlp_mtl import Recipe, train
+
+pytestmark = pytest.mark.slow  # every process imports torch
+
+
+def both(folder: Path, **options: Any) -> tuple[Path, Path]:
+    """The run folders of one process, and of two."""
+    plain = values(folder, **options)
+    train(Recipe.from_dict({**plain, "output_dir": str(folder / "one")}))
+    file = write_yaml(folder, {**plain, "output_dir": str(folder / "two")})
+    code, _, errors = finish(start("train", file, processes=2))
+    assert code == 0, errors
+    assert json.loads((folder / "two" / "environment.json").read_text())["num_processes"] == 2
+    return folder / "one", folder / "two"
+
+
+def assert_close(one: Path, two: Path) -> None:
+    """The same weights and lines to rounding error, the same scores."""
+    for name, tensor in weights(one).items():
+        if name.endswith("attention.self.key.bias"):
+            continue  # softmax does not see it: its gradient is nothing but rounding error, which AdamW blows up
+        torch.testing.assert_close(weights(two)[name], tensor, atol=1e-5, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    assert [line["step"] for line in lines(one)] == [line["step"] for line in lines(two)]
+    for left, right in zip(loss_lines(one), loss_lines(two), strict=True):
+        assert left["losses"] == pytest.approx(right["losses"], abs=1e-4)
+        assert left["grad_norm"] == pytest.approx(right["grad_norm"], rel=1e-3)
+    assert score_lines(one) == score_lines(two)
+    scores = [json.loads((run / "results.json").read_text())["scores"] for run in (one, two)]
+    assert scores[0] == scores[1]
+
+
+def test_two_processes_end_where_one_does_and_write_everything_once(tmp_path: Path) -> None:
+    # Micro-batches of 64 tokens: several a step on each process. The last step has 2 rows for 2 processes.
+    one, two = both(tmp_path, max_tokens=64, batch_size=10, num_epochs=0.54, save_every=3, keep_last=99, eval_every=4)
+    assert_close(one, two)
+    assert {path.name for path in two.iterdir()} == {path.name for path in one.iterdir()}
+    names = [{path.name for path in (run / "checkpoints").iterdir()} for run in (one, two)]
+    assert names[0] == names[1] == {"step-3", "step-4", "step-6"}
+
+
+def test_a_process_without_any_row_takes_part(tmp_path: Path) -> None:
+    # One row a step: the other process has none, and each step lacks two tasks or one.
+    one, two = both(tmp_path, batch_size=1, max_steps=8, weight_decay=0.5, eval_every=8)
+    assert_close(one, two)
+
+
+def test_a_run_of_two_processes_is_resumed_bit_for_bit_by_two_and_to_rounding_error_by_one(tmp_path: Path) -> None:
+    one, two = both(tmp_path, save_every=2, eval_every=4, keep_last=9, num_epochs=1, num_workers=1)
+    for processes in (1, 2):
+        copy = tmp_path / f"resumed-by-{processes}"
+        shutil.copytree(two, copy)
+        shutil.rmtree(copy / "checkpoints" / "step-6")
+        shutil.rmtree(copy / "checkpoints" / "step-4")
+        file = tmp_path / "recipe.yaml"
+        code, _, errors = finish(start("train", file, f"output_dir={copy}", "--resume", processes=processes))
+        assert code == 0, errors
+        assert_close(one, copy)
+        if processes == 2:
+            for name in ("metrics.jsonl", "model/model.safetensors", "checkpoints/step-6/optimizer.safetensors"):
+                assert (copy / name).read_bytes() == (two / name).read_bytes(), name
+
+
+def test_a_run_of_two_processes_with_dropout_can_be_repeated_bit_for_bit(tmp_path: Path) -> None:
+    plain = values(tmp_path, dropout=0.2, max_steps=4, mixed_precision="bf16")
+    file = write_yaml(tmp_path, plain)
+    for name in ("first", "second"):
+        code, _, errors = finish(start("train", file, f"output_dir={tmp_path / name}", processes=2))
+        assert code == 0, errors
+    assert (tmp_path / "first/metrics.jsonl").read_bytes() == (tmp_path / "second/metrics.jsonl").read_bytes()
+    assert all(
+        torch.equal(tensor, weights(tmp_path / "second")[n]) for n, tensor in weights(tmp_path / "first").items()
+    )
+
+
+def test_a_loss_that_explodes_stops_all_processes(tmp_path: Path) -> None:
+    file = write_yaml(tmp_path, values(tmp_path, learning_rate=1e30, warmup_fraction=0))
+    code, _, errors = finish(start("train", file, processes=2), timeout=60)
+    assert code != 0
+    assert "at step 2. Nothing was saved" in errors
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_checkpoint_that_the_first_process_cannot_write_does_not_leave_the_other_waiting(tmp_path: Path) -> None:
+    plain = values(tmp_path, save_every=2)
+    train(Recipe.from_dict({**plain, "training": {**plain["training"], "keep_last": 9}}))
+    checkpoints = tmp_path / "run" / "checkpoints"
+    for path in checkpoints.iterdir():
+        if path.name != "step-2":
+            shutil.rmtree(path)
+    (checkpoints / "step-4.partial").write_text("a file where a folder should be")
+    file = write_yaml(tmp_path, {**plain, "training": {**plain["training"], "keep_last": 9}})
+    code, _, errors = finish(start("train", file, "--resume", processes=2), timeout=60)
+    assert code != 0
+    assert "step-4 cannot be written" in errors
+    assert [path.name for path in checkpoints.iterdir() if path.is_dir()] == ["step-2"]
+
+
+def test_data_that_cannot_be_read_stops_all_processes(tmp_path: Path) -> None:
+    plain = values(tmp_path)
+    (tmp_path / "broken.jsonl").write_text("not json\n")
+    plain["datasets"]["texts"]["data_files"] = {"train": str(tmp_path / "broken.jsonl")}
+    code, _, errors = finish(start("train", write_yaml(tmp_path, plain), processes=2), timeout=60)
+    assert code != 0
+    assert "broken.jsonl" in errors
+    assert not (tmp_path / "run").exists()

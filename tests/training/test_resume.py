@@ -1,0 +1,215 @@
+"""A run that was stopped, in whatever way, and resumed ends as one that was not: bit for bit."""
+
+import json
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_runs import assert_same_end, finish, lines, start, tiny_recipe, values, write_yaml
+
+from nlp_mtl import Recipe, RunError, train
+
+
+def stopped_after(run: Path, step: int, folder: Path) -> Path:
+    """A copy of a run folder as it was when the process died some time after a checkpoint."""
+    shutil.copytree(run, folder)
+    for path in (folder / "checkpoints").iterdir():
+        if int(path.name.split("-")[1]) > step:
+            shutil.rmtree(path)
+    shutil.rmtree(folder / "model")
+    (folder / "results.json").unlink()
+    log = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    later = [line for line in log if json.loads(line)["step"] <= step + 1]
+    (folder / "metrics.jsonl").write_text("".join(later) + '{"step": 99, "lo')  # it died while writing
+    (folder / "checkpoints" / f"step-{step + 1}.partial").mkdir()
+    return folder
+
+
+def moved(recipe: Recipe, output_dir: Path, **training: Any) -> Recipe:
+    changed = recipe.training.model_copy(update=training)
+    return recipe.model_copy(update={"output_dir": str(output_dir), "training": changed})
+
+
+@pytest.mark.parametrize(("precision", "workers"), [("no", 0), ("no", 2), ("bf16", 0), ("bf16", 2)])
+def test_a_run_resumed_after_any_checkpoint_ends_as_if_it_had_not_stopped(
+    tmp_path: Path, precision: str, workers: int
+) -> None:
+    recipe = tiny_recipe(
+        tmp_path, dropout=0.2, mixed_precision=precision, num_workers=workers,
+        num_epochs=1.5, save_every=1, eval_every=4, log_every=3, keep_last=99,
+    )  # fmt: skip
+    train(recipe)
+    run = tmp_path / "run"
+    steps = range(1, 10)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [f"step-{step}" for step in steps]
+    for step in steps if workers == 0 else (3, 4, 8):  # 4 is an evaluation, 3 a line, 8 neither line nor start
+        copy = stopped_after(run, step, tmp_path / f"stopped-{step}")
+        torch.manual_seed(step)
+        train(moved(recipe, copy), resume=True)
+        assert_same_end(run, copy)
+
+
+def test_a_run_that_stopped_early_and_is_resumed_does_not_go_on(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, learning_rate=1e-9, head_learning_rate=1e-9, eval_every=1,
+                         early_stopping_patience=2, num_epochs=2)  # fmt: skip
+    results = train(recipe)
+    assert results["steps"] == 3 < 12
+    run = tmp_path / "run"
+    before = tmp_path / "before"
+    shutil.copytree(run, before)
+    assert train(recipe, resume=True) == results
+    assert_same_end(run, before)
+
+
+def test_a_finished_run_resumed_again_gives_what_it_gave(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, dropout=0.1)
+    results = train(recipe)
+    before = tmp_path / "before"
+    shutil.copytree(tmp_path / "run", before)
+    assert train(recipe, resume=True) == results
+    assert_same_end(tmp_path / "run", before)
+
+
+def test_a_run_that_died_before_its_model_was_saved_is_completed_by_resuming(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, eval_every=4)
+    train(recipe)
+    run, before = tmp_path / "run", tmp_path / "before"
+    shutil.copytree(run, before)
+    shutil.rmtree(run / "model")
+    (run / "results.json").unlink()
+    (run / "model.partial").mkdir()
+    train(recipe, resume=True)
+    assert_same_end(run, before)
+    assert not (run / "model.partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"training": {"learning_rate": 1e-4}}, ["training.learning_rate: 0.002 -> 0.0001"]),
+        ({"seed": 7, "training": {"batch_size": 8}}, ["training.batch_size: 16 -> 8", "seed: 0 -> 7"]),
+        ({"tasks": {"pos": {"loss_weight": 0.5}}}, ["tasks.pos.loss_weight: 1.0 -> 0.5"]),
+    ],
+)
+def test_another_recipe_is_refused_and_the_changed_keys_named(tmp_path: Path, changes: dict, told: list[str]) -> None:
+    plain = values(tmp_path, max_steps=2)
+    train(Recipe.from_dict(plain))
+    content = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+    def merge(old: dict, new: dict) -> dict:
+        return {**old, **{k: merge(old[k], v) if isinstance(v, dict) else v for k, v in new.items()}}
+
+    with pytest.raises(RunError, match="another recipe") as error:
+        train(Recipe.from_dict(merge(plain, changes)), resume=True)
+    assert str(error.value).splitlines()[1:] == [f"  {change}" for change in told]
+    assert content == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("section", ["datasets", "tasks"])
+def test_a_recipe_in_another_order_is_another_recipe(tmp_path: Path, section: str) -> None:
+    plain = values(tmp_path, max_steps=2)
+    train(Recipe.from_dict(plain))
+    plain[section] = dict(reversed(plain[section].items()))
+    with pytest.raises(RunError, match=f"{section}: in another order"):
+        train(Recipe.from_dict(plain), resume=True)
+
+
+def test_a_run_folder_that_was_moved_can_be_resumed(tmp_path: Path, monkeypatch) -> None:
+    recipe = tiny_recipe(tmp_path, save_every=2, eval_every=4, keep_last=9)
+    train(recipe)
+    copy = stopped_after(tmp_path / "run", 6, tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    train(moved(recipe, Path("elsewhere")), resume=True)
+    assert_same_end(tmp_path / "run", copy)
+
+
+def test_resuming_without_a_checkpoint_says_what_to_do_instead(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, max_steps=2)
+    with pytest.raises(RunError, match=r"no run to resume .*without --resume"):
+        train(recipe, resume=True)
+    train(recipe)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(RunError, match=r"no checkpoint to resume from .*--overwrite"):
+        train(recipe, resume=True)
+    train(recipe, overwrite=True)
+
+
+def test_a_damaged_newest_checkpoint_is_told_and_without_it_the_older_one_is_taken(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, save_every=3, keep_last=9, num_epochs=1)
+    train(recipe)
+    run, copy = tmp_path / "run", stopped_after(tmp_path / "run", 6, tmp_path / "copy")
+    file = copy / "checkpoints" / "step-6" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(RunError, match="step-6"):
+        train(moved(recipe, copy), resume=True)
+    shutil.rmtree(file.parent)
+    train(moved(recipe, copy), resume=True)
+    assert_same_end(run, copy)
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2]", "{", "\x00\x01"])
+def test_a_damaged_recipe_in_the_run_folder_is_told(tmp_path: Path, content: str) -> None:
+    recipe = tiny_recipe(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text(content)
+    with pytest.raises(RunError, match=r"recipe\.yaml .*cannot be resumed"):
+        train(recipe, resume=True)
+
+
+def wait_for_lines(run: Path, count: int) -> None:
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline:
+        if (run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").read_bytes().count(b"\n") >= count:
+            return
+        time.sleep(0.002)
+    raise TimeoutError(f"{run} has not logged {count} lines")
+
+
+def long_run(folder: Path, num_workers: int) -> tuple[Recipe, Path]:
+    """A recipe of 120 steps, and as a file for another run folder."""
+    folder.mkdir()
+    plain = values(folder, dropout=0.2, num_epochs=20, save_every=3, eval_every=25, num_workers=num_workers)
+    return Recipe.from_dict(plain), write_yaml(folder, {**plain, "output_dir": str(folder / "killed")})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(tmp_path: Path, seed: int) -> None:
+    recipe, file = long_run(tmp_path / "files", num_workers=2 * seed)
+    train(recipe)
+    killed, random_ = tmp_path / "files" / "killed", random.Random(seed)
+    process = start("train", file)
+    for kills in range(3):
+        wait_for_lines(killed, 5 + 30 * kills + random_.randrange(20))
+        time.sleep(random_.random() * 0.05)
+        process.send_signal(signal.SIGKILL)
+        assert finish(process)[0] == -signal.SIGKILL
+        process = start("train", file, "--resume")
+    code, _, errors = finish(process)
+    assert code == 0, errors
+    assert_same_end(Path(recipe.output_dir), killed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_run_that_is_interrupted_stops_at_once_and_can_be_resumed(tmp_path: Path, sent: int, code: int) -> None:
+    recipe, file = long_run(tmp_path / "files", num_workers=0)
+    killed = tmp_path / "files" / "killed"
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    process = start("train", file)
+    signal.signal(signal.SIGINT, handler)
+    wait_for_lines(killed, 10)
+    process.send_signal(sent)
+    found, _, errors = finish(process, timeout=20)
+    assert found == code
+    assert "Traceback" not in errors
+    assert lines(killed)[-1]["step"] < 120
+    found, _, errors = finish(start("train", file, "--resume"))
+    assert found == 0, errors
+    train(recipe)
+    assert_same_end(Path(recipe.output_dir), killed)

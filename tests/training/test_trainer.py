@@ -1,0 +1,307 @@
+import itertools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from tiny_runs import loss_lines, score_lines, tiny_recipe, values
+
+from nlp_mtl import Recipe, TrainingError
+from nlp_mtl.build import prepare, steps, trainer_arguments
+from nlp_mtl.models.encoder import load_encoder
+from nlp_mtl.models.multitask import MultiTaskModel, from_encoder
+from nlp_mtl.training.checkpoint import TrainingState
+from nlp_mtl.training.optimizer import schedule_factor
+from nlp_mtl.training.trainer import _step_seed, train
+
+Weights = dict[str, torch.Tensor]
+
+
+class Run:
+    """A model, its data, and a stand-in for evaluation that gives scores as told and keeps the weights it saw."""
+
+    def __init__(self, recipe: Recipe, scores: Sequence[float | None] = ()) -> None:
+        prepared = prepare(recipe)
+        self.data, self.tasks = steps(recipe, prepared), prepared.tasks
+        self.arguments = trainer_arguments(recipe, prepared)
+        self.folder = Path(recipe.output_dir)
+        self.folder.mkdir(exist_ok=True)
+        set_seed(recipe.seed)
+        self.model = from_encoder(load_encoder(recipe.encoder), self.tasks)
+        self.scores, self.seen = list(scores), []
+
+    def train(self, **changes: Any) -> TrainingState:
+        self.seen: list[Weights] = [self.weights()]
+        return train(
+            self.model, self.data, self.tasks, self._evaluate,
+            accelerator=Accelerator(), output_dir=self.folder, **{**self.arguments, **changes},
+        )  # fmt: skip
+
+    def weights(self) -> Weights:
+        return {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+
+    def checkpoints(self) -> set[int]:
+        return {int(path.name.split("-")[1]) for path in (self.folder / "checkpoints").glob("*")}
+
+    def _evaluate(self, model: MultiTaskModel) -> tuple[dict, float | None]:
+        self.seen.append(self.weights())
+        return {}, self.scores[len(self.seen) - 2] if len(self.seen) - 2 < len(self.scores) else None
+
+
+def run(folder: Path, scores: Sequence[float | None] = (), *, dropout: float = 0.0, **training: Any) -> Run:
+    return Run(tiny_recipe(folder, dropout=dropout, **training), scores)
+
+
+def same(one: Weights, two: Weights) -> bool:
+    return all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+
+
+def test_every_parameter_changes(tmp_path: Path) -> None:
+    a_run = run(tmp_path)
+    a_run.train()
+    before, after = a_run.seen[0], a_run.weights()
+    assert [name for name, _ in a_run.model.named_parameters() if torch.equal(before[name], after[name])] == []
+
+
+def test_the_model_ends_with_the_weights_of_the_best_evaluation(tmp_path: Path) -> None:
+    a_run = run(tmp_path, [0.1, 0.9, 0.9, 0.3], eval_every=3)
+    state = a_run.train()
+    assert (state.step, state.best_step, state.best_score, state.finished) == (12, 6, 0.9, True)
+    assert same(a_run.weights(), a_run.seen[2])
+    assert not same(a_run.weights(), a_run.seen[4])
+    assert a_run.checkpoints() == {6, 12}
+
+
+def test_without_scores_the_model_ends_with_the_last_weights(tmp_path: Path) -> None:
+    a_run = run(tmp_path, eval_every=5)
+    state = a_run.train()
+    assert (state.best_step, state.best_score, state.finished) == (None, None, True)
+    assert same(a_run.weights(), a_run.seen[-1])
+    assert a_run.checkpoints() == {12}
+
+
+def test_training_stops_early_after_so_many_evaluations_without_gain(tmp_path: Path) -> None:
+    a_run = run(tmp_path, [0.5, 0.4, 0.6, 0.6, 0.1, 0.9], eval_every=2, early_stopping_patience=2)
+    state = a_run.train()
+    assert (state.step, state.best_step, state.evaluations_without_gain) == (10, 6, 2)
+    assert [line["step"] for line in score_lines(a_run.folder)] == [2, 4, 6, 8, 10]
+    assert same(a_run.weights(), a_run.seen[3])
+
+
+def test_patience_is_remembered_by_a_resumed_run(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, eval_every=2, early_stopping_patience=2, max_steps=4, schedule="constant")
+    assert Run(recipe, [0.5, 0.4]).train().finished  # all of its four steps are done
+    (state_file,) = (tmp_path / "run" / "checkpoints" / "step-4").glob("state.json")
+    state_file.write_text(state_file.read_text().replace('"finished": true', '"finished": false'))
+    longer = recipe.model_copy(update={"training": recipe.training.model_copy(update={"max_steps": None})})
+    state = Run(longer, [0.3, 0.9]).train(resume=True)
+    assert (state.step, state.best_step, state.best_score) == (6, 2, 0.5)
+
+
+def test_lines_and_checkpoints_come_when_they_were_asked_for(tmp_path: Path) -> None:
+    a_run = run(tmp_path, log_every=5, eval_every=6, save_every=4, keep_last=99)
+    a_run.train()
+    assert [line["step"] for line in loss_lines(a_run.folder)] == [5, 10, 12]
+    assert [line["step"] for line in score_lines(a_run.folder)] == [6, 12]
+    assert a_run.checkpoints() == {4, 6, 8, 12}
+
+
+def test_a_line_tells_the_means_since_the_last_one(tmp_path: Path) -> None:
+    # One row a step: each step lacks some task.
+    options = {"batch_size": 1, "max_steps": 10, "save_every": 4}
+    each, some = run(tmp_path / "each", **options), run(tmp_path / "some", **options)
+    each.train(log_every=1)
+    some.train(log_every=5)
+    singles, means = loss_lines(each.folder), loss_lines(some.folder)
+    assert all(len(line["losses"]) < 3 for line in singles)
+    for number, line in enumerate(means):
+        part = singles[number * 5 : number * 5 + 5]
+        for task, loss in line["losses"].items():
+            given = [one["losses"][task] for one in part if task in one["losses"]]
+            assert loss == pytest.approx(sum(given) / len(given))
+        assert line["grad_norm"] == part[-1]["grad_norm"]
+        assert line["loss"] == pytest.approx(sum(line["losses"].values()))
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+def test_learning_rates_in_the_log_follow_the_schedule(tmp_path: Path, schedule: str) -> None:
+    a_run = run(tmp_path, schedule=schedule, warmup_fraction=0.2)
+    a_run.train()
+    for step, line in enumerate(loss_lines(a_run.folder)):
+        factor = schedule_factor(step, 12, schedule, 0.2)  # type: ignore[arg-type]
+        assert line["learning_rates"]["encoder"] == pytest.approx(2e-3 * factor)
+        assert line["learning_rates"]["heads, no decay"] == pytest.approx(1e-2 * factor)
+
+
+def test_the_first_step_does_not_depend_on_how_it_is_laid_out(tmp_path: Path) -> None:
+    firsts = []
+    for max_tokens in (32, 128, 4096):
+        a_run = run(tmp_path / str(max_tokens), max_tokens=max_tokens, max_steps=1)
+        a_run.train()
+        firsts.append((len(a_run.data[0].micro_batches), loss_lines(a_run.folder)[0]))
+    assert len({count for count, _ in firsts}) == 3
+    for _, line in firsts[1:]:
+        assert line["losses"] == pytest.approx(firsts[0][1]["losses"], rel=1e-5)
+        assert line["grad_norm"] == pytest.approx(firsts[0][1]["grad_norm"], rel=1e-5)
+
+
+def test_a_head_that_no_row_of_a_step_needs_is_neither_updated_nor_decayed(tmp_path: Path) -> None:
+    a_run = run(tmp_path, batch_size=1, max_steps=24, eval_every=1, weight_decay=0.5)
+    a_run.train()
+    idle = 0
+    for step, (before, after) in enumerate(itertools.pairwise(a_run.seen)):
+        counts = a_run.data[step].counts
+        for task, count in counts.items():
+            names = [name for name in before if name.startswith(f"heads.{task}_head.")]
+            assert all(torch.equal(before[name], after[name]) != bool(count) for name in names), (step, task)
+            idle += not count
+        # BERT's pooler is read by its text tasks only.
+        changed = not torch.equal(before["encoder.pooler.dense.weight"], after["encoder.pooler.dense.weight"])
+        assert changed == bool(counts["sentiment"])
+    assert idle > 24
+
+
+def test_a_task_with_loss_weight_0_is_watched_but_not_learned(tmp_path: Path) -> None:
+    plain = values(tmp_path, max_steps=4, weight_decay=0.5)
+    plain["tasks"]["sentiment"]["loss_weight"] = 0
+    a_run = Run(Recipe.from_dict(plain))
+    a_run.train()
+    before, after = a_run.seen[0], a_run.weights()
+    unlearned = {name for name, _ in a_run.model.named_parameters() if torch.equal(before[name], after[name])}
+    assert unlearned == {name for name in before if name.startswith(("heads.sentiment_head.", "encoder.pooler."))}
+    line = loss_lines(a_run.folder)[-1]
+    assert line["losses"].keys() == {"ner", "pos", "sentiment"}
+    assert line["loss"] == pytest.approx(line["losses"]["ner"] + line["losses"]["pos"])
+
+
+def test_loss_weights_scale_what_a_task_counts(tmp_path: Path) -> None:
+    plain = values(tmp_path, max_steps=1)
+    norms = {}
+    for weight in (1.0, 4.0):
+        for task in plain["tasks"].values():
+            task["loss_weight"] = weight
+        a_run = Run(Recipe.from_dict(plain))
+        a_run.train()
+        norms[weight] = loss_lines(a_run.folder)[-1]["grad_norm"]
+    assert norms[4.0] == pytest.approx(4 * norms[1.0], rel=1e-5)
+
+
+def test_max_grad_norm_0_never_clips(tmp_path: Path) -> None:
+    never, huge, small = (run(tmp_path / str(norm), max_grad_norm=norm, max_steps=3) for norm in (0, 1e9, 0.01))
+    for a_run in (never, huge, small):
+        a_run.train()
+    assert same(never.weights(), huge.weights())
+    assert not same(never.weights(), small.weights())
+    # The norm in the log is the one before clipping.
+    assert loss_lines(small.folder)[0]["grad_norm"] == loss_lines(never.folder)[0]["grad_norm"] > 0.01
+
+
+def test_dropout_is_on_everywhere_from_the_first_step_and_off_nowhere_after_an_evaluation(tmp_path: Path) -> None:
+    a_run = run(tmp_path, dropout=0.3, max_steps=4, eval_every=2)
+    modes: list[bool] = []
+    drops = [module for module in a_run.model.modules() if isinstance(module, torch.nn.Dropout)]
+    for module in drops:
+        module.register_forward_hook(lambda module, *_: modes.append(module.training))
+    a_run.train()
+    assert len(modes) >= 4 * len(drops) > 0
+    assert all(modes)
+
+
+def test_dropout_differs_between_steps_processes_and_seeds() -> None:
+    places = list(itertools.product(range(8), range(200), range(8)))
+    seeds = {_step_seed(*place) for place in places}
+    assert len(seeds) == len(places)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    torch.manual_seed(max(seeds))
+    draws = set()
+    for place in places[:400]:
+        torch.manual_seed(_step_seed(*place))
+        draws.add(float(torch.rand(())))
+    assert len(draws) > 395
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_two_runs_are_bit_identical_and_another_seed_is_another_run(tmp_path: Path, precision: str) -> None:
+    options = {"dropout": 0.2, "mixed_precision": precision, "num_epochs": 1}
+    one, two = run(tmp_path / "one", **options), run(tmp_path / "two", **options, num_workers=2)
+    one.train()
+    torch.manual_seed(12345)  # whatever the program did in between
+    two.train()
+    assert same(one.weights(), two.weights())
+    assert (one.folder / "metrics.jsonl").read_bytes() == (two.folder / "metrics.jsonl").read_bytes()
+    assert {tensor.dtype for tensor in one.weights().values() if tensor.is_floating_point()} == {torch.float32}
+    other = run(tmp_path / "other", **options)
+    other.train(seed=1)  # the same rows and first weights: only dropout differs
+    assert not same(one.weights(), other.weights())
+
+
+def test_bf16_is_really_used(tmp_path: Path) -> None:
+    losses = []
+    for precision in ("no", "bf16"):
+        a_run = run(tmp_path / precision, mixed_precision=precision, max_steps=1)
+        a_run.train()
+        losses.append(loss_lines(a_run.folder)[0]["loss"])
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+def test_a_learning_rate_that_explodes_stops_the_run_and_saves_nothing_after(tmp_path: Path) -> None:
+    a_run = run(tmp_path, learning_rate=1e30, save_every=1, keep_last=99, log_every=100, warmup_fraction=0)
+    with pytest.raises(TrainingError, match=r"at step 2\. .*learning_rate") as error:
+        a_run.train()
+    assert re.search(r"task `(ner|pos|sentiment)` is nan|gradient of .* is (nan|inf)", str(error.value))
+    assert a_run.checkpoints() == {1}
+    assert not (a_run.folder / "metrics.jsonl").exists()
+
+
+def poison_at(a_run: Run, step: int, parameter: str, value: float) -> None:
+    """One weight becomes ``value`` before a step, counted from 1 (each has one micro-batch)."""
+    calls = itertools.count(1)
+
+    def poison(*_: object) -> None:
+        if next(calls) == step:
+            with torch.no_grad():
+                dict(a_run.model.named_parameters())[parameter].flatten()[0] = value
+
+    a_run.model.register_forward_pre_hook(poison)
+
+
+@pytest.mark.parametrize("step", [1, 5])
+def test_a_loss_that_is_no_number_is_told_with_its_step_its_task_and_its_rows(tmp_path: Path, step: int) -> None:
+    a_run = run(tmp_path, save_every=2, log_every=3, keep_last=99, eval_every=100, max_tokens=4096)
+    poison_at(a_run, step, "heads.sentiment_head.classifier.weight", float("nan"))
+    with pytest.raises(TrainingError) as error:
+        a_run.train()
+    message = str(error.value)
+    assert f"the loss of task `sentiment` is nan at step {step}." in message
+    plan = a_run.data.sampler[step - 1]
+    rows = plan.rows[plan.datasets == 1].tolist()
+    told = re.findall(r"texts.train\.jsonl.*?(\d+)", message)
+    assert "words" not in message
+    assert len(told) == min(len(rows), 8)
+    assert all(place in message for place in a_run.data.where(plan, "sentiment")[:8])
+    assert a_run.checkpoints() == ({2, 4} if step == 5 else set())
+    assert [line["step"] for line in loss_lines(a_run.folder)] == [3] if step == 5 else True
+
+
+def test_an_infinite_gradient_of_a_finite_loss_is_told_with_its_own_step(tmp_path: Path) -> None:
+    a_run = run(tmp_path, log_every=4, save_every=4, eval_every=100, max_tokens=4096)
+    calls = itertools.count(1)
+    weight = dict(a_run.model.named_parameters())["heads.pos_head.classifier.weight"]
+    weight.register_hook(lambda gradient: gradient * (float("inf") if next(calls) == 2 else 1))
+    with pytest.raises(TrainingError, match=r"gradient of `ner`, `pos`, `sentiment` is (inf|nan) at step 2\.") as error:
+        a_run.train()
+    assert "train.jsonl" in str(error.value)
+    assert a_run.checkpoints() == set()
+
+
+def test_the_rows_named_are_at_most_eight_and_the_rest_counted(tmp_path: Path) -> None:
+    a_run = run(tmp_path, batch_size=32, log_every=1, max_tokens=4096)
+    poison_at(a_run, 1, "heads.pos_head.classifier.bias", float("inf"))
+    with pytest.raises(TrainingError, match="and 8 more") as error:
+        a_run.train()
+    assert str(error.value).count("train.jsonl") == 8
