@@ -1,9 +1,11 @@
-"""From a recipe to objects. Only this module and ``run`` unpack one; everything behind takes plain arguments."""
+"""From a recipe to objects. The verbs in ``run`` put them together; all other modules take plain arguments."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -15,10 +17,14 @@ from nlp_mtl.data.labels import LabelReader, resolve_task
 from nlp_mtl.data.layout import MICRO_BATCH_COST
 from nlp_mtl.data.loading import LoadedDataset, load_splits
 from nlp_mtl.data.sampling import Sampler, sampling_rates
-from nlp_mtl.errors import DataError, Problem, RecipeError
-from nlp_mtl.models.encoder import load_encoder_config, load_tokenizer, longest_input
+from nlp_mtl.errors import DataError, ModelError, Problem, RecipeError, listed
+from nlp_mtl.models.encoder import load_encoder, load_encoder_config, load_tokenizer, longest_input
+from nlp_mtl.models.multitask import MultiTaskModel, from_encoder
 from nlp_mtl.recipe import SPLITS, Recipe
 from nlp_mtl.tasks import Task
+
+DEFAULT_MAX_LENGTH = 512
+"""Tokens in a window where the recipe does not say: more costs memory and time that few texts are worth."""
 
 logger = logging.getLogger(__name__)
 
@@ -79,28 +85,23 @@ def prepare(
 
 
 def _tokenizer_and_framing(recipe: Recipe) -> tuple[PreTrainedTokenizerBase, Framing]:
-    tokenizer = load_tokenizer(recipe.encoder, recipe.encoder_revision)
     config = load_encoder_config(recipe.encoder, recipe.encoder_revision)
+    tokenizer = load_tokenizer(recipe.encoder, recipe.encoder_revision)
     return tokenizer, frame(tokenizer, _max_length(recipe, config, tokenizer), recipe.window_overlap)
 
 
 def _max_length(recipe: Recipe, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens in a window: the recipe's, checked, or as many as encoder and micro-batch take."""
-    longest, max_tokens = longest_input(config, tokenizer), recipe.training.max_tokens
-    chosen = recipe.max_length or min(longest, max_tokens)
+    """Tokens in a window. What is learned depends on it, so its default does not depend on ``max_tokens``."""
+    longest = longest_input(config, tokenizer)
+    chosen = recipe.max_length or min(longest, DEFAULT_MAX_LENGTH)
     problems = []
     if chosen > longest:
         problems.append(Problem("max_length", f"found {chosen}, but the encoder reads at most {longest} tokens"))
-    if chosen > max_tokens:
-        problems.append(
-            Problem(
-                "training.max_tokens",
-                f"a window of max_length {chosen} does not fit into {max_tokens} tokens",
-            )
-        )
+    if chosen > recipe.training.max_tokens:
+        found = f"found {recipe.training.max_tokens}, but a window of max_length {chosen} has to fit"
+        problems.append(Problem("training.max_tokens", f"{found}; raise it, or set a lower max_length"))
     if chosen < 16:
-        key = "max_length" if recipe.max_length else "training.max_tokens"
-        problems.append(Problem(key, f"windows of {chosen} tokens are too short; allow at least 16"))
+        problems.append(Problem("max_length", f"windows of {chosen} tokens are too short; allow at least 16"))
     if problems:
         raise RecipeError(problems)
     return chosen
@@ -127,6 +128,10 @@ def _tasks(
 ) -> tuple[list[Task], dict[str, dict[str, LabelReader]]]:
     """The tasks, and ``{task: {dataset: label reader}}``."""
     trained = {task.name: task for task in trained_tasks or ()}
+    if trained and not set(trained) & set(recipe.tasks):
+        raise ModelError(
+            f"the model has the tasks {listed(trained)}, the recipe {listed(recipe.tasks)}: none is in both"
+        )
     tasks, readers = [], {}
     for name, spec in recipe.tasks.items():
         if trained_tasks is not None and name not in trained:
@@ -195,9 +200,30 @@ def steps(
 
 
 def steps_per_epoch(recipe: Recipe, prepared: Prepared) -> int:
-    """Steps in which as many rows are drawn as the training splits hold."""
+    """Steps in which at least as many rows are drawn as the training splits hold, so that the last epoch ends last."""
     rows = sum(len(split) for split in prepared.split("train").values())
-    return max(1, round(rows / recipe.training.batch_size))
+    return math.ceil(rows / recipe.training.batch_size)
+
+
+def new_model(recipe: Recipe, prepared: Prepared) -> MultiTaskModel:
+    """The recipe's encoder with new heads (initialized from torch's global seed).
+
+    Raises:
+        ModelError: the encoder cannot be loaded, or is of a family that has no such heads.
+    """
+    return from_encoder(
+        load_encoder(recipe.encoder, recipe.encoder_revision, recipe.training.dropout),
+        prepared.tasks,
+        word_splitter=recipe.word_splitter,
+        max_length=prepared.framing.max_length,
+        window_overlap=recipe.window_overlap,
+    )
+
+
+def selection_weights(recipe: Recipe, prepared: Prepared) -> dict[str, float]:
+    """``{task: weight}`` of the mean that chooses the best model."""
+    given = recipe.training.selection_weights
+    return {task.name: given.get(task.name, 0.0) if given else 1.0 for task in prepared.tasks}
 
 
 def trainer_arguments(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
@@ -206,8 +232,7 @@ def trainer_arguments(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
     Raises:
         RecipeError: early stopping is wanted, but nothing can be scored.
     """
-    weights = recipe.training.selection_weights
-    chosen = [task.name for task in prepared.tasks if not weights or weights.get(task.name)]
+    chosen = [task for task, weight in selection_weights(recipe, prepared).items() if weight]
     validation = prepared.split("validation").values()
     can_score = any(split.labelled[name].any() for split in validation for name in chosen if name in split.labelled)
     if recipe.training.early_stopping_patience and not can_score:
@@ -218,3 +243,27 @@ def trainer_arguments(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
     )
     settings["eval_every"] = settings["eval_every"] or steps_per_epoch(recipe, prepared)
     return {**settings, "seed": recipe.seed}
+
+
+def describe_data(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
+    """What a run read, for ``results.json``: ``{dataset: where it is from, and its splits}``."""
+    return {
+        dataset: {
+            **recipe.datasets[dataset].model_dump(include={"path", "name", "revision"}, exclude_none=True),
+            "splits": {
+                name: {
+                    "rows": len(split),
+                    "taken_from": split.source.source,
+                    "files": [_relative(file, recipe.data_dir) for file in split.source.files],
+                }
+                for name, split in splits.items()
+            },
+        }
+        for dataset, splits in prepared.encoded.items()
+    }
+
+
+def _relative(file: str, data_dir: str) -> str:
+    """A file's path as seen from ``data_dir``, where it lies below it."""
+    path = Path(file)
+    return path.relative_to(data_dir).as_posix() if path.is_relative_to(data_dir) else file

@@ -31,6 +31,17 @@ Overrides = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from nlp_mtl import __version__
+
+        print(f"nlp-mtl {__version__}")
+        raise typer.Exit
+
+
 def _told(verb: Callable[..., None]) -> Callable[..., None]:
     """A verb whose errors become one message on stderr and exit code 2, unless ``--debug`` is given."""
 
@@ -93,7 +104,8 @@ def evaluate(
     from nlp_mtl.recipe import SPLITS, Recipe
 
     if split not in SPLITS:
-        raise typer.BadParameter(f"{split!r} is none of {', '.join(SPLITS)}", param_hint="--split")
+        near = " Did you mean validation?" if split in ("dev", "valid", "val") else ""
+        raise typer.BadParameter(f"{split!r} is none of {', '.join(SPLITS)}.{near}", param_hint="--split")
     path = recipe or Path(model) / "recipe.yaml"
     settings = Recipe.from_yaml(path, overrides or []) if recipe or path.is_file() else None
     _quiet_libraries()
@@ -113,7 +125,7 @@ def predict(
     model: Annotated[str, typer.Argument(help="A run folder, a model folder, or a Hub id.")],
     texts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TEXT... | -]", help="Texts; - reads lines from standard input."),
+        typer.Argument(metavar="[TEXT... | -]", help="Texts. Without any, or with -: the lines of standard input."),
     ] = None,
     tasks: Annotated[str | None, typer.Option(help="Tasks to answer, comma separated. Default: all.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
@@ -122,11 +134,15 @@ def predict(
     """Answer for texts, all tasks from one pass: one JSON object a line."""
     if not texts and sys.stdin.isatty():
         raise typer.BadParameter("give texts, or - to read lines from standard input", param_hint="TEXT")
+    if texts and "-" in texts and len(texts) > 1:
+        raise typer.BadParameter("`-` (read standard input) and texts exclude each other", param_hint="TEXT")
     _quiet_libraries()
     from nlp_mtl.inference.predictor import load
 
     nlp = load(model, revision=revision)
-    chosen = [name.strip() for name in tasks.split(",")] if tasks is not None else None
+    chosen = [name.strip() for name in tasks.split(",") if name.strip()] if tasks is not None else None
+    if chosen == []:
+        raise typer.BadParameter("names no task", param_hint="--tasks")
     for chunk in _chunks(_lines() if not texts or texts == ["-"] else iter(texts), 256):
         for text, answer in zip(chunk, nlp(chunk, tasks=chosen), strict=True):
             line = json.dumps({"text": text, "predictions": answer}, ensure_ascii=False)
@@ -200,8 +216,10 @@ def _quiet_libraries() -> None:
     import datasets
     import transformers
 
+    # The Hub's client prints its retries itself; passed on, they would be told twice.
+    logging.getLogger("huggingface_hub").propagate = False
     transformers.logging.set_verbosity_error()
-    datasets.logging.set_verbosity_error()
+    datasets.logging.set_verbosity(logging.CRITICAL)  # its errors reach users in our words
     if not sys.stderr.isatty():
         transformers.logging.disable_progress_bar()  # also those of downloads
         datasets.disable_progress_bars()

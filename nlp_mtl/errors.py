@@ -77,3 +77,8 @@ def listed(names: Iterable[object], limit: int = 12) -> str:
     quoted = [f"`{name}`" for name in names]
     rest = len(quoted) - limit
     return ", ".join(quoted[:limit]) + (f" and {rest} more" if rest > 0 else "") or "none"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message that says something, or its kind where none does."""
+    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)

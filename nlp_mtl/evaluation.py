@@ -140,13 +140,11 @@ def selection_score(results: Mapping[str, Scores], tasks: Sequence[Task], weight
     """The mean of the tasks' main metrics: what model selection and early stopping look at.
 
     Args:
-        weights: ``{task: weight}`` of the mean; empty: 1 each.
+        weights: ``{task: weight}`` of the mean.
 
     Returns:
         None where no task with a weight was scored.
     """
-    scored = [
-        (weights.get(t.name, 0.0 if weights else 1.0), results[t.name][t.metric]) for t in tasks if t.name in results
-    ]
+    scored = [(weights[t.name], results[t.name][t.metric]) for t in tasks if t.name in results]
     total = sum(weight for weight, _ in scored)
     return sum(weight * value for weight, value in scored) / total if total else None

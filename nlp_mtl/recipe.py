@@ -1,7 +1,7 @@
 """The recipe: what a YAML file may say, with every default in one place.
 
-Only ``build``, ``run``, ``cli`` and the package's ``__init__`` read recipes; all other modules take plain arguments
-of the same names. Reading one neither imports torch nor touches the network.
+Only ``build``, the verbs that stand on it, and the package's ``__init__`` see recipes; all other modules take plain
+arguments of the same names. Reading one neither imports torch nor touches the network.
 """
 
 import os
@@ -12,11 +12,18 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from nlp_mtl.recipe_reading import read_yaml, validate
+from nlp_mtl.recipe_reading import HELD_OUT, read_yaml, validate
 from nlp_mtl.tasks import Metric, TaskType
 
 SPLITS = ("train", "validation", "test")
 Split = Literal["train", "validation", "test"]
+
+
+COMPUTATION = frozenset({
+    "data_dir", "output_dir", "training.max_tokens", "training.mixed_precision", "training.num_workers",
+    "training.log_every", "training.save_every", "training.keep_last",
+})  # fmt: skip
+"""Keys that say where and how a run is computed, not what it learns: a resumed run may change them."""
 
 
 def _no_boolean(value: Any) -> Any:
@@ -60,9 +67,9 @@ class DatasetSpec(_Section):
     quoting; ``path: csv`` with a tab here reads tabs with quoting."""
     splits: dict[Split, str | None] = {}
     """The dataset's own name of a split, where it is not found by itself (``dev`` is); null: do not use it."""
-    validation_fraction: Fraction = 0.1
+    validation_fraction: Fraction = HELD_OUT
     """The share of train to hold out where the dataset has no validation split; 0: none."""
-    test_fraction: Fraction = 0.1
+    test_fraction: Fraction = HELD_OUT
     """The same for a missing test split."""
     max_rows: dict[Split, Positive] = {}
     """At most so many rows of a split, drawn by ``seed``."""
@@ -161,7 +168,7 @@ class Recipe(_Section):
     word_splitter: Literal["unicode", "english", "whitespace"] = "unicode"
     """How texts become words, in training and prediction; see :mod:`nlp_mtl.words`."""
     max_length: Positive | None = None
-    """Tokens in a window of text. Default: the most that the encoder and ``max_tokens`` allow."""
+    """Tokens in a window of text. Default: 512, or the most that the encoder reads if that is less."""
     window_overlap: Integer = Field(default=64, ge=0)
     """Tokens that neighbouring windows of a long text share."""
     data_dir: str = Field(default=".", min_length=1, validate_default=True)

@@ -14,6 +14,9 @@ from pydantic import BaseModel, ValidationError
 from nlp_mtl.errors import Problem, RecipeError, did_you_mean, listed
 from nlp_mtl.tasks import METRICS
 
+HELD_OUT = 0.1
+"""The share of train that a missing split takes, where the recipe does not say."""
+
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -87,6 +90,9 @@ def _apply_override(values: dict[str, Any], override: str) -> Problem | None:
     section: Any = values
     for depth, parent in enumerate(parents):
         if section.get(parent) is None:
+            near = did_you_mean(parent, map(str, section)) if parents[:depth] in (["tasks"], ["datasets"]) else ""
+            if near:  # a new one would be far from those that are there
+                return Problem(key, f"there is no `{parent}` in `{parents[0]}`.{near}")
             section[parent] = {}
         section = section[parent]
         if not isinstance(section, dict):
@@ -186,7 +192,8 @@ def _problem(cls: type[BaseModel], detail: Any) -> Problem:
         )
     if kind == "string_type" and isinstance(found, int | float | date):
         return Problem(path, f"found {found}, which is no text: put it in quotes")
-    return Problem(path, f"found {_short(found)}, but {_lower_first(detail['msg'].replace('Input', 'it', 1))}")
+    wanted = detail["msg"].split(", unable to parse")[0].replace("Input", "it", 1)
+    return Problem(path, f"found {_short(found)}, but {_lower_first(wanted)}")
 
 
 def _unknown_key(cls: type[BaseModel], place: Sequence[Any]) -> str:
@@ -290,12 +297,12 @@ def _dataset_problems(path: str, dataset: dict[str, Any]) -> Iterator[Problem]:
         yield Problem(path, "give one of `text` (a column of texts) and `tokens` (a column of word lists)")
     if dataset.get("path") == "conll" and not dataset.get("columns"):
         yield Problem(path, "a CoNLL file needs `columns`, for example [tokens, pos, chunk, ner]")
-    fractions = [_number(dataset.get(f"{split}_fraction", 0.1)) for split in ("validation", "test")]
+    fractions = [_number(dataset.get(f"{split}_fraction", HELD_OUT)) for split in ("validation", "test")]
     if all(0 <= fraction < 1 for fraction in fractions) and sum(fractions) >= 1:
         yield Problem(path, "validation_fraction and test_fraction together leave nothing to train on")
 
 
-def changed_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+def changed_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
     """The paths at which two resolved recipes differ, each with both values."""
     changes = []
     for key in [*old, *(key for key in new if key not in old)]:
@@ -303,7 +310,7 @@ def changed_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
         if isinstance(left, dict) and isinstance(right, dict):
             changes += changed_keys(left, right, f"{prefix}{key}.")
         elif left != right:
-            changes.append(f"{prefix}{key}: {left!r} -> {right!r}")
+            changes.append((f"{prefix}{key}", left, right))
     return changes
 
 

@@ -91,14 +91,19 @@ def print_check(report: Mapping[str, Any]) -> None:
     console.print(
         f"Steps: {steps['steps']:,} of {steps['batch_size']} rows ({steps['rows']:,} rows), windows of at most "
         f"{steps['max_length']} tokens, micro-batches of at most {steps['max_tokens']}.\n"
-        f"First step: {first['micro_batches_in_step']} micro-batches, {first['padding_in_step']:.1%} padding. "
-        f"Its first: {first['rows']} rows of up to {first['longest']} tokens, {first['padding']:.1%} padding; "
-        "labelled rows: " + ", ".join(f"{task} {count}" for task, count in first["labelled_rows"].items()),
+        f"First step: {_count(first['micro_batches_in_step'], 'micro-batch', 'es')}, "
+        f"{first['padding_in_step']:.1%} padding. Its first: {_count(first['rows'], 'row', 's')} of up to "
+        f"{first['longest']} tokens, {first['padding']:.1%} padding; labelled rows: "
+        + ", ".join(f"{task} {count}" for task, count in first["labelled_rows"].items()),
         markup=False,
     )
     if report["odd"]:
-        console.print(f"\n{len(report['odd'])} odd things:")
+        console.print(f"\n{_count(len(report['odd']), 'odd thing', 's')}:")
         for sentence in report["odd"]:
             console.print(f"  - {sentence}", markup=False, soft_wrap=True)
     else:
         console.print("\nNothing odd found.")
+
+
+def _count(number: int, thing: str, plural: str) -> str:
+    return f"{number:,} {thing}{plural if number != 1 else ''}"

@@ -1,6 +1,7 @@
 """A tiny multi-task model, and the stock single-task models that must answer as it does."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,13 @@ def tiny_model(family: str = "bert", tasks: Sequence[Task] = TASKS, **options: A
             if parameter.ndim == 2:
                 parameter.mul_(10)
     return model.eval()
+
+
+def saved(folder: Path, *, family: str = "bert", own_tokenizer: Any = None) -> Path:
+    """A model folder."""
+    tiny_model(family).save_pretrained(folder)
+    (own_tokenizer or tokenizer()).save_pretrained(folder)
+    return folder
 
 
 def stock(model: MultiTaskModel, task: Task) -> PreTrainedModel:

@@ -100,7 +100,7 @@ def test_a_task_without_a_label_to_train_on_is_told(tmp_path: Path) -> None:
         ({"max_length": 65}, {}, ["max_length: found 65", "at most 64"]),
         ({"max_length": 60}, {"max_tokens": 32}, ["training.max_tokens", "60", "32"]),
         ({"max_length": 8}, {}, ["max_length: windows of 8 tokens are too short"]),
-        ({}, {"max_tokens": 15}, ["training.max_tokens: windows of 15 tokens are too short"]),
+        ({}, {"max_tokens": 60}, ["training.max_tokens: found 60", "max_length 64", "lower max_length"]),
     ],
 )
 def test_lengths_that_do_not_fit_are_told_with_their_keys(tmp_path: Path, changes, training, told) -> None:

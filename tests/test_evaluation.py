@@ -137,11 +137,11 @@ def test_the_model_is_put_back_into_its_mode(model: MultiTaskModel, training: bo
 @pytest.mark.parametrize(
     ("weights", "expected"),
     [
-        ({}, 0.7),
-        ({"ner": 3, "pos": 1}, 0.6),
-        ({"ner": 2}, 0.5),
-        ({"pos": 1, "sentiment": 9}, 0.9),
-        ({"sentiment": 1}, None),
+        ({"ner": 1, "pos": 1, "sentiment": 1}, 0.7),
+        ({"ner": 3, "pos": 1, "sentiment": 0}, 0.6),
+        ({"ner": 2, "pos": 0, "sentiment": 0}, 0.5),
+        ({"ner": 0, "pos": 1, "sentiment": 9}, 0.9),
+        ({"ner": 0, "pos": 0, "sentiment": 1}, None),
     ],
 )
 def test_the_selection_score_is_the_mean_of_the_main_metrics_that_were_scored(

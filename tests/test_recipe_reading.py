@@ -263,17 +263,17 @@ def test_changed_keys_tells_each_difference_with_both_values(path):
         path, overrides=["training.batch_size=3", "tasks.ner.dataset=[words]", "tasks.ner.label_map.a=b"]
     ).to_dict()
     assert changed_keys(old, new) == [
-        "tasks.ner.dataset: 'words' -> ['words']",
-        "tasks.ner.label_map.a: None -> 'b'",
-        "training.batch_size: 64 -> 3",
+        ("tasks.ner.dataset", "words", ["words"]),
+        ("tasks.ner.label_map.a", None, "b"),
+        ("training.batch_size", 64, 3),
     ]
 
 
 def test_changed_keys_tells_what_only_one_side_has():
     assert changed_keys({"a": 1, "b": {"c": 2}}, {"b": {"d": 3}}) == [
-        "a: 1 -> None", "b.c: 2 -> None", "b.d: None -> 3",
+        ("a", 1, None), ("b.c", 2, None), ("b.d", None, 3),
     ]  # fmt: skip
-    assert changed_keys({"a": {"b": 1}}, {"a": 1}) == ["a: {'b': 1} -> 1"]
+    assert changed_keys({"a": {"b": 1}}, {"a": 1}) == [("a", {"b": 1}, 1)]
 
 
 def test_reading_a_recipe_imports_no_torch(path):

@@ -52,13 +52,15 @@ def test_results_tell_scores_data_seed_versions_and_command(done) -> None:
     assert results["seed"] == 0
     assert results["steps"] == 240
     assert results["versions"]["torch"] == version("torch")
-    assert results["data"]["words"]["train"] == {"rows": 48, "taken_from": "train", "files": ["train.jsonl"]}
+    train_split = {"rows": 48, "taken_from": "train", "files": ["words/train.jsonl"]}
+    assert results["data"]["words"]["splits"]["train"] == train_split
     assert results["command"]
     scores = results["scores"]["validation"]
     mean = sum(scores[task][metric] for task, metric in results["main_metrics"].items()) / 3
-    assert results["selection_score"] == pytest.approx(mean)
+    assert results["selection"]["score"] == pytest.approx(mean)
+    assert results["selection"]["weights"] == {"ner": 1, "pos": 1, "sentiment": 1}
     best = max(score_lines(run), key=lambda line: line["selection_score"])
-    assert (results["step"], results["selection_score"]) == (best["step"], best["selection_score"])
+    assert (results["step"], results["selection"]["score"]) == (best["step"], best["selection_score"])
     assert scores == best["scores"]
 
 
@@ -150,7 +152,7 @@ def test_a_run_without_any_validation_data_keeps_its_last_weights(tmp_path: Path
     with caplog.at_level(logging.INFO, "nlp_mtl"):
         results = train(Recipe.from_dict(without_validation(values(tmp_path))))
     assert results["scores"].keys() == {"test"}
-    assert results["selection_score"] is None
+    assert results["selection"]["score"] is None
     assert (results["step"], results["steps"]) == (12, 12)
     assert "Step 12 of 12: no validation data" in caplog.text
     assert evaluate(tmp_path / "run") == results["scores"]["test"]
@@ -160,8 +162,8 @@ def test_a_run_without_any_validation_data_keeps_its_last_weights(tmp_path: Path
 
 def test_selection_weights_choose_what_the_best_model_is_best_at(tmp_path: Path) -> None:
     results = train(tiny_recipe(tmp_path, selection_weights={"sentiment": 2.0}))
-    assert results["selection_score"] == results["scores"]["validation"]["sentiment"]["accuracy"]
-    assert results["selection"].startswith("weighted mean")
+    assert results["selection"]["score"] == results["scores"]["validation"]["sentiment"]["accuracy"]
+    assert results["selection"]["weights"] == {"ner": 0, "pos": 0, "sentiment": 2}
 
 
 def test_a_fraction_of_an_epoch_and_few_steps_can_be_trained(tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from nlp_mtl.data.batches import Framing, StepDataset, item_lengths
 from nlp_mtl.data.encoding import EncodedSplit, label_column
 from nlp_mtl.data.labels import MISSING, count_ids
 from nlp_mtl.data.layout import layout
-from nlp_mtl.data.loading import LoadedDataset
+from nlp_mtl.data.loading import LoadedDataset, LoadedSplit
 from nlp_mtl.tasks import Task, iob2_break
 
 _SHOWN = 3
@@ -22,8 +23,13 @@ def data_report(
     encoded: Mapping[str, Mapping[str, EncodedSplit]],
     framing: Framing,
     data: StepDataset,
+    *,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """Everything ``nlp-mtl check`` prints, as plain values.
+
+    Args:
+        progress: show bars while rows are looked through.
 
     Returns:
         ``notes`` (splits carved or capped), ``splits`` (rows and lengths), ``labels`` (counts), ``sampling``,
@@ -58,9 +64,9 @@ def data_report(
                 problem
                 for splits in encoded.values()
                 for rows in splits.values()
-                for problem in _odd_rows(tasks, rows, framing)
+                for problem in _odd_rows(tasks, rows, framing, progress)
             ),
-            *(problem for dataset in loaded.values() for problem in _duplicates(dataset)),
+            *(problem for group in _related(tasks, loaded, encoded) for problem in _duplicates(group, progress)),
         ],
     }
 
@@ -140,31 +146,37 @@ def _micro_batch_report(tasks: Sequence[Task], data: StepDataset) -> dict[str, A
 
 
 def _odd_labels(tasks: Sequence[Task], encoded: Mapping[str, Mapping[str, EncodedSplit]]) -> Iterator[str]:
-    """Labels that a task cannot learn, or barely."""
+    """Labels that a task cannot learn."""
     for task in tasks:
-        counts: dict[str, np.ndarray] = {}
-        for splits in encoded.values():
-            for split, rows in splits.items():
-                if task.name in rows.labelled:
-                    found = count_ids(_label_ids(rows, task), len(task.labels))
-                    counts[split] = counts.get(split, 0) + found
-        train = counts.get("train", np.zeros(len(task.labels)))
+        read = [
+            (split, rows, count_ids(_label_ids(rows, task), len(task.labels)))
+            for splits in encoded.values()
+            for split, rows in splits.items()
+            if task.name in rows.labelled
+        ]
         for place, label in enumerate(task.labels):
-            elsewhere = [split for split, found in counts.items() if split != "train" and found[place]]
-            if not train[place] and elsewhere:
-                yield f"task `{task.name}`: the label `{label}` occurs in {' and '.join(elsewhere)} but never in train"
-            elif not train[place]:
+            if any(counts[place] for split, _, counts in read if split == "train"):
+                continue
+            elsewhere = [(split, rows) for split, rows, counts in read if counts[place]]
+            if not elsewhere:
                 yield f"task `{task.name}`: the label `{label}` never occurs"
+            for split, rows in elsewhere:
+                first = next(r for r, ids in enumerate(rows.rows[label_column(task.name)]) if place in ids)
+                yield (
+                    f"task `{task.name}`: the label `{label}` occurs in {split} but never in train; "
+                    f"first in {rows.source.where(first)}"
+                )
 
 
-def _odd_rows(tasks: Sequence[Task], rows: EncodedSplit, framing: Framing) -> Iterator[str]:
+def _odd_rows(tasks: Sequence[Task], rows: EncodedSplit, framing: Framing, progress: bool) -> Iterator[str]:
     empty = np.flatnonzero(rows.lengths == 0).tolist()
     yield from _places(empty, rows, "no word in it")
     yield from _places(list(_cut_words(rows, framing)), rows, "a word longer than a window; only its start is read")
     for task in tasks:
         if task.is_spans and task.name in rows.labelled:
             broken = []
-            for row, ids in enumerate(rows.rows[label_column(task.name)]):
+            title = f"Checking {task.name} in {rows.source.dataset}"
+            for row, ids in enumerate(_shown(rows.rows[label_column(task.name)], title, progress)):
                 tags = [task.labels[i] if i != MISSING else "O" for i in ids]
                 place = iob2_break(tags)
                 if place is not None:
@@ -189,31 +201,50 @@ def _places(found: Sequence[int], rows: EncodedSplit, what: str) -> Iterator[str
     for row in found[:_SHOWN]:
         yield f"{rows.source.where(row)}: {what}"
     if len(found) > _SHOWN:
-        place = f"dataset `{rows.source.dataset}`, split {rows.source.source}"
-        yield f"{place}: {len(found) - _SHOWN} more rows like that ({what})"
+        yield f"{rows.source.title}: {len(found) - _SHOWN} more rows like that ({what})"
 
 
-def _duplicates(dataset: LoadedDataset) -> Iterator[str]:
+def _related(
+    tasks: Sequence[Task],
+    loaded: Mapping[str, LoadedDataset],
+    encoded: Mapping[str, Mapping[str, EncodedSplit]],
+) -> list[list[LoadedDataset]]:
+    """The datasets in groups: those of one task, directly or by another task, are together."""
+    groups: list[set[str]] = [{name} for name in loaded]
+    for task in tasks:
+        read = {name for name, splits in encoded.items() if any(task.name in s.labelled for s in splits.values())}
+        apart = [group for group in groups if not group & read]
+        groups = [*apart, set().union(*(group for group in groups if group & read))]
+    return [[dataset for name, dataset in loaded.items() if name in group] for group in groups if group]
+
+
+def _duplicates(group: Sequence[LoadedDataset], progress: bool) -> Iterator[str]:
     """Texts that stand in two splits, so that a score is partly one of memory; and repeats inside one."""
-    first: dict[int, tuple[str, int]] = {}
-    across: dict[tuple[str, str], list[tuple[int, int]]] = {}
-    inside: dict[str, int] = {}
-    for split, source in dataset.splits.items():
-        for row, text in enumerate(source.rows[dataset.column]):
-            key = hash(tuple(text) if isinstance(text, list) else text)
-            if text and key not in first:
-                first[key] = (split, row)
-            elif text and first[key][0] == split:
-                inside[split] = inside.get(split, 0) + 1
-            elif text:
-                across.setdefault((first[key][0], split), []).append((first[key][1], row))
-    for (left, right), pairs in across.items():
-        for a, b in pairs[:_SHOWN]:
-            yield f"the same text in {dataset.splits[left].where(a)} and in {dataset.splits[right].where(b)}"
-        if len(pairs) > _SHOWN:
-            yield f"dataset `{dataset.name}`: {len(pairs) - _SHOWN} more texts of {right} stand in {left}"
-    for split, count in inside.items():
-        yield f"dataset `{dataset.name}`: {count} repeated texts inside {split}"
+    first: dict[int, tuple[str, LoadedSplit, int]] = {}
+    found: dict[tuple[str, str, bool], list[str]] = {}
+    for dataset in group:
+        for split, source in dataset.splits.items():
+            title = f"Looking for repeats in {dataset.name} {split}"
+            for row, words in enumerate(_shown(source.rows[dataset.column], title, progress)):
+                text = " ".join(word or "" for word in words) if isinstance(words, list) else words
+                if not text:
+                    continue
+                known, other, place = first.setdefault(hash(text), (split, source, row))
+                if other is source and place == row:
+                    continue
+                sentence = f"the same text in {other.where(place)} and in {source.where(row)}"
+                found.setdefault((other.title, source.title, known == split), []).append(sentence)
+    # What leaks into a score comes first.
+    for (left, right, _), sentences in sorted(found.items(), key=lambda pair: pair[0][2]):
+        yield from sentences[:_SHOWN]
+        if len(sentences) > _SHOWN:
+            rest = f"{len(sentences) - _SHOWN} more"
+            yield f"{right}: {rest} " + ("repeated texts" if left == right else f"texts that are also in {left}")
+
+
+def _shown(rows: Any, title: str, progress: bool) -> Any:
+    """The rows, with a progress bar."""
+    return tqdm(rows, desc=title, disable=not progress, leave=False, delay=1)
 
 
 def label_summary(counts: Mapping[str, int], limit: int = 8) -> str:

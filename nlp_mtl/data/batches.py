@@ -1,5 +1,6 @@
 """From rows to tensors: windows, micro-batches, labels, counts."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from nlp_mtl.data.encoding import EncodedSplit, label_column
 from nlp_mtl.data.labels import MISSING
-from nlp_mtl.data.layout import layout
+from nlp_mtl.data.layout import MICRO_BATCH_COST, layout
 from nlp_mtl.data.sampling import Sampler, StepPlan
 from nlp_mtl.data.tokenization import Window, special_ids, windows
 from nlp_mtl.tasks import Task
@@ -86,8 +87,6 @@ class StepBatches(NamedTuple):
     micro_batches: list[MicroBatch]
     counts: dict[str, int]
     """``{task: labelled items in the whole step}``, over all processes."""
-    num_tokens: int
-    """Tokens of the whole step, padding not counted."""
 
 
 def read_items(
@@ -182,7 +181,7 @@ class StepDataset(Dataset[StepBatches]):
         framing: Framing,
         *,
         max_tokens: int,
-        micro_batch_cost: int = 96,
+        micro_batch_cost: int = MICRO_BATCH_COST["cpu"],
         process: int = 0,
         num_processes: int = 1,
     ) -> None:
@@ -204,7 +203,7 @@ class StepDataset(Dataset[StepBatches]):
         lengths = item_lengths(items, self.framing)
         mine = layout(lengths, self.num_processes, self.max_tokens, self.micro_batch_cost)[self.process]
         micro_batches = [collate([items[i] for i in batch], self.tasks, self.framing) for batch in mine]
-        return StepBatches(step, micro_batches, self.counts(plan), int(lengths.sum()))
+        return StepBatches(step, micro_batches, self.counts(plan))
 
     def items(self, plan: StepPlan) -> list[Item]:
         """The windows of a plan's rows; ``place`` counts rows, dataset by dataset."""
@@ -224,6 +223,14 @@ class StepDataset(Dataset[StepBatches]):
             for task, labelled in self.splits[dataset].labelled.items():
                 counts[task] += int(labelled[rows].sum())
         return counts
+
+    def digest(self) -> str:
+        """What tells other training data from these: rows, their lengths and labelled items, dataset by dataset."""
+        digest = hashlib.sha256()
+        for split in self.splits:
+            for name, values in (("", split.lengths), *sorted(split.labelled.items())):
+                digest.update(f"{name}:{len(values)}:".encode() + values.astype(np.int64).tobytes())
+        return digest.hexdigest()
 
     def where(self, plan: StepPlan, task: str) -> list[str]:
         """The places of a plan's rows that carry a task's labels, for messages."""

@@ -14,13 +14,13 @@ from typing import Any
 import datasets
 from datasets.exceptions import DatasetGenerationError
 
-from nlp_mtl.errors import DataError, did_you_mean, listed
+from nlp_mtl.errors import DataError, did_you_mean, first_line, listed
 
 ENDINGS = {
     "jsonl": "json", "json": "json", "csv": "csv", "tsv": "tsv", "parquet": "parquet",
-    "conllu": "conllu", "txt": "text",
+    "conllu": "conllu",
 }  # fmt: skip
-FORMATS = ("conll", "conllu", "csv", "json", "parquet", "text", "tsv")
+FORMATS = ("conll", "conllu", "csv", "json", "parquet", "tsv")
 _CONLLU_COLUMNS = ["id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc"]
 _NO_ROWS = ("corresponds to no data", "No columns to parse", "at least one example")
 """What the readers say of an empty file."""
@@ -155,8 +155,10 @@ def _broken_line(file: str) -> str:
                     return f"line {number} is not valid JSON: {error.msg} at character {error.pos + 1}"
                 if not isinstance(value, dict):
                     return f"line {number} is not a JSON object: {line.strip()[:60]}"
-    except (OSError, ValueError):
-        pass
+    except UnicodeDecodeError:
+        return "it is not text in UTF-8"
+    except OSError:
+        pass  # not gzip after all, for example: the reader's own error tells
     return ""
 
 
@@ -174,8 +176,3 @@ def _clean_conllu(batch: dict[str, list[list[str]]]) -> dict[str, list[list[str 
         ]
         for column, rows in batch.items()
     }
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its kind where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -176,17 +176,20 @@ def value_counts(split: LoadedSplit, column: str) -> dict[Any, int]:
 
 
 def _check_merge(task: str, found: Mapping[str, Sequence[str]]) -> None:
-    """Datasets of one task that share no label are a mistake, not two halves of a label set."""
-    first, *others = found
+    """Datasets of one task that share no label, directly or by others, are a mistake, not parts of a label set."""
+    first, *rest = found
     known = set(found[first])
-    for other in others:
-        given = set(found[other])
-        if not (known & given) - {"O"} and len(known | given) > 1:
+    while rest:
+        joining = [
+            other for other in rest if (known & set(found[other])) - {"O"} or len(known | set(found[other])) <= 1
+        ]
+        if not joining:
             raise DataError(
-                f"task `{task}`: datasets `{first}` and `{other}` share no label: {listed(sorted(known))} against "
-                f"{listed(found[other])}. Rename with `label_map: {{given: wanted}}`, or make them two tasks"
+                f"task `{task}`: datasets `{first}` and `{rest[0]}` share no label: {listed(sorted(known))} against "
+                f"{listed(found[rest[0]])}. Rename with `label_map: {{given: wanted}}`, or make them two tasks"
             )
-        known |= given
+        known = known.union(*(found[other] for other in joining))
+        rest = [other for other in rest if other not in joining]
 
 
 def _where_label(

@@ -14,7 +14,9 @@ MICRO_BATCH_COST = {"cpu": 96, "cuda": 1024}
 The cutter weighs it against padding. On GPUs launches dominate below some thousand tokens."""
 
 
-def cut(lengths: Sequence[int] | np.ndarray, max_tokens: int, micro_batch_cost: int = 96) -> list[np.ndarray]:
+def cut(
+    lengths: Sequence[int] | np.ndarray, max_tokens: int, micro_batch_cost: int = MICRO_BATCH_COST["cpu"]
+) -> list[np.ndarray]:
     """Cut items into padded micro-batches at the least cost.
 
     Items are sorted by length, so micro-batches mix tasks and datasets. Of all ways to cut the sorted items,
@@ -58,7 +60,7 @@ def layout(
     lengths: Sequence[int] | np.ndarray,
     num_processes: int,
     max_tokens: int,
-    micro_batch_cost: int = 96,
+    micro_batch_cost: int = MICRO_BATCH_COST["cpu"],
 ) -> list[list[np.ndarray]]:
     """The micro-batches of each process: the same number for all, of about the same cost.
 

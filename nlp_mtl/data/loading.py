@@ -12,8 +12,8 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from nlp_mtl.data.columns import check_columns, items_of, with_common_types
-from nlp_mtl.data.files import FORMATS, first_line, read_files
-from nlp_mtl.errors import DataError, did_you_mean, listed
+from nlp_mtl.data.files import FORMATS, read_files
+from nlp_mtl.errors import DataError, did_you_mean, first_line, listed
 
 _ALIASES = {
     "train": ("train", "training"),
@@ -36,6 +36,8 @@ class LoadedSplit:
     """The files that were read, in order; empty for data from the Hub or a folder."""
     file_sizes: tuple[int, ...] = ()
     """Rows of each file."""
+    held_out_as: str = ""
+    """The split that the rows were held out for; empty where the source has the split itself."""
 
     def where(self, row: int) -> str:
         """A row's place, in words a user can follow."""
@@ -45,7 +47,13 @@ class LoadedSplit:
             place = int(np.searchsorted(stops, number, side="right"))
             number -= int(stops[place]) - self.file_sizes[place]
             file = f" of {self.files[place]}"
-        return f"dataset `{self.dataset}`, split {self.source}, row {number}{file} (counted from 0)"
+        return f"{self.title}, row {number}{file} (counted from 0)"
+
+    @property
+    def title(self) -> str:
+        """Dataset and split, in words a user can follow."""
+        split = f"{self.held_out_as} (held out of {self.source})" if self.held_out_as else self.source
+        return f"dataset `{self.dataset}`, split {split}"
 
     def take(self, places: np.ndarray) -> "LoadedSplit":
         """The rows at ``places``."""
@@ -78,8 +86,8 @@ def load_splits(
     columns: Sequence[str] | None = None,
     delimiter: str | None = None,
     splits: Mapping[str, str | None] | None = None,
-    validation_fraction: float = 0.1,
-    test_fraction: float = 0.1,
+    validation_fraction: float,
+    test_fraction: float,
     max_rows: Mapping[str, int] | None = None,
     label_columns: Sequence[str] = (),
     stratify: str | None = None,
@@ -229,7 +237,7 @@ def _carve(
         chosen = np.sort(order[start : start + size])
         start += size
         held_out += chosen.tolist()
-        loaded[split] = train.take(chosen)
+        loaded[split] = replace(train.take(chosen), held_out_as=split)
         how = f", stratified by {stratify}" if stratify else ""
         notes.append(f"{train.dataset}: no {split} split; {size} of {count} train rows held out (seed {seed}{how})")
     if held_out:

@@ -14,11 +14,9 @@ strays from its share by a dozen rows.)
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-
-Strategy = Literal["proportional", "temperature", "uniform"]
 
 
 class StepPlan(NamedTuple):
@@ -31,7 +29,7 @@ class StepPlan(NamedTuple):
     """[rows] The row in that dataset."""
 
 
-def sampling_rates(sizes: Sequence[int], strategy: Strategy = "proportional", temperature: float = 2.0) -> np.ndarray:
+def sampling_rates(sizes: Sequence[int], strategy: str, temperature: float = 1.0) -> np.ndarray:
     """[datasets] The share of rows that each dataset gives; they sum to 1.
 
     Args:

@@ -28,7 +28,7 @@ def decode_tokens(
     scores = probabilities[np.arange(len(words)), best]
     labels = [task.labels[i] for i in best]
     if task.is_spans:
-        found = iob_spans(labels)
+        found = [span for span in iob_spans(labels) if words[span[1]][0] < words[span[2] - 1][1]]  # not of empty words
     else:
         found = [(label, place, place + 1) for place, label in enumerate(labels)]
     answers = []

@@ -1,15 +1,11 @@
 """Texts in, plain values out: all tasks from one pass."""
 
-import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, overload
 
 import torch
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from nlp_mtl.data.batches import frame, windowed
@@ -17,9 +13,9 @@ from nlp_mtl.data.tokenization import encode_words
 from nlp_mtl.errors import ModelError, did_you_mean, listed
 from nlp_mtl.inference.decoding import decode_text, decode_tokens
 from nlp_mtl.inference.scoring import score_items
-from nlp_mtl.models.encoder import load_tokenizer
-from nlp_mtl.models.multitask import MultiTaskConfig, MultiTaskModel
-from nlp_mtl.words import WORD_SPLITTERS, split_words
+from nlp_mtl.models.loading import load_model
+from nlp_mtl.models.multitask import MultiTaskModel
+from nlp_mtl.words import split_words
 
 Answer = dict[str, Any]
 """``{task: answer}``: a list of entries for token tasks, one entry for text tasks."""
@@ -62,7 +58,7 @@ class Predictor:
 
         Args:
             texts: a text; several texts; or several texts that come as lists of words. Offsets index into the text as
-                it was given; for words, into the words joined by single spaces.
+                it was given; for words, into the words joined by single spaces (empty ones left out).
             tasks: names of the tasks to answer; default: all. Other heads are not run.
 
         Returns:
@@ -135,11 +131,13 @@ def _find_words(text: str | Sequence[str], place: int, word_splitter: str) -> tu
         return text, split_words(text, word_splitter)
     if not isinstance(text, list | tuple) or not all(isinstance(word, str) for word in text):
         raise TypeError(f"text {place} should be a string or a list of words, but it is {text!r:.60}")
-    spans, end = [], -1
+    joined = ""
+    spans = []
     for word in text:
-        spans.append((end + 1, end + 1 + len(word)))
-        end = spans[-1][1]
-    return " ".join(text), spans
+        joined += " " * bool(joined and word)  # an empty word takes no place, and no space
+        spans.append((len(joined), len(joined) + len(word)))
+        joined += word
+    return joined, spans
 
 
 def load(path: str | Path, *, revision: str | None = None, device: str | None = None, **options: Any) -> Predictor:
@@ -156,68 +154,3 @@ def load(path: str | Path, *, revision: str | None = None, device: str | None = 
     model, tokenizer = load_model(path, revision=revision)
     torch.nn.Module.to(model, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return Predictor(model, tokenizer, **options)
-
-
-def load_model(path: str | Path, *, revision: str | None = None) -> tuple[MultiTaskModel, PreTrainedTokenizerBase]:
-    """The model and tokenizer of a run folder, a model folder, or a Hub id, on the CPU in float32.
-
-    Raises:
-        ModelError: there is no model, or it is not one of ours.
-    """
-    name = os.path.expanduser(path)
-    if (Path(name) / "recipe.yaml").is_file():
-        name = str(Path(name) / "model")
-        if not Path(name).is_dir():
-            raise ModelError(f"the run folder {path} has no model yet; its training has not finished (see --resume)")
-    looks_local = Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
-    if Path(name).is_dir():
-        _check_is_ours(Path(name))
-    elif looks_local or Path(name).exists():
-        raise ModelError(f"there is no model folder {path}")
-    try:
-        config = MultiTaskConfig.from_pretrained(name, revision=revision or "main")
-        if config.model_type != MultiTaskConfig.model_type or not config.tasks:
-            raise ModelError(f"`{name}` is not a model of nlp_mtl: its config has no tasks")
-        _check_config(config, name)
-        loaded: Any = MultiTaskModel.from_pretrained(
-            name, config=config, revision=revision or "main", dtype=torch.float32, output_loading_info=True
-        )
-    except (OSError, ValueError, SafetensorError, HfHubHTTPError, HFValidationError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"model `{path}` cannot be loaded: {first}") from error
-    except RuntimeError as error:  # of other shapes
-        raise ModelError(f"model `{path}` cannot be loaded: its weights do not fit its config.json") from error
-    model: MultiTaskModel = loaded[0]
-    missing = sorted(loaded[1]["missing_keys"])
-    if missing:  # they would be random
-        raise ModelError(f"model `{path}` cannot be loaded: its weights lack {listed(missing)}")
-    return model.eval(), load_tokenizer(name, revision)
-
-
-def _check_config(config: MultiTaskConfig, name: str) -> None:
-    """That what only an answer would run into is sound."""
-    try:
-        config.task_list()
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"the config.json of `{name}` has tasks that cannot be read: {error!r}") from error
-    if config.word_splitter not in WORD_SPLITTERS:
-        raise ModelError(
-            f"the config.json of `{name}` has the word_splitter `{config.word_splitter}`; known are "
-            f"{listed(WORD_SPLITTERS)}"
-        )
-
-
-def _check_is_ours(folder: Path) -> None:
-    file = folder / "config.json"
-    if not file.is_file():
-        raise ModelError(f"{folder} is not a model folder: it has no config.json")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{file} is not valid JSON: {error}") from error
-    found = config.get("model_type") if isinstance(config, dict) else None
-    if found != MultiTaskConfig.model_type:
-        raise ModelError(
-            f"{folder} holds a model of the type `{found}`, not one of nlp_mtl; "
-            "to train on top of it, give it as `encoder:` in a recipe"
-        )

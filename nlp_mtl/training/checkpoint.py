@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from nlp_mtl.errors import RunError
+from nlp_mtl.storage import PARTIAL, aside, written_folder
 
 _NAME = re.compile(r"step-(\d+)")
 
@@ -36,6 +37,8 @@ class TrainingState:
     """Training has ended: all steps done, or stopped early."""
     pending: dict[str, list[float]] = field(default_factory=dict)
     """Losses that wait for the next line of metrics.jsonl, by task."""
+    data: str = ""
+    """What was learned from, as :meth:`nlp_mtl.data.batches.StepDataset.digest` has it: a resumed run checks it."""
 
 
 def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState) -> Path:
@@ -45,32 +48,12 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
         RunError: it cannot be written (a full disk, no permission); older checkpoints are untouched.
     """
     path = folder / f"step-{state.step}"
-    aside = folder / f"{path.name}.partial"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
+    with written_folder(path) as partial:
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(weights, aside / "model.safetensors")
-        save_file(_optimizer_tensors(optimizer), aside / "optimizer.safetensors")
-        (aside / "state.json").write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
-        for file in aside.iterdir():
-            _sync(file)
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(aside, path)
-        _sync(folder)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise RunError(f"checkpoint {path} cannot be written: {error}. Older checkpoints are intact") from error
+        save_file(weights, partial / "model.safetensors")
+        save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
+        (partial / "state.json").write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
     return path
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -124,8 +107,8 @@ def rotate(folder: Path, keep_last: int, best_step: int | None) -> None:
         for path in checkpoints(folder)[:-keep_last]:
             if _step_of(path) != best_step:
                 # Removing takes a while, renaming does not: what has the name of a checkpoint is complete.
-                os.replace(path, path.with_name(f"{path.name}.partial"))
-        for path in folder.glob("step-*.partial"):
+                os.replace(path, aside(path))
+        for path in folder.glob(f"step-*{PARTIAL}"):
             shutil.rmtree(path)
     except OSError as error:
         raise RunError(f"an old checkpoint cannot be removed: {error}") from error

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nlp_mtl.errors import RunError
+from nlp_mtl.storage import cannot_write, write_text
 
 
 def append(path: Path, line: dict[str, Any]) -> None:
@@ -26,7 +27,7 @@ def append(path: Path, line: dict[str, Any]) -> None:
                 file.truncate(size)
                 raise
     except OSError as error:
-        raise RunError(f"{path} cannot be written: {error}") from error
+        raise cannot_write(path, error) from error
 
 
 def cut_after(path: Path, step: int) -> None:
@@ -37,16 +38,15 @@ def cut_after(path: Path, step: int) -> None:
     """
     if not path.exists():
         return
-    kept = []
-    aside = path.with_name(f"{path.name}.partial")
     try:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except json.JSONDecodeError:
-                break  # only the last line can be broken
-        aside.write_text("".join(kept), encoding="utf-8")
-        os.replace(aside, path)
+        lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise RunError(f"{path} cannot be written: {error}") from error
+        raise RunError(f"{path} cannot be read: {error.strerror}") from error
+    kept = []
+    for line in lines:
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except json.JSONDecodeError:
+            break  # only the last line can be broken
+    write_text(path, "".join(kept))

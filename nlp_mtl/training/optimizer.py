@@ -1,11 +1,9 @@
 """Parameter groups and learning-rate schedules."""
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
-
-Schedule = Literal["linear", "cosine", "constant"]
 
 
 def parameter_groups(
@@ -43,11 +41,11 @@ def parameter_groups(
     return [group for group in groups.values() if group["params"]]
 
 
-def schedule_factor(step: int, num_steps: int, schedule: Schedule, warmup_fraction: float) -> float:
+def schedule_factor(step: int, num_steps: int, schedule: str, warmup_fraction: float) -> float:
     """What the peak learning rate is multiplied by in a step, from 0 to 1.
 
     It rises linearly over the first ``warmup_fraction`` of the steps, then falls to 0 just behind the last step
-    (``linear``, ``cosine``) or stays. The first step learns: its factor is not 0.
+    (``linear``, ``cosine``) or stays (``constant``). The first step learns: its factor is not 0.
     """
     warmup = math.ceil(num_steps * warmup_fraction)
     if step < warmup:

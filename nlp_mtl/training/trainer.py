@@ -17,14 +17,14 @@ from tqdm.auto import tqdm
 
 from nlp_mtl.data.batches import StepBatches, StepDataset
 from nlp_mtl.errors import RunError, TrainingError, listed
-from nlp_mtl.inference.scoring import autocast
 from nlp_mtl.metrics import Scores
 from nlp_mtl.models.multitask import MultiTaskModel
+from nlp_mtl.models.precision import autocast
 from nlp_mtl.tasks import Task
 from nlp_mtl.training import checkpoint, metrics_log
 from nlp_mtl.training.balancing import summed_loss, weighted_sum
 from nlp_mtl.training.checkpoint import TrainingState
-from nlp_mtl.training.optimizer import Schedule, parameter_groups, schedule_factor, set_learning_rates
+from nlp_mtl.training.optimizer import parameter_groups, schedule_factor, set_learning_rates
 
 logger = logging.getLogger(__name__)
 
@@ -40,20 +40,20 @@ def train(
     *,
     accelerator: Accelerator,
     output_dir: Path,
-    seed: int = 0,
-    learning_rate: float = 5e-5,
-    head_learning_rate: float = 1e-3,
-    weight_decay: float = 0.01,
-    schedule: Schedule = "linear",
-    warmup_fraction: float = 0.06,
-    max_grad_norm: float = 1.0,
-    eval_every: int | None = None,
-    log_every: int = 10,
-    save_every: int | None = None,
-    keep_last: int = 1,
-    early_stopping_patience: int | None = None,
-    mixed_precision: str = "no",
-    num_workers: int = 0,
+    seed: int,
+    learning_rate: float,
+    head_learning_rate: float,
+    weight_decay: float,
+    schedule: str,
+    warmup_fraction: float,
+    max_grad_norm: float,
+    eval_every: int | None,
+    log_every: int,
+    save_every: int | None,
+    keep_last: int,
+    early_stopping_patience: int | None,
+    mixed_precision: str,
+    num_workers: int,
     resume: bool = False,
 ) -> TrainingState:
     """Train a model; at the end it holds the weights of the best evaluation (of the last step without any).
@@ -80,9 +80,9 @@ def train(
     model.to(accelerator.device)
     model.train()  # a loaded encoder comes with its dropout off
     folder, metrics_file = output_dir / "checkpoints", output_dir / "metrics.jsonl"
-    state = TrainingState()
+    state = TrainingState(data=data.digest())
     if resume:
-        state = _resume(folder, model, optimizer)
+        state = _resume(folder, model, optimizer, data)
         if accelerator.is_main_process:
             metrics_log.cut_after(metrics_file, state.step)
         logger.info("Resuming after step %d of %d", state.step, len(data))
@@ -109,7 +109,7 @@ def train(
         prepared_optimizer.step()
         prepared_optimizer.zero_grad()
         state.step = step + 1
-        recorder.add(step, losses, grad_norm)
+        recorder.add(step, losses, grad_norm, batches.counts)
         bar.update()
 
         is_last = state.step == num_steps
@@ -145,11 +145,17 @@ def train(
     return state
 
 
-def _resume(folder: Path, model: MultiTaskModel, optimizer: torch.optim.Optimizer) -> TrainingState:
+def _resume(folder: Path, model: MultiTaskModel, optimizer: torch.optim.Optimizer, data: StepDataset) -> TrainingState:
     found = checkpoint.checkpoints(folder)
     if not found:
         raise RunError(f"there is no checkpoint to resume from in {folder}; start again, with --overwrite")
-    return checkpoint.restore(found[-1], model, optimizer)
+    state = checkpoint.restore(found[-1], model, optimizer)
+    if state.data != data.digest():
+        raise RunError(
+            f"the training data has changed since {found[-1]} was written, so the run cannot be resumed: bring the "
+            "data back as it was, or start again, with --overwrite"
+        )
+    return state
 
 
 def _loader(data: StepDataset, steps: range, num_workers: int, seed: int) -> DataLoader[StepBatches]:
@@ -202,13 +208,13 @@ class _LossRecorder:
 
     def __init__(self, data: StepDataset, tasks: Sequence[Task], accelerator: Accelerator, state: TrainingState):
         self.data, self.tasks, self.accelerator = data, tasks, accelerator
-        self._waiting: list[tuple[int, Tensor, Tensor]] = []
+        self._waiting: list[tuple[int, Tensor, Tensor, dict[str, int]]] = []
         self._fetched: dict[str, list[float]] = {task.name: list(state.pending.get(task.name, [])) for task in tasks}
         self._grad_norm = 0.0
 
-    def add(self, step: int, losses: Tensor, grad_norm: Tensor) -> None:
-        """One step's losses ([tasks]) and gradient norm."""
-        self._waiting.append((step, losses, grad_norm))
+    def add(self, step: int, losses: Tensor, grad_norm: Tensor, counts: dict[str, int]) -> None:
+        """One step's losses ([tasks]), gradient norm, and labelled items of each task."""
+        self._waiting.append((step, losses, grad_norm, counts))
 
     def fetch(self) -> None:
         """Bring what waits to the CPU and check it.
@@ -218,10 +224,9 @@ class _LossRecorder:
         """
         if not self._waiting:
             return
-        losses = self.accelerator.reduce(torch.stack([losses for _, losses, _ in self._waiting]), "sum").tolist()
-        norms = torch.stack([norm for *_, norm in self._waiting]).tolist()  # the same on all processes
-        for (step, *_), values, norm in zip(self._waiting, losses, norms, strict=True):
-            counts = self.data.counts(self.data.sampler[step])
+        losses = self.accelerator.reduce(torch.stack([losses for _, losses, *_ in self._waiting]), "sum").tolist()
+        norms = torch.stack([norm for _, _, norm, _ in self._waiting]).tolist()  # the same on all processes
+        for (step, _, _, counts), values, norm in zip(self._waiting, losses, norms, strict=True):
             present = [task.name for task in self.tasks if counts[task.name]]
             for task, value in zip(self.tasks, values, strict=True):
                 if not math.isfinite(value):

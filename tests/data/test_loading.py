@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from loaded import ROWS, load, problem, values
 from tiny import write_jsonl
 
-from nlp_mtl.data.loading import load_splits
-
 # Splits
 
 
@@ -51,9 +49,9 @@ def test_an_unknown_split_is_told_with_those_that_exist(tmp_path: Path) -> None:
     assert "splits: {train: ...}" in message
 
 
-def test_missing_splits_are_carved_80_10_10_and_told(tmp_path: Path) -> None:
+def test_missing_splits_are_carved_and_told(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", ROWS)
-    loaded = load_splits("demo", data_dir=str(tmp_path), data_files="a.jsonl", text="text", label_columns=["label"])
+    loaded = load(tmp_path, data_files="a.jsonl", validation_fraction=0.1, test_fraction=0.1)
     assert {split: len(rows.rows) for split, rows in loaded.splits.items()} == {
         "train": 48,
         "validation": 6,
@@ -141,8 +139,9 @@ def test_a_row_is_named_as_in_its_file_after_carving_capping_and_joining(tmp_pat
     for split in [*whole.splits.values(), *some.splits.values()]:
         for row, text in enumerate(split.rows["text"]):
             file, number = text.split()
+            named = f"{split.held_out_as} (held out of train)" if split.held_out_as else "train"
             assert split.where(row) == (
-                f"dataset `demo`, split train, row {number} of {tmp_path / file} (counted from 0)"
+                f"dataset `demo`, split {named}, row {number} of {tmp_path / file} (counted from 0)"
             )
 
 

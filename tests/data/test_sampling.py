@@ -106,7 +106,7 @@ def test_whole_epochs_of_proportional_sampling_serve_every_row_equally_often(
 
 def test_epochs_are_whole_for_a_thousand_datasets_of_very_different_sizes() -> None:
     sizes = np.concatenate([[5_000_000], np.random.default_rng(0).zipf(1.3, 999).clip(max=3_000_000)])
-    sampler = Sampler(sizes, sampling_rates(sizes), batch_size=4096, num_rows=3 * int(sizes.sum()))
+    sampler = Sampler(sizes, sampling_rates(sizes, "proportional"), batch_size=4096, num_rows=3 * int(sizes.sum()))
     for epoch in (1, 2, 3):
         assert (sampler.drawn(epoch * int(sizes.sum())) == epoch * sizes).all()
 
@@ -131,7 +131,7 @@ def test_a_dataset_smaller_than_a_step_comes_several_times_in_it() -> None:
 
 
 def test_a_step_larger_than_all_data_holds_all_of_it() -> None:
-    (plan,) = Sampler([3, 4], sampling_rates([3, 4]), batch_size=1000, num_rows=7)
+    (plan,) = Sampler([3, 4], sampling_rates([3, 4], "proportional"), batch_size=1000, num_rows=7)
     assert sorted(pairs(plan)) == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (1, 3)]
 
 
@@ -191,7 +191,9 @@ def test_the_rows_of_a_step_do_not_depend_on_how_long_the_run_is() -> None:
 
 
 def test_batch_size_only_cuts_the_same_sequence() -> None:
-    small, large = (Sampler([9, 40, 2], sampling_rates([9, 40, 2]), batch_size=b, num_rows=120) for b in (4, 12))
+    small, large = (
+        Sampler([9, 40, 2], sampling_rates([9, 40, 2], "proportional"), batch_size=b, num_rows=120) for b in (4, 12)
+    )
     for step in range(10):
         parts = [pair for part in range(3) for pair in pairs(small[3 * step + part])]
         assert Counter(parts) == Counter(pairs(large[step]))
@@ -230,7 +232,7 @@ def test_two_datasets_are_within_half_a_row_of_their_shares(rate: float, count: 
 
 def test_every_step_of_a_thousand_datasets_keeps_the_share_of_a_large_one() -> None:
     sizes = [1000] + [1] * 1000
-    sampler = Sampler(sizes, sampling_rates(sizes), batch_size=64, num_rows=20_000)
+    sampler = Sampler(sizes, sampling_rates(sizes, "proportional"), batch_size=64, num_rows=20_000)
     shares = [int((plan.datasets == 0).sum()) for plan in sampler]
     assert set(shares[:-1]) <= {31, 32, 33}
 

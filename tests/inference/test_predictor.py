@@ -10,9 +10,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mixed_steps import POS, SENTIMENT, TASKS
-from safetensors.torch import load_file, save_file
-from stock_models import tiny_model
-from tiny import FAMILIES, byte_level_tokenizer, encoder, tokenizer
+from stock_models import saved, tiny_model
+from tiny import FAMILIES, byte_level_tokenizer, tokenizer
 
 from nlp_mtl import ModelError, load
 from nlp_mtl.inference.predictor import Predictor
@@ -30,12 +29,6 @@ ODD = [
     "𝒜𝒷 東京タワー \x00\x1f\x85",
     "x" * 60 + " anna",
 ]
-
-
-def saved(folder: Path, *, family: str = "bert", own_tokenizer: Any = None) -> Path:
-    tiny_model(family).save_pretrained(folder)
-    (own_tokenizer or tokenizer()).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +93,14 @@ def test_offsets_index_into_odd_texts_with_every_splitter_and_kind_of_tokenizer(
 def test_words_that_come_split_are_answered_one_by_one_in_the_words_joined_by_spaces(words: list[str]) -> None:
     (answer,) = PREDICTOR([words])
     assert [e["text"] for e in answer["pos"]] == words
-    starts = [sum(len(word) + 1 for word in words[:n]) for n in range(len(words))]
-    check_answer(" ".join(words), answer, [(a, a + len(word)) for a, word in zip(starts, words, strict=True)])
+    joined = " ".join(filter(None, words))  # an empty word takes no place
+    spans, end = [], 0
+    for word in words:
+        start = joined.index(word, min(end + 1, len(joined)) if end and word else end)
+        spans.append((start, start + len(word)))
+        end = spans[-1][1]
+    check_answer(joined, answer, spans)
+    assert all(entry["text"] for entry in answer["ner"])
 
 
 def test_a_text_of_many_windows_gets_an_answer_for_each_word_and_for_the_text() -> None:
@@ -188,9 +187,6 @@ def test_a_list_with_something_else_in_it_names_its_place(bad: Any) -> None:
         PREDICTOR(["anna", bad])
 
 
-# ---- loading
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_saved_model_answers_as_before(tmp_path: Path, family: str) -> None:
     folder = saved(tmp_path / "model", family=family)
@@ -210,85 +206,6 @@ def test_a_byte_level_tokenizer_reloads_with_its_prefix_space(tmp_path: Path) ->
     found = load(folder, device="cpu").tokenizer
     assert found(["anna"], is_split_into_words=True)["input_ids"] == found(" anna")["input_ids"]
     assert found(["anna"], is_split_into_words=True)["input_ids"] == found("anna")["input_ids"]
-
-
-@pytest.mark.parametrize("name", ["/nowhere/model", "./nowhere", "~/nowhere/x", "a/b/c"])
-def test_a_folder_that_is_not_there_is_said_so(name: str) -> None:
-    with pytest.raises(ModelError, match=f"there is no model folder {name}"):
-        load(name)
-
-
-def test_what_is_not_a_model_of_ours_is_said_so(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"is not a model folder: it has no config\.json"):
-        load(tmp_path)
-    encoder().save_pretrained(tmp_path / "bert")
-    with pytest.raises(ModelError, match=r"type `bert`, not one of nlp_mtl; .* give it as `encoder:` in a recipe"):
-        load(tmp_path / "bert")
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(ModelError, match="there is no model folder"):
-        load(tmp_path / "file")
-
-
-def set_config(**changes: Any) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        file = folder / "config.json"
-        file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
-
-    return change
-
-
-def cut(name: str, stop: int) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        (folder / name).write_bytes((folder / name).read_bytes()[:stop])
-
-    return change
-
-
-def change_weight(weight: torch.Tensor | None) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        weights = load_file(folder / "model.safetensors")
-        weights.pop("heads.pos_head.classifier.weight")
-        if weight is not None:
-            weights["heads.pos_head.classifier.weight"] = weight
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-
-    return change
-
-
-BROKEN = {
-    "weights empty": (cut("model.safetensors", 0), "cannot be loaded: .*header"),
-    "header cut": (cut("model.safetensors", 100), "cannot be loaded: .*header"),
-    "weights cut": (cut("model.safetensors", -100), "cannot be loaded: .*incomplete"),
-    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no file named model.safetensors"),
-    "a weight missing": (change_weight(None), "its weights lack `heads.pos_head.classifier.weight`"),
-    "a weight of another shape": (change_weight(torch.zeros(2, 16)), "its weights do not fit its config.json"),
-    "config cut": (cut("config.json", 50), "config.json is not valid JSON"),
-    "config not text": (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe"), "not valid JSON"),
-    "config a list": (lambda folder: (folder / "config.json").write_text("[]"), "not one of nlp_mtl"),
-    "no tasks": (set_config(tasks=[]), "its config has no tasks"),
-    "a task without labels": (set_config(tasks=[{"name": "x"}]), "tasks that cannot be read: .*labels"),
-    "tasks of another kind": (set_config(tasks=["ner"]), "tasks that cannot be read"),
-    "unknown splitter": (set_config(word_splitter="words"), "word_splitter `words`; known are `unicode`"),
-    "unknown encoder": (set_config(encoder_config={"model_type": "nosuch"}), "cannot be loaded: .*nosuch"),
-    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "the tokenizer of .* cannot be loaded"),
-    "tokenizer cut": (cut("tokenizer.json", 100), "the tokenizer of .* cannot be loaded"),
-}
-
-
-@pytest.mark.parametrize("case", BROKEN)
-def test_a_damaged_model_folder_is_one_clear_error(tmp_path: Path, model_folder: Path, case: str) -> None:
-    damage, message = BROKEN[case]
-    folder = Path(shutil.copytree(model_folder, tmp_path / "model"))
-    damage(folder)
-    with pytest.raises(ModelError, match=message) as error:
-        load(folder, device="cpu")
-    assert str(folder) in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_a_hub_id_that_cannot_be_reached_is_one_clear_error() -> None:
-    with pytest.raises(ModelError, match="model `someone/model` cannot be loaded"):
-        load("someone/model")
 
 
 def test_a_model_of_text_tasks_or_token_tasks_only_answers_too() -> None:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tiny_runs import full_disk
 from torch import nn
 
+from nlp_mtl import storage
 from nlp_mtl.errors import RunError
-from nlp_mtl.training import checkpoint
 from nlp_mtl.training.checkpoint import TrainingState, checkpoints, load_weights, restore, rotate, save_checkpoint
 from nlp_mtl.training.optimizer import parameter_groups
 
@@ -142,7 +142,7 @@ def test_a_process_killed_while_removing_leaves_nothing_that_looks_like_a_checkp
 @pytest.mark.parametrize("size", [0, 100, 1500])
 def test_a_full_disk_is_told_and_leaves_the_older_checkpoint(tmp_path: Path, size: int) -> None:
     old, model, optimizer = saved(tmp_path)
-    with full_disk(size), pytest.raises(RunError, match=r"step-4 cannot be written.*Older checkpoints are intact"):
+    with full_disk(size), pytest.raises(RunError, match=r"step-4 cannot be written.*What was there before is intact"):
         save_checkpoint(tmp_path, model, optimizer, TrainingState(4))
     assert list(tmp_path.iterdir()) == [old]
     assert restore(old, *trainable(1)).step == 3
@@ -211,7 +211,7 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
 def test_what_is_renamed_is_on_disk_before(tmp_path: Path, monkeypatch) -> None:
     events: list[str] = []
     rename = os.replace
-    monkeypatch.setattr(checkpoint, "_sync", lambda path: events.append(path.name))
+    monkeypatch.setattr(storage, "_sync", lambda path: events.append(path.name))
     monkeypatch.setattr(os, "replace", lambda old, new: (events.append("rename"), rename(old, new)))
     saved(tmp_path)
     assert set(events[:3]) == {"model.safetensors", "optimizer.safetensors", "state.json"}

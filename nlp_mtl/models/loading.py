@@ -1,0 +1,82 @@
+"""Trained models: from a run folder, a model folder or the Hub into memory, checked on the way."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from nlp_mtl.errors import ModelError, listed
+from nlp_mtl.models.encoder import UNREADABLE, cannot_load, load_tokenizer
+from nlp_mtl.models.multitask import MultiTaskConfig, MultiTaskModel
+from nlp_mtl.words import WORD_SPLITTERS
+
+
+def load_model(path: str | Path, *, revision: str | None = None) -> tuple[MultiTaskModel, PreTrainedTokenizerBase]:
+    """The model and tokenizer of a run folder, a model folder, or a Hub id, on the CPU in float32.
+
+    Raises:
+        ModelError: there is no model, or it is not one of ours.
+    """
+    name = os.path.expanduser(path)
+    if (Path(name) / "recipe.yaml").is_file():
+        name = str(Path(name) / "model")
+        if not Path(name).is_dir():
+            raise ModelError(f"the run folder {path} has no model yet; its training has not finished (see --resume)")
+    looks_local = Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+    if Path(name).is_dir():
+        _check_is_ours(Path(name))
+    elif looks_local or Path(name).exists():
+        raise ModelError(f"there is no model folder {path}")
+    try:
+        config = MultiTaskConfig.from_pretrained(name, revision=revision or "main")
+        if config.model_type != MultiTaskConfig.model_type or not config.tasks:
+            raise ModelError(f"`{name}` is not a model of nlp_mtl: its config has no tasks")
+        _check_config(config, name)
+        loaded: Any = MultiTaskModel.from_pretrained(
+            name, config=config, revision=revision or "main", dtype=torch.float32, output_loading_info=True
+        )
+    except RuntimeError as error:  # of other shapes
+        raise ModelError(f"model `{path}` cannot be loaded: its weights do not fit its config.json") from error
+    except UNREADABLE as error:
+        raise cannot_load("model", str(path), error) from error
+    model: MultiTaskModel = loaded[0]
+    missing = sorted(loaded[1]["missing_keys"])
+    if missing:  # they would be random
+        raise ModelError(f"model `{path}` cannot be loaded: its weights lack {listed(missing)}")
+    return model.eval(), load_tokenizer(name, revision)
+
+
+def _check_config(config: MultiTaskConfig, name: str) -> None:
+    """That what only an answer would run into is sound."""
+    try:
+        config.task_list()
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"the config.json of `{name}` has tasks that cannot be read: {error!r}") from error
+    for key, least in (("max_length", 1), ("window_overlap", 0)):
+        value = getattr(config, key)
+        if not isinstance(value, int) or value < least:
+            raise ModelError(f"the config.json of `{name}` has the {key} {value!r}; expected a number from {least} on")
+    if config.word_splitter not in WORD_SPLITTERS:
+        raise ModelError(
+            f"the config.json of `{name}` has the word_splitter `{config.word_splitter}`; known are "
+            f"{listed(WORD_SPLITTERS)}"
+        )
+
+
+def _check_is_ours(folder: Path) -> None:
+    file = folder / "config.json"
+    if not file.is_file():
+        raise ModelError(f"{folder} is not a model folder: it has no config.json")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{file} is not valid JSON: {error}") from error
+    found = config.get("model_type") if isinstance(config, dict) else None
+    if found != MultiTaskConfig.model_type:
+        raise ModelError(
+            f"{folder} holds a model of the type `{found}`, not one of nlp_mtl; "
+            "to train on top of it, give it as `encoder:` in a recipe"
+        )

@@ -1,0 +1,160 @@
+"""The run folder: who may use it, and what is written to it besides checkpoints and metrics."""
+
+import json
+import logging
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from nlp_mtl.errors import RunError, first_line
+from nlp_mtl.recipe import COMPUTATION, Recipe
+from nlp_mtl.recipe_reading import changed_keys
+from nlp_mtl.storage import write_text, written_folder
+
+logger = logging.getLogger(__name__)
+
+# The recipe is the last to go: it tells that the folder is a run's, should removing be interrupted.
+_OURS = ("environment.json", "metrics.jsonl", "results.json", "model", "checkpoints", "recipe.yaml")
+
+
+def check_folder(output_dir: Path, recipe: Recipe, resume: bool, overwrite: bool) -> None:
+    """Whether a run may use its folder. Nothing is written.
+
+    Raises:
+        RunError: why not, and what to do.
+    """
+    if resume and overwrite:
+        raise RunError("--resume and --overwrite exclude each other")
+    if output_dir.exists() and not output_dir.is_dir():
+        raise RunError(f"output_dir {output_dir} is a file")
+    occupied = output_dir.is_dir() and any(output_dir.iterdir())
+    is_run = (output_dir / "recipe.yaml").is_file()
+    if resume:
+        if not is_run:
+            raise RunError(f"there is no run to resume in {output_dir}; start without --resume")
+        changes = _changes(_saved_recipe(output_dir), recipe.to_dict())
+        if changes:
+            raise RunError(
+                f"the run in {output_dir} was started with another recipe, so it cannot be resumed with this one:"
+                + "".join(f"\n  {change}" for change in changes)
+            )
+    elif occupied and not overwrite:
+        what = "a run" if is_run else "files"
+        hint = "--resume to go on with it, --overwrite to remove it, or " if is_run else ""
+        raise RunError(f"output_dir {output_dir} already holds {what}: use {hint}another output_dir")
+    elif occupied and not is_run:
+        raise RunError(f"output_dir {output_dir} holds files but no run, so --overwrite does not remove them")
+
+
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What differs between two resolved recipes and matters to what is learned."""
+    changes = [f"{key}: {left!r} -> {right!r}" for key, left, right in changed_keys(old, new) if key not in COMPUTATION]
+    if not changes:  # the order matters: rows are drawn, and heads made, one after the other
+        changes = [f"{key}: in another order" for key in ("datasets", "tasks") if [*old[key]] != [*new[key]]]
+    return changes
+
+
+def _saved_recipe(output_dir: Path) -> dict[str, Any]:
+    file = output_dir / "recipe.yaml"
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RunError(f"{file} cannot be read, so the run cannot be resumed: {first_line(error)}") from error
+    if not isinstance(values, dict):
+        raise RunError(f"{file} is not a recipe, so the run cannot be resumed")
+    return values
+
+
+def start_folder(output_dir: Path, recipe: Recipe, accelerator: Accelerator) -> None:
+    """Make a run folder, without what an earlier run left there.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        for name in _OURS:
+            path = output_dir / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(f"output_dir {output_dir} cannot be written: {error.strerror}") from error
+    write_text(output_dir / "recipe.yaml", recipe.to_yaml())
+    environment = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions(),
+        "git_commit": _git_commit(),
+        "device": str(accelerator.device),
+        "num_processes": accelerator.num_processes,
+        "num_threads": torch.get_num_threads(),
+        "command": command(),
+    }
+    write_text(output_dir / "environment.json", json.dumps(environment, indent=1) + "\n")
+
+
+def resume_folder(output_dir: Path, recipe: Recipe) -> None:
+    """Keep the recipe that a run is resumed with, where it says anew how to compute.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    changed = changed_keys(_saved_recipe(output_dir), recipe.to_dict())
+    for key, old, new in changed:
+        logger.info("Resuming with another %s: %r -> %r", key, old, new)
+    if changed:
+        write_text(output_dir / "recipe.yaml", recipe.to_yaml())
+
+
+def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Save a model with its tokenizer: complete or not at all.
+
+    Raises:
+        RunError: it cannot be written; a model that was there before is untouched.
+    """
+    with written_folder(folder) as partial:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+
+
+def save_results(output_dir: Path, results: dict[str, Any]) -> None:
+    """Write ``results.json``.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    write_text(output_dir / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """The versions of this package and of those that scores may depend on."""
+    names = ("nlp_mtl", "torch", "transformers", "datasets", "accelerate", "tokenizers", "seqeval")
+    return {name: version(name) for name in names}
+
+
+def command() -> str:
+    """The command line that runs this, as it can be typed again."""
+    program = Path(sys.argv[0])
+    started = ["python", "-m", program.parent.name] if program.name == "__main__.py" else [program.name]
+    return shlex.join([*started, *sys.argv[1:]])
+
+
+def _git_commit() -> str | None:
+    """The commit of the directory that the run was started in, if it is in a git repository."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False)
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None

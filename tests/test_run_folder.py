@@ -1,0 +1,98 @@
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny_runs import assert_same_end, lines, tiny_recipe, values
+
+from nlp_mtl import Recipe, RunError, evaluate, train
+from nlp_mtl.run_folder import command
+
+
+def resumable(folder: Path, **training: object) -> Recipe:
+    """A run that stopped after 4 of 6 steps."""
+    recipe = tiny_recipe(folder, num_epochs=1, save_every=2, keep_last=9, log_every=3, **training)
+    train(recipe)
+    run = Path(recipe.output_dir)
+    for name in ("step-5", "step-6"):
+        path = run / "checkpoints" / name
+        if path.exists():
+            path.rename(folder / name)
+    (run / "results.json").unlink()
+    return recipe
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"max_tokens": 4096},
+        {"mixed_precision": "bf16"},
+        {"num_workers": 2},
+        {"log_every": 2},
+        {"save_every": 1},
+        {"keep_last": 1},
+    ],
+)
+def test_a_resumed_run_may_say_anew_how_it_is_computed(tmp_path: Path, change: dict) -> None:
+    recipe = resumable(tmp_path)
+    changed = recipe.model_copy(update={"training": recipe.training.model_copy(update=change)})
+    assert train(changed, resume=True)["steps"] == 6
+    run = Path(recipe.output_dir)
+    assert Recipe.from_yaml(run / "recipe.yaml") == changed
+    steps = [line["step"] for line in lines(run)]
+    assert steps == sorted(steps)
+    assert steps[-1] == 6
+
+
+def test_a_run_whose_data_moved_is_resumed_to_the_same_end_and_evaluated_there(tmp_path: Path) -> None:
+    whole = tiny_recipe(tmp_path / "whole", num_epochs=1, save_every=2, keep_last=9, log_every=3, dropout=0.2)
+    train(whole)
+    recipe = resumable(tmp_path / "part", dropout=0.2)
+    elsewhere = tmp_path / "elsewhere"
+    Path(recipe.data_dir).rename(elsewhere)
+    results = train(recipe.model_copy(update={"data_dir": str(elsewhere)}), resume=True)
+    assert_same_end(Path(whole.output_dir), Path(recipe.output_dir))
+    assert evaluate(recipe.output_dir) == results["scores"]["test"]
+
+
+def test_a_run_whose_data_changed_is_not_resumed(tmp_path: Path) -> None:
+    recipe = resumable(tmp_path)
+    file = Path(recipe.data_dir) / "texts" / "train.jsonl"
+    rows = file.read_text().splitlines()
+    file.write_text("\n".join(rows[1:] + rows[:1]) + "\n")
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with pytest.raises(RunError, match=r"the training data has changed since .*step-4"):
+        train(recipe, resume=True)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_only_what_the_recipe_says_of_the_computation_may_change(tmp_path: Path) -> None:
+    plain = values(tmp_path, max_steps=2)
+    train(Recipe.from_dict(plain))
+    before = (tmp_path / "run" / "recipe.yaml").read_bytes()
+    plain["training"] |= {"eval_every": 1, "num_workers": 2}
+    with pytest.raises(RunError, match="another recipe") as error:
+        train(Recipe.from_dict(plain), resume=True)
+    assert str(error.value).splitlines()[1:] == ["  training.eval_every: None -> 1"]
+    assert (tmp_path / "run" / "recipe.yaml").read_bytes() == before
+    assert yaml.safe_load(before)["training"]["num_workers"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["/usr/bin/nlp-mtl", "train", "a b.yaml"], "nlp-mtl train 'a b.yaml'"),
+        (["/x/nlp_mtl/__main__.py", "train", "tasks.ner.label_map={a: b}"], None),
+    ],
+)
+def test_the_command_can_be_typed_again(monkeypatch, arguments: list[str], told: str | None) -> None:
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert command() == (told or "python -m nlp_mtl train 'tasks.ner.label_map={a: b}'")
+    assert shlex.split(command())[-len(arguments) + 1 :] == arguments[1:]
+
+
+def test_a_run_can_be_started_from_the_path_of_a_recipe(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(values(tmp_path, max_steps=1)))
+    assert train(file)["steps"] == train(str(file), overwrite=True)["steps"] == 1

@@ -1,0 +1,108 @@
+"""What is written is whole or absent, and what was there before survives every failure."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from tiny_runs import full_disk
+
+from nlp_mtl import storage
+from nlp_mtl.errors import RunError
+from nlp_mtl.storage import write_text, written_folder
+
+
+class Killed(BaseException):
+    """Nothing that code should catch: the process is gone."""
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def fill(folder: Path, text: str) -> None:
+    with written_folder(folder) as partial:
+        (partial / "deep").mkdir()
+        (partial / "deep" / "a.txt").write_text(text)
+        (partial / "b.txt").write_text(text)
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    for text in ("one", "two, longer é", ""):
+        write_text(tmp_path / "a.txt", text)
+        assert contents(tmp_path) == {"a.txt": text}
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    for text in ("one", "two"):
+        fill(tmp_path / "new" / "folder", text)
+        assert contents(tmp_path) == {"new/folder/deep/a.txt": text, "new/folder/b.txt": text}
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("size", [0, 5])
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, size: int) -> None:
+    write_text(tmp_path / "a.txt", "before")
+    fill(tmp_path / "folder", "before")
+    before = contents(tmp_path)
+    with full_disk(size), pytest.raises(RunError, match=r"a\.txt cannot be written: .*too large.*before is intact"):
+        write_text(tmp_path / "a.txt", "after, longer")
+    with full_disk(size), pytest.raises(RunError, match=r"folder cannot be written: .*too large.*before is intact"):
+        fill(tmp_path / "folder", "after, longer")
+    assert contents(tmp_path) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "folder"]
+
+
+def test_a_folder_that_cannot_get_its_name_leaves_the_old_one(tmp_path: Path, monkeypatch) -> None:
+    fill(tmp_path / "folder", "before")
+    rename = os.replace
+
+    def no_new_name(old: Path, new: Path) -> None:
+        if Path(new).name == "folder" and "before" not in Path(old).name:
+            raise PermissionError(1, "not allowed")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "replace", no_new_name)
+    with pytest.raises(RunError, match="folder cannot be written: not allowed"):
+        fill(tmp_path / "folder", "after")
+    assert contents(tmp_path) == {"folder/deep/a.txt": "before", "folder/b.txt": "before"}
+
+
+@pytest.mark.parametrize(("target", "name"), [(os, "fsync"), (os, "replace"), (shutil, "rmtree")])
+def test_a_process_killed_at_any_step_leaves_one_whole_folder_or_the_next_attempt_does(
+    tmp_path: Path, monkeypatch, target: object, name: str
+) -> None:
+    real = getattr(target, name)
+    for allowed in range(6):
+        folder = tmp_path / str(allowed) / "folder"
+        fill(folder, "before")
+        calls = iter(range(100))
+
+        def dies(*arguments: object, calls=calls, allowed=allowed, **options: object) -> object:
+            if next(calls) >= allowed:
+                raise Killed
+            return real(*arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(target, name, dies)
+            try:
+                fill(folder, "after")
+            except Killed:
+                # Either name holds a whole folder: nothing that was written is lost.
+                wholes = [contents(path) for path in folder.parent.iterdir() if len(contents(path)) == 2]
+                assert {"deep/a.txt": "before", "b.txt": "before"} in wholes or contents(folder)["b.txt"] == "after"
+        fill(folder, "again")
+        assert contents(folder.parent) == {"folder/deep/a.txt": "again", "folder/b.txt": "again"}
+
+
+def test_what_gets_a_name_is_on_disk_before(tmp_path: Path, monkeypatch) -> None:
+    events: list[str] = []
+    rename = os.replace
+    monkeypatch.setattr(storage, "_sync", lambda path: events.append(path.name))
+    monkeypatch.setattr(os, "replace", lambda old, new: (events.append("rename"), rename(old, new)))
+    fill(tmp_path / "folder", "x")
+    assert set(events[:3]) == {"deep", "a.txt", "b.txt"}
+    assert events[3:] == ["rename", tmp_path.name]
+    events.clear()
+    write_text(tmp_path / "a.txt", "x")
+    assert events == ["a.txt.partial", "rename"]
