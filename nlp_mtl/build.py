@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
@@ -51,6 +52,7 @@ def prepare(
     accelerator: Accelerator | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     framing: Framing | None = None,
+    word_splitter: str | None = None,
     trained_tasks: Sequence[Task] | None = None,
     splits: Sequence[str] = SPLITS,
 ) -> Prepared:
@@ -58,7 +60,7 @@ def prepare(
 
     Args:
         accelerator: with several processes the first one fills the caches that the others read.
-        tokenizer, framing, trained_tasks: of a trained model that is to be scored; default: new ones.
+        tokenizer, framing, word_splitter, trained_tasks: of a trained model that is to be scored; default: new ones.
         splits: which to encode.
 
     Raises:
@@ -77,7 +79,7 @@ def prepare(
         for name, dataset in loaded.items():
             readings = _readings(recipe, name, tasks, readers)
             encoded[name] = {
-                split: encode_split(dataset, split, readings, tokenizer, recipe.word_splitter)
+                split: encode_split(dataset, split, readings, tokenizer, word_splitter or recipe.word_splitter)
                 for split in dataset.splits
                 if split in splits
             }
@@ -169,12 +171,15 @@ def steps(
     """The training steps of a recipe, laid out for one process.
 
     Raises:
-        DataError: there is nothing to train on, or a task has no label in any training split.
+        DataError: there is nothing to train on, or a task has fewer than two labels in the training splits.
     """
     train = prepared.split("train")
     for task in prepared.tasks:
-        if not any(split.labelled[task.name].any() for split in train.values() if task.name in split.labelled):
-            raise DataError(f"task `{task.name}` has no labelled row in any train split")
+        counts = [split.label_counts(task) for split in train.values() if task.name in split.labelled]
+        occurring = [task.labels[place] for place in np.flatnonzero(sum(counts))]
+        if len(occurring) < 2:
+            what = f"only the label {listed(occurring)}" if occurring else "no labelled row"
+            raise DataError(f"task `{task.name}` has {what} in the train splits; there is nothing to tell apart")
     settings, sampling = recipe.training, recipe.sampling
     sizes = [len(split) for split in train.values()]
     num_rows = round(settings.num_epochs * sum(sizes))

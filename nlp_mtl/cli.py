@@ -109,10 +109,14 @@ def evaluate(
     path = recipe or Path(model) / "recipe.yaml"
     settings = Recipe.from_yaml(path, overrides or []) if recipe or path.is_file() else None
     _quiet_libraries()
+    from accelerate import PartialState
+
     from nlp_mtl.reports import main_metrics, print_scores
     from nlp_mtl.run import evaluate as run_evaluate
 
     scores = run_evaluate(model, settings, split=split)
+    if not PartialState().is_main_process:
+        return
     if as_json:
         print(json.dumps(scores, ensure_ascii=False))
     else:
@@ -192,7 +196,7 @@ def copy(
 
 
 def _lines() -> Iterator[str]:
-    # Bytes that are not UTF-8 are kept as surrogates, so a bad line does not stop the others.
+    # Bytes that are not UTF-8 become the replacement character, so a bad line does not stop the others.
     sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
     return (line.rstrip("\r\n") for line in sys.stdin)
 
@@ -216,8 +220,8 @@ def _quiet_libraries() -> None:
     import datasets
     import transformers
 
-    # The Hub's client prints its retries itself; passed on, they would be told twice.
-    logging.getLogger("huggingface_hub").propagate = False
+    # The Hub's client tells each of its retries; what comes of them is told in our words.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     transformers.logging.set_verbosity_error()
     datasets.logging.set_verbosity(logging.CRITICAL)  # its errors reach users in our words
     if not sys.stderr.isatty():

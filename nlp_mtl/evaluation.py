@@ -103,13 +103,13 @@ def _answers(
                 framing,
                 max_tokens=max_tokens,
                 mixed_precision=mixed_precision,
+                on_rows=lambda count: bar.update(count * processes),
             )
             ids = [{task.name: found[task.name][place].argmax(-1) for task in tasks} for place in range(len(mine))]
             pairs = list(zip(mine.tolist(), ids, strict=True))
             if processes > 1:
                 pairs = sorted(gather_object(pairs), key=lambda pair: pair[0])
             _add(answers, split, tasks, pairs)
-            bar.update(len(rows))
     return answers
 
 
@@ -128,12 +128,18 @@ def _add(
                 continue
             chosen = ids[task.name]
             if task.type == "token-classification":
-                kept = given != MISSING
-                gold.append([task.labels[i] for i in given[kept]])
-                predicted.append([task.labels[i] for i in chosen[kept]])
+                for run in _labelled_runs(given):  # a span does not reach over a word without a label
+                    gold.append([task.labels[i] for i in given[run]])
+                    predicted.append([task.labels[i] for i in chosen[run]])
             else:
                 gold.append(task.labels[given[0]])
                 predicted.append(task.labels[int(chosen)])
+
+
+def _labelled_runs(ids: np.ndarray) -> list[slice]:
+    """The stretches of a row in which every word has a label."""
+    edges = np.flatnonzero(np.diff(ids != MISSING, prepend=False, append=False))
+    return [slice(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
 
 
 def selection_score(results: Mapping[str, Scores], tasks: Sequence[Task], weights: Mapping[str, float]) -> float | None:

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from nlp_mtl.recipe_reading import HELD_OUT, read_yaml, validate
+from nlp_mtl.recipe_reading import HELD_OUT, TEMPERATURE, read_yaml, validate
 from nlp_mtl.tasks import Metric, TaskType
 
 SPLITS = ("train", "validation", "test")
@@ -105,7 +105,7 @@ class SamplingSpec(_Section):
 
     strategy: Literal["proportional", "temperature", "uniform"] = "proportional"
     """``proportional``: by rows; ``uniform``: the same for each; ``temperature``: rows^(1/T)."""
-    temperature: Number = Field(default=2.0, ge=1)
+    temperature: Number = Field(default=TEMPERATURE, ge=1)
     """T of the temperature strategy: 1 is proportional, large values approach uniform."""
 
 

@@ -17,6 +17,9 @@ from nlp_mtl.tasks import METRICS
 HELD_OUT = 0.1
 """The share of train that a missing split takes, where the recipe does not say."""
 
+TEMPERATURE = 2.0
+"""T of temperature sampling, where the recipe does not say."""
+
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -230,6 +233,11 @@ def _cross_problems(values: dict[str, Any]) -> Iterator[Problem]:
             yield from _dataset_problems(f"datasets.{name}", dataset)
         if all_read and name not in used:
             yield Problem(f"datasets.{name}", "no task learns from this dataset; remove it or give it to a task")
+    sampling = values.get("sampling")
+    sampling = sampling if isinstance(sampling, dict) else {}
+    changed = _number(sampling.get("temperature", TEMPERATURE)) != TEMPERATURE
+    if changed and sampling.get("strategy") != "temperature":
+        yield Problem("sampling.temperature", "only `strategy: temperature` reads it")
     training = values.get("training")
     weights = training.get("selection_weights") if isinstance(training, dict) else None
     for name in weights if isinstance(weights, dict) else ():

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
@@ -17,7 +18,7 @@ from nlp_mtl.metrics import Scores
 from nlp_mtl.models.loading import load_model
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.recipe import Recipe
-from nlp_mtl.run_folder import check_folder, command, resume_folder, save_model, save_results, start_folder, versions
+from nlp_mtl.run_folder import check_folder, command, keep_recipe, save_model, save_results, start_folder, versions
 from nlp_mtl.training.trainer import train as train_model
 
 
@@ -47,11 +48,8 @@ def train(recipe: Recipe | str | Path, *, resume: bool = False, overwrite: bool 
     set_seed(recipe.seed)  # the heads' first weights
     model = new_model(recipe, prepared)
     # Only now is an old run removed: what could fail before has not.
-    if accelerator.is_main_process:
-        if resume:
-            resume_folder(output_dir, recipe)
-        else:
-            start_folder(output_dir, recipe, accelerator)
+    if accelerator.is_main_process and not resume:
+        start_folder(output_dir, recipe, accelerator)
     accelerator.wait_for_everyone()
     progress = sys.stderr.isatty() and accelerator.is_main_process
 
@@ -91,6 +89,7 @@ def train(recipe: Recipe | str | Path, *, resume: bool = False, overwrite: bool 
         "command": command(),
     }
     if accelerator.is_main_process:
+        keep_recipe(output_dir, recipe)
         save_model(output_dir / "model", model, prepared.tokenizer)
         save_results(output_dir, results)
     accelerator.wait_for_everyone()
@@ -100,8 +99,9 @@ def train(recipe: Recipe | str | Path, *, resume: bool = False, overwrite: bool 
 def check(recipe: Recipe) -> dict[str, Any]:
     """What a recipe's data holds and what is odd about it; see :func:`nlp_mtl.analysis.data_report.data_report`."""
     prepared = prepare(recipe)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     return data_report(
-        prepared.tasks, prepared.loaded, prepared.encoded, prepared.framing, steps(recipe, prepared),
+        prepared.tasks, prepared.loaded, prepared.encoded, prepared.framing, steps(recipe, prepared, device=device),
         progress=sys.stderr.isatty(),
     )  # fmt: skip
 
@@ -114,7 +114,7 @@ def evaluate(
     Args:
         path: a run folder, a model folder, or a Hub id.
         recipe: default: the run folder's own.
-        split: ``validation`` or ``test``.
+        split: ``validation``, ``test`` or ``train``.
 
     Raises:
         NlpMtlError: of the kind that fits.
@@ -129,6 +129,7 @@ def evaluate(
         accelerator=accelerator,
         tokenizer=tokenizer,
         framing=frame(tokenizer, config.max_length, config.window_overlap),
+        word_splitter=config.word_splitter,
         trained_tasks=config.task_list(),
         splits=[split],
     )
@@ -137,7 +138,7 @@ def evaluate(
         max_tokens=max(recipe.training.max_tokens, config.max_length),
         mixed_precision=recipe.training.mixed_precision,
         accelerator=accelerator,
-        progress=sys.stderr.isatty(),
+        progress=sys.stderr.isatty() and accelerator.is_main_process,
     )  # fmt: skip
     if not scores:
         raise DataError(f"no dataset of the recipe has labelled rows in the split `{split}`")

@@ -1,7 +1,6 @@
 """The run folder: who may use it, and what is written to it besides checkpoints and metrics."""
 
 import json
-import logging
 import platform
 import shlex
 import shutil
@@ -20,8 +19,6 @@ from nlp_mtl.errors import RunError, first_line
 from nlp_mtl.recipe import COMPUTATION, Recipe
 from nlp_mtl.recipe_reading import changed_keys
 from nlp_mtl.storage import write_text, written_folder
-
-logger = logging.getLogger(__name__)
 
 # The recipe is the last to go: it tells that the folder is a run's, should removing be interrupted.
 _OURS = ("environment.json", "metrics.jsonl", "results.json", "model", "checkpoints", "recipe.yaml")
@@ -105,16 +102,13 @@ def start_folder(output_dir: Path, recipe: Recipe, accelerator: Accelerator) -> 
     write_text(output_dir / "environment.json", json.dumps(environment, indent=1) + "\n")
 
 
-def resume_folder(output_dir: Path, recipe: Recipe) -> None:
-    """Keep the recipe that a run is resumed with, where it says anew how to compute.
+def keep_recipe(output_dir: Path, recipe: Recipe) -> None:
+    """Keep the recipe that a run ended with: a resumed one may have said anew where its data lie.
 
     Raises:
         RunError: it cannot be written.
     """
-    changed = changed_keys(_saved_recipe(output_dir), recipe.to_dict())
-    for key, old, new in changed:
-        logger.info("Resuming with another %s: %r -> %r", key, old, new)
-    if changed:
+    if _saved_recipe(output_dir) != recipe.to_dict():
         write_text(output_dir / "recipe.yaml", recipe.to_yaml())
 
 
@@ -126,7 +120,12 @@ def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokeni
     """
     with written_folder(folder) as partial:
         model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
+        try:
+            tokenizer.save_pretrained(partial)
+        except Exception as error:  # the tokenizers library has no kind of its own for a full disk
+            if "os error" not in str(error):
+                raise
+            raise OSError(str(error)) from error
 
 
 def save_results(output_dir: Path, results: dict[str, Any]) -> None:

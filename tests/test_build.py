@@ -1,3 +1,4 @@
+import json
 import logging
 import math
 import subprocess
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import recipe, write_corpus
+from tiny import recipe, write_corpus, write_jsonl
 
 from nlp_mtl import DataError, Recipe, RecipeError
 from nlp_mtl.build import Prepared, prepare, steps, steps_per_epoch, trainer_arguments
@@ -91,6 +92,16 @@ def test_a_task_without_a_label_to_train_on_is_told(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace('"ner"', '"other"'))
     made = Recipe.from_dict(recipe(tmp_path, corpus=corpus))
     with pytest.raises(DataError, match="ner"):
+        steps(made, prepare(made))
+
+
+def test_a_task_with_one_label_to_train_on_is_told(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus")
+    file = corpus / "texts" / "train.jsonl"
+    rows = [json.loads(line) | {"label": "positive"} for line in file.read_text().splitlines()]
+    write_jsonl(file, rows)  # the other splits have both
+    made = Recipe.from_dict(recipe(tmp_path, corpus=corpus))
+    with pytest.raises(DataError, match=r"task `sentiment` has only the label `positive` in the train splits"):
         steps(made, prepare(made))
 
 

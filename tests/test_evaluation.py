@@ -1,5 +1,6 @@
 """Evaluation against stock single-task models that read the raw rows one by one."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -40,9 +41,10 @@ def said(model: MultiTaskModel, task: Task, column: str, rows: list[dict[str, An
             gold.append(row[column])
             predicted.append(task.labels[best])
             continue
-        kept = [n for n, label in enumerate(row[column]) if label is not None]
-        gold.append([row[column][n] for n in kept])
-        predicted.append([task.labels[best[n]] for n in kept])
+        for labelled, places in itertools.groupby(range(len(best)), lambda n, row=row: row[column][n] is not None):
+            kept = list(places) if labelled else []
+            gold.append([row[column][n] for n in kept])
+            predicted.append([task.labels[best[n]] for n in kept])
     return gold, predicted
 
 
@@ -149,3 +151,11 @@ def test_the_selection_score_is_the_mean_of_the_main_metrics_that_were_scored(
 ) -> None:
     results = {"ner": {"span_f1": 0.5}, "pos": {"accuracy": 0.9}}
     assert selection_score(results, TASKS, weights) == (None if expected is None else pytest.approx(expected))
+
+
+def test_a_span_does_not_reach_over_a_word_without_a_label(model: MultiTaskModel) -> None:
+    rows = [{"tokens": ["anna", "and", "bob"], "ner": ["B-PER", None, "I-PER"], "upos": ["PROPN", "NOUN", "PROPN"]}] * 2
+    found = scores(model, {"words": words_split(rows)})["ner"]
+    assert found["items"] == 4
+    # Two stretches of one word a row: the broken I-PER is no entity of the strict scheme.
+    assert found["per_span"]["PER"]["support"] == 2

@@ -196,6 +196,7 @@ def test_tasks_and_datasets_may_be_called_like_a_type(name):
         ("tasks/ner/labels", {"words": "ner", "texts": "ner"}, "`texts` the task's datasets are `words`"),
         ("training/selection_weights/nre", 1, "no such task Did you mean `ner`?"),
         ("training/selection_weights", {"ner": "0"}, "all weights are 0"),
+        ("sampling/temperature", 5, "only `strategy: temperature` reads it"),
     ],
 )
 def test_a_wrong_value_is_told_with_what_was_found_and_what_is_allowed(path, wrong, words):

@@ -1,13 +1,17 @@
+import json
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from stock_models import tiny_model
+from tiny import tokenizer, write_jsonl
 from tiny_runs import assert_same_end, lines, tiny_recipe, values
 
 from nlp_mtl import Recipe, RunError, evaluate, train
-from nlp_mtl.run_folder import command
+from nlp_mtl.run_folder import command, save_model
 
 
 def resumable(folder: Path, **training: object) -> Recipe:
@@ -56,15 +60,25 @@ def test_a_run_whose_data_moved_is_resumed_to_the_same_end_and_evaluated_there(t
     assert evaluate(recipe.output_dir) == results["scores"]["test"]
 
 
-def test_a_run_whose_data_changed_is_not_resumed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", ["rows in another order", "labels swapped", "a word replaced"])
+def test_a_run_whose_data_changed_is_not_resumed_and_left_as_it_is(tmp_path: Path, change: str) -> None:
     recipe = resumable(tmp_path)
-    file = Path(recipe.data_dir) / "texts" / "train.jsonl"
-    rows = file.read_text().splitlines()
-    file.write_text("\n".join(rows[1:] + rows[:1]) + "\n")
-    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    data = Path(recipe.data_dir)
+    elsewhere = shutil.copytree(data, tmp_path / "elsewhere")
+    file = elsewhere / "texts" / "train.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    if change == "rows in another order":
+        rows = rows[1:] + rows[:1]
+    elif change == "labels swapped":  # lengths and counts stay
+        other = {"positive": "negative", "negative": "positive"}
+        rows = [row | {"label": other[row["label"]]} for row in rows]
+    else:
+        rows[5]["text"] = rows[5]["text"].replace(rows[5]["text"].split()[0], "tea", 1)
+    write_jsonl(file, rows)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     with pytest.raises(RunError, match=r"the training data has changed since .*step-4"):
-        train(recipe, resume=True)
-    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+        train(recipe.model_copy(update={"data_dir": str(elsewhere)}), resume=True)
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
 
 
 def test_only_what_the_recipe_says_of_the_computation_may_change(tmp_path: Path) -> None:
@@ -96,3 +110,29 @@ def test_a_run_can_be_started_from_the_path_of_a_recipe(tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(yaml.safe_dump(values(tmp_path, max_steps=1)))
     assert train(file)["steps"] == train(str(file), overwrite=True)["steps"] == 1
+
+
+def test_a_disk_that_is_full_when_the_tokenizer_is_saved_leaves_the_old_model(tmp_path: Path) -> None:
+    class Full:
+        def save_pretrained(self, folder: Path) -> None:
+            raise Exception("No space left on device (os error 28)")  # as the tokenizers library says it
+
+    model = tiny_model()
+    save_model(tmp_path / "model", model, tokenizer())
+    before = sorted(path.name for path in (tmp_path / "model").iterdir())
+    with pytest.raises(RunError, match="model cannot be written: No space left"):
+        save_model(tmp_path / "model", model, Full())
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_model_is_evaluated_with_its_own_word_splitter(tmp_path: Path) -> None:
+    plain = values(tmp_path, max_steps=2)
+    plain["tasks"] = {"sentiment": plain["tasks"]["sentiment"]}
+    plain["datasets"] = {"texts": plain["datasets"]["texts"]}
+    for file in (tmp_path / "corpus" / "texts").glob("*.jsonl"):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        write_jsonl(file, [row | {"text": row["text"].replace(" ", "-")} for row in rows])
+    results = train(Recipe.from_dict(plain | {"word_splitter": "whitespace"}))
+    other = Recipe.from_dict(plain | {"word_splitter": "unicode"})
+    assert evaluate(tmp_path / "run", other) == results["scores"]["test"]

@@ -8,7 +8,7 @@ from tqdm.auto import tqdm
 
 from nlp_mtl.data.batches import Framing, StepDataset, item_lengths
 from nlp_mtl.data.encoding import EncodedSplit, label_column
-from nlp_mtl.data.labels import MISSING, count_ids
+from nlp_mtl.data.labels import MISSING
 from nlp_mtl.data.layout import layout
 from nlp_mtl.data.loading import LoadedDataset, LoadedSplit
 from nlp_mtl.tasks import Task, iob2_break
@@ -89,7 +89,6 @@ def _split_report(dataset: str, split: str, rows: EncodedSplit, framing: Framing
 
 
 def _label_report(task: Task, dataset: str, split: str, rows: EncodedSplit) -> dict[str, Any]:
-    counts = count_ids(_label_ids(rows, task), len(task.labels))
     labelled = rows.labelled[task.name]
     return {
         "task": task.name,
@@ -97,17 +96,8 @@ def _label_report(task: Task, dataset: str, split: str, rows: EncodedSplit) -> d
         "split": split,
         "labelled_rows": int((labelled > 0).sum()),
         "labelled_items": int(labelled.sum()),
-        "counts": dict(zip(task.labels, counts.tolist(), strict=True)),
+        "counts": dict(zip(task.labels, rows.label_counts(task).tolist(), strict=True)),
     }
-
-
-def _label_ids(rows: EncodedSplit, task: Task) -> np.ndarray:
-    """[items] All label ids of a split."""
-    parts = [np.zeros(0, dtype=np.int64)]
-    column = label_column(task.name)
-    for batch in rows.rows.select_columns([column]).with_format("arrow").iter(10_000):
-        parts.append(batch.column(0).combine_chunks().flatten().to_numpy().astype(np.int64))
-    return np.concatenate(parts)
 
 
 def _sampling_report(encoded: Mapping[str, Mapping[str, EncodedSplit]], data: StepDataset) -> list[dict[str, Any]]:
@@ -149,7 +139,7 @@ def _odd_labels(tasks: Sequence[Task], encoded: Mapping[str, Mapping[str, Encode
     """Labels that a task cannot learn."""
     for task in tasks:
         read = [
-            (split, rows, count_ids(_label_ids(rows, task), len(task.labels)))
+            (split, rows, rows.label_counts(task))
             for splits in encoded.values()
             for split, rows in splits.items()
             if task.name in rows.labelled

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from nlp_mtl.errors import DataError, did_you_mean, listed
+from nlp_mtl.errors import DataError, did_you_mean, first_line, listed
 
 _TEXT_TYPES = ("string", "large_string")
 
@@ -114,10 +115,13 @@ def with_common_types(
         if is_null(feature) and not all(map(is_null, types)):
             common[column] = datasets.Value("string")  # floats that are all null: cannot be cast to nothing
     features = datasets.Features(common)  # type: ignore[arg-type]
-    return {
-        split: {file: rows if rows.features == features else rows.cast(features) for file, rows in files.items()}
-        for split, files in parts.items()
-    }
+    try:
+        return {
+            split: {file: rows if rows.features == features else rows.cast(features) for file, rows in files.items()}
+            for split, files in parts.items()
+        }
+    except (pa.ArrowInvalid, OverflowError) as error:
+        raise DataError(f"dataset `{dataset}`: {listed(columns)} cannot be read: {first_line(error)}") from error
 
 
 def _feature(rows: datasets.Dataset, column: str) -> Any:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,22 @@ class EncodedSplit:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def label_counts(self, task: Task) -> np.ndarray:
+        """[labels] How often each label of a task occurs."""
+        counts = np.zeros(len(task.labels), dtype=np.int64)
+        for _, ids in _lists(self.rows, label_column(task.name)):
+            counts += np.bincount(ids[ids != MISSING], minlength=len(task.labels))
+        return counts
+
+    def digest(self) -> str:
+        """A checksum of all tokens and labels."""
+        digest = hashlib.sha256()
+        for column in sorted(self.rows.column_names):
+            digest.update(f"{column}:{len(self)}:".encode())
+            for sizes, values in _lists(self.rows, column):
+                digest.update(sizes.tobytes() + values.tobytes())
+        return digest.hexdigest()
 
 
 def label_column(task: str) -> str:
@@ -141,22 +157,25 @@ def _is_known(reader: LabelReader, value: Any) -> bool:
     return True
 
 
+def _lists(rows: datasets.Dataset, column: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """A column of lists, 10,000 rows at a time: ``(items in each row's list, all items)``."""
+    for batch in rows.select_columns([column]).with_format("arrow").iter(10_000):
+        array = batch.column(0).combine_chunks()
+        yield array.value_lengths().to_numpy().astype(np.int32), array.flatten().to_numpy().astype(np.int32)
+
+
 def _list_lengths(rows: datasets.Dataset, column: str) -> np.ndarray:
     """[rows] Items in each row's list."""
-    parts = [np.zeros(0, dtype=np.int32)]
-    for batch in rows.select_columns([column]).with_format("arrow").iter(10_000):
-        parts.append(batch.column(0).combine_chunks().value_lengths().to_numpy().astype(np.int32))
-    return np.concatenate(parts)
+    return np.concatenate([np.zeros(0, dtype=np.int32), *(sizes for sizes, _ in _lists(rows, column))])
 
 
 def _count_labels(rows: datasets.Dataset, column: str) -> np.ndarray:
     """[rows] Labels in each row's list that are not MISSING."""
     parts = [np.zeros(0, dtype=np.int32)]
-    for batch in rows.select_columns([column]).with_format("arrow").iter(10_000):
-        array = batch.column(0).combine_chunks()
-        given = np.concatenate([[0], np.cumsum(array.flatten().to_numpy() != MISSING)])
-        ends = np.cumsum(array.value_lengths().to_numpy())
-        parts.append(np.diff(given[np.concatenate([[0], ends])]).astype(np.int32))
+    for sizes, ids in _lists(rows, column):
+        given = np.concatenate([[0], np.cumsum(ids != MISSING)])
+        ends = np.concatenate([[0], np.cumsum(sizes)])
+        parts.append(np.diff(given[ends]).astype(np.int32))
     return np.concatenate(parts)
 
 

@@ -97,13 +97,20 @@ def _format_of(dataset: str, file: str) -> str:
 def _read_file(
     dataset: str, split: str, file: str, form: str, columns: Sequence[str] | None, delimiter: str | None
 ) -> datasets.Dataset:
-    builder, arguments = form, {}
+    if columns and form not in ("csv", "tsv", "conll"):
+        raise DataError(f"dataset `{dataset}`: {file} has names of its own; `columns` is for CSV, TSV and CoNLL files")
+    if delimiter and form not in ("csv", "tsv", "conll"):
+        raise DataError(f"dataset `{dataset}`: `delimiter` is for CSV, TSV and CoNLL files, which {file} is not")
+    builder: str = form
+    arguments: dict[str, Any] = {}
     if form in ("csv", "tsv"):
         # "NA" and "None" are labels and texts like others: only an empty field is null.
         builder = "csv"
         arguments = {"sep": delimiter or ",", "keep_default_na": False, "na_values": [""]}
         if form == "tsv":  # the format has no quoting: 5" nails
             arguments |= {"sep": delimiter or "\t", "quoting": csv.QUOTE_NONE}
+        if columns:  # without a header
+            arguments["column_names"] = list(columns)
     elif form == "conllu":
         builder = "conll"
         arguments = {"column_names": _CONLLU_COLUMNS, "delimiter": "\t", "comment_prefix": "#"}
@@ -113,7 +120,7 @@ def _read_file(
         rows = _load(builder, split, file, arguments)
     except StopIteration:  # what the JSON reader does at the end of an empty file
         raise DataError(f"dataset `{dataset}`, split {split}: {file} is empty") from None
-    except (DatasetGenerationError, ValueError, OSError) as error:
+    except (DatasetGenerationError, ValueError, OSError, EOFError, ImportError) as error:
         cause = (error.__cause__ or error) if isinstance(error, DatasetGenerationError) else error
         if any(words in str(cause) for words in _NO_ROWS):
             raise DataError(f"dataset `{dataset}`, split {split}: {file} is empty") from error
@@ -130,7 +137,8 @@ def _load(builder: str, split: str, file: str, arguments: Mapping[str, Any]) -> 
     name = re.sub(r"\W", "_", split)  # what the builder takes as a name of a split
     rows: datasets.Dataset
     try:
-        rows = datasets.load_dataset(builder, data_files={name: [file]}, split=name, **arguments)
+        pattern = file if "://" in file else glob.escape(file)  # it is found already: no more patterns
+        rows = datasets.load_dataset(builder, data_files={name: [pattern]}, split=name, **arguments)
     except DatasetGenerationError:
         # A column's type is told by the first 10 MB or 10,000 rows. Where these hold nulls only, see all of them.
         if builder not in ("json", "csv") or "chunksize" in arguments:
@@ -157,8 +165,8 @@ def _broken_line(file: str) -> str:
                     return f"line {number} is not a JSON object: {line.strip()[:60]}"
     except UnicodeDecodeError:
         return "it is not text in UTF-8"
-    except OSError:
-        pass  # not gzip after all, for example: the reader's own error tells
+    except (OSError, EOFError):
+        pass  # cut, or not gzip after all: the reader's own error tells
     return ""
 
 

@@ -1,11 +1,10 @@
 """Labels as datasets give them (strings, class labels, numbers) to label sets and ids."""
 
-from collections import Counter
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -13,6 +12,8 @@ from nlp_mtl.data.columns import is_null, items_of, kind_of
 from nlp_mtl.data.loading import LoadedDataset, LoadedSplit
 from nlp_mtl.errors import DataError, did_you_mean, listed
 from nlp_mtl.tasks import Metric, Task, TaskType, are_iob, is_iob
+
+logger = logging.getLogger(__name__)
 
 MISSING = -100
 """The id of "no label here": what torch's losses ignore."""
@@ -80,12 +81,19 @@ def resolve_task(
     names_of: dict[str, list[str] | None] = {}
     found: dict[str, list[str]] = {}
     occurring: set[str] = set()
+    mapped: set[str] = set()
     for dataset, column in columns.items():
         names = _names_of(name, type, loaded[dataset], column, label_names, label_map)
-        values = _occurring(loaded[dataset], column, names, label_map)
+        given = _occurring(loaded[dataset], column, names)
+        values = {label_map.get(label, label) for label in given}
         occurring |= values
+        mapped |= given | set(names or ())
         names_of[dataset] = names
         found[dataset] = sorted(values) if names is None else [label_map.get(label, label) for label in names]
+    for label in [label for label in label_map if label not in mapped]:
+        logger.warning(
+            "Task `%s`: label_map renames `%s`, which does not occur.%s", name, label, did_you_mean(label, mapped)
+        )
     if trained_labels is not None:
         labels = list(trained_labels)
     elif label_names is not None:
@@ -151,28 +159,23 @@ def _names_of(
     return None
 
 
-def _occurring(
-    loaded: LoadedDataset, column: str, names: Sequence[str] | None, label_map: Mapping[str, str]
-) -> set[str]:
-    """The labels that a column holds somewhere, after ``label_map``."""
-    values = {value for split in loaded.splits.values() for value in value_counts(split, column)} - {""}
-    given = values
+def _occurring(loaded: LoadedDataset, column: str, names: Sequence[str] | None) -> set[str]:
+    """The labels that a column holds somewhere, as they are given."""
+    values = {value for split in loaded.splits.values() for value in distinct_values(split, column)} - {""}
     if names is not None:  # a number without a name counts here; whoever encodes the rows refuses it
-        given = {names[n] if 0 <= n < len(names) else str(n) for n in values - {-1, MISSING}}
-    return {label_map.get(label, label) for label in given}
+        return {names[n] if 0 <= n < len(names) else str(n) for n in values - {-1, MISSING}}
+    return values
 
 
-def value_counts(split: LoadedSplit, column: str) -> dict[Any, int]:
-    """How often each value of a label column occurs; nulls left out."""
-    counts: Counter[Any] = Counter()
+def distinct_values(split: LoadedSplit, column: str) -> set[Any]:
+    """The values that a label column holds; nulls left out."""
+    found: set[Any] = set()
     for batch in split.rows.select_columns([column]).with_format("arrow").iter(10_000):
         values = batch.column(0)
         while pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
             values = pc.list_flatten(values)
-        for item in pc.value_counts(values.combine_chunks()).to_pylist():
-            if item["values"] is not None:
-                counts[item["values"]] += item["counts"]
-    return counts
+        found.update(pc.unique(values.combine_chunks()).to_pylist())
+    return found - {None}
 
 
 def _check_merge(task: str, found: Mapping[str, Sequence[str]]) -> None:
@@ -209,8 +212,3 @@ def _where_label(
                 if not wanted.isdisjoint(values or ()):
                     return f"found {label!r} in {split.where(row)}"
     return f"the label set holds {label!r}"
-
-
-def count_ids(ids: np.ndarray, num_labels: int) -> np.ndarray:
-    """[labels] How often each label id occurs; MISSING left out."""
-    return np.bincount(ids[ids != MISSING], minlength=num_labels)

@@ -1,5 +1,6 @@
 """From a recipe's words about a dataset to its splits: files or Hub, columns, missing splits, caps."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,9 +12,11 @@ import numpy as np
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-from nlp_mtl.data.columns import check_columns, items_of, with_common_types
+from nlp_mtl.data.columns import check_columns, with_common_types
 from nlp_mtl.data.files import FORMATS, read_files
 from nlp_mtl.errors import DataError, did_you_mean, first_line, listed
+
+logger = logging.getLogger(__name__)
 
 _ALIASES = {
     "train": ("train", "training"),
@@ -108,9 +111,15 @@ def load_splits(
     if path in FORMATS and data_files is None:
         raise DataError(f"dataset `{dataset}`: `path: {path}` is a format; say which `data_files` to read")
     if data_files is not None and (path is None or path in FORMATS):
+        for key, value in (("name", name), ("revision", revision)):
+            if value is not None:
+                raise DataError(f"dataset `{dataset}`: `{key}` is for datasets on the Hub; these are files")
         source = read_files(dataset, path, data_files, data_dir, columns, delimiter)
     else:
         assert path is not None, "path or data_files"
+        for key, given in (("columns", columns), ("delimiter", delimiter)):
+            if given:
+                raise DataError(f"dataset `{dataset}`: `{key}` is for CSV, TSV and CoNLL files, named by `data_files`")
         source = _load(dataset, path, name, revision, data_files, data_dir)
     named = _name_splits(dataset, source, dict(splits or {}))
     parts = {own_name: source[own_name] for own_name in named.values()}
@@ -125,11 +134,13 @@ def load_splits(
         if split not in loaded and fraction > 0 and (splits or {}).get(split, "") is not None
     }
     if missing and "train" in loaded:
-        if stratify is not None and items_of(loaded["train"].rows.features[stratify]) is not None:
-            stratify = None  # lists; whoever reads the labels tells what is wrong
+        if stratify is not None and not _is_plain(loaded["train"].rows.features[stratify]):
+            stratify = None  # no labels; whoever reads them tells what is wrong
         _carve(loaded, missing, stratify, seed, notes)
     for split, limit in (max_rows or {}).items():
-        if split in loaded and len(loaded[split].rows) > limit:
+        if split not in loaded:
+            raise DataError(f"dataset `{dataset}`: max_rows limits {split}, but there is no such split")
+        if len(loaded[split].rows) > limit:
             chosen = np.random.default_rng([seed, limit]).permutation(len(loaded[split].rows))[:limit]
             notes.append(f"{dataset}: {limit} of {len(loaded[split].rows)} {split} rows (max_rows)")
             loaded[split] = loaded[split].take(np.sort(chosen))
@@ -146,6 +157,8 @@ def _load(
     if not folder.is_dir() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
         raise DataError(f"dataset `{dataset}`: there is no folder {folder}. Is `data_dir` right?")
     source = str(folder) if folder.is_dir() else path
+    if source == path:
+        logger.info("%s: looking for %s on the Hub", dataset, path)
     try:
         loaded = datasets.load_dataset(source, name, data_files=data_files, revision=revision)
     except DatasetGenerationError as error:
@@ -167,7 +180,7 @@ def _load(
             f"dataset `{dataset}`: `{path}` needs a loading script, which `datasets` no longer runs. The Hub "
             'keeps a Parquet copy of most of them: add `revision: "refs/convert/parquet"`'
         ) from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, EOFError, ImportError) as error:
         raise DataError(f"dataset `{dataset}` cannot be loaded: {first_line(error)}") from error
     return {str(split): {"": rows} for split, rows in loaded.items()}
 
@@ -206,6 +219,11 @@ def _join(dataset: str, source: Mapping[str, Mapping[str, datasets.Dataset]]) ->
         sizes = tuple(len(part) for file, part in parts.items() if file)
         joined[split] = LoadedSplit(rows, dataset, split, np.arange(len(rows)), files, sizes)
     return joined
+
+
+def _is_plain(feature: Any) -> bool:
+    """Whether a column holds single strings, numbers or classes."""
+    return isinstance(feature, datasets.Value | datasets.ClassLabel)
 
 
 def _carve(

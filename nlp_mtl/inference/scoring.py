@@ -29,7 +29,7 @@ def score_items(
     *,
     max_tokens: int,
     mixed_precision: str = "no",
-    on_items: Callable[[int], object] = lambda count: None,
+    on_rows: Callable[[float], object] = lambda count: None,
 ) -> Probabilities:
     """Probabilities of every label, for each word or text, from one pass over the items.
 
@@ -39,7 +39,7 @@ def score_items(
     Args:
         items: windows whose ``place`` is the row they belong to, below ``num_rows``.
         tasks: the heads to run.
-        on_items: told how many items were just done, for progress bars.
+        on_rows: told how many rows (a window is a part of one) were just done, for progress bars.
     """
     device = model.device
     was_training = model.training
@@ -57,7 +57,7 @@ def score_items(
             for row, i in enumerate(batch):
                 one = found[row]
                 logits[task.name][i] = one[word_positions(items[i], framing)] if one.ndim == 2 else one
-        on_items(len(batch))
+        on_rows(sum(item.share for item in chosen))
     model.train(was_training)
     return {task.name: _rows(task, items, logits[task.name], num_rows) for task in tasks}
 

@@ -132,6 +132,4 @@ def _restore_optimizer(tensors: dict[str, torch.Tensor], optimizer: torch.optim.
     optimizer.state.clear()
     for key, value in tensors.items():
         kind, name = key.split("/", 1)
-        # AdamW keeps its step counts on the CPU, moments where the parameter is.
-        device = value.device if kind == "step" else parameters[name].device
-        optimizer.state[parameters[name]][kind] = value.to(device)
+        optimizer.state[parameters[name]][kind] = value.to(parameters[name].device)

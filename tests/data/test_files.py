@@ -179,3 +179,53 @@ def test_a_file_that_is_not_what_its_ending_says_is_told(tmp_path: Path, name: s
 def test_an_ending_that_tells_no_format_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.iob").write_text("a O\n")
     assert "`conll`" in problem(tmp_path, data_files="a.iob")
+
+
+def test_a_file_name_with_brackets_names_that_file_and_no_other(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a1.jsonl", [{"text": "other", "label": "x"}])
+    write_jsonl(tmp_path / "a[1].jsonl", [{"text": "wanted", "label": "x"}])
+    assert values(load(tmp_path, data_files="a[1].jsonl"), "text") == ["wanted"]
+    assert values(load(tmp_path, data_files="a[1]*"), "text") == ["other"]  # a pattern
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "conllu"])
+def test_a_compressed_file_that_was_cut_is_told(tmp_path: Path, ending: str) -> None:
+    content = gzip.compress(b"".join(b'{"text": "%d", "label": "x"}\n' % n for n in range(5000)))
+    (tmp_path / f"a.{ending}.gz").write_bytes(content[: len(content) // 2])
+    message = problem(tmp_path, data_files=f"a.{ending}.gz")
+    assert f"a.{ending}.gz cannot be read" in message
+    assert "end" in message.lower()
+
+
+def test_a_file_that_is_not_text_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"\x89PNG\r\n\x1a\n\x00\xff" * 20)
+    assert "a.jsonl cannot be read: it is not text in UTF-8" in problem(tmp_path, data_files="a.jsonl")
+
+
+def test_columns_name_those_of_csv_without_a_header(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("one,x\ntwo,y\n")
+    (tmp_path / "b.tsv").write_text("one\tx\ntwo\ty\n")
+    for file in ("a.csv", "b.tsv"):
+        assert values(load(tmp_path, data_files=file, columns=["text", "label"]), "text") == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"columns": ["text"]}, "`columns` is for CSV, TSV and CoNLL files"),
+        ({"delimiter": ";"}, "`delimiter` is for CSV, TSV and CoNLL files"),
+        ({"name": "en"}, "`name` is for datasets on the Hub"),
+        ({"revision": "main"}, "`revision` is for datasets on the Hub"),
+        ({"max_rows": {"test": 3}}, "max_rows limits test, but there is no such split"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(tmp_path: Path, options: dict, told: str) -> None:
+    write_jsonl(tmp_path / "a.jsonl", ROWS)
+    assert told in problem(tmp_path, data_files="a.jsonl", **options)
+
+
+def test_labels_that_are_objects_or_too_large_are_told_also_where_splits_are_carved(tmp_path: Path) -> None:
+    for label in ({"a": 1}, 1e300):
+        write_jsonl(tmp_path / f"{label}.jsonl", [{"text": "x", "label": label}] * 30)
+    assert "cannot be read" in problem(tmp_path, data_files="1e+300.jsonl", test_fraction=0.2)
+    load(tmp_path, data_files="{'a'*.jsonl", test_fraction=0.2)  # whoever reads the labels tells

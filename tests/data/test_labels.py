@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny import write_jsonl
 
-from nlp_mtl.data.labels import MISSING, LabelReader, count_ids, resolve_task, value_counts
+from nlp_mtl.data.labels import MISSING, LabelReader, distinct_values, resolve_task
 from nlp_mtl.data.loading import LoadedDataset, LoadedSplit, load_splits
 from nlp_mtl.errors import DataError
 from nlp_mtl.tasks import Task
@@ -241,24 +241,26 @@ def test_text_and_numbers_in_one_column_are_refused(tmp_path: Path) -> None:
     assert "values of different types" in problem(loaded)
 
 
-# Counts
+# Values
 
 
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [
-        (["a", None, "b", "a"], {"a": 2, "b": 1}),
-        ([["a", "b"], [], None, ["b", None]], {"a": 1, "b": 2}),
-        ([None, None], {}),
-        ([3, -1, 3], {3: 2, -1: 1}),
+        (["a", None, "b", "a"], {"a", "b"}),
+        ([["a", "b"], [], None, ["b", None]], {"a", "b"}),
+        ([None, None], set()),
+        ([3, -1, 3], {3, -1}),
     ],
 )
-def test_values_are_counted_without_nulls(labels: list[Any], expected: dict[Any, int]) -> None:
+def test_the_values_of_a_column_are_found_without_nulls(labels: list[Any], expected: set[Any]) -> None:
     split = held("d", labels).splits["train"]
-    assert value_counts(split, "label") == expected
-    assert value_counts(split.take(np.array([0])), "label") == {k: 1 for k in np.ravel(labels[0]) if k is not None}
+    assert distinct_values(split, "label") == expected
+    assert distinct_values(split.take(np.array([0])), "label") == set(np.ravel(labels[0])) - {None}
 
 
-def test_ids_are_counted_without_missing_ones() -> None:
-    assert count_ids(np.array([0, 2, MISSING, 2]), 4).tolist() == [1, 0, 2, 0]
-    assert count_ids(np.zeros(0, dtype=np.int64), 2).tolist() == [0, 0]
+def test_a_label_map_that_renames_nothing_is_told(caplog) -> None:
+    resolve(held("d", ["good", "bad"]), label_map={"god": "positive", "bad": "negative"})
+    assert [record.getMessage() for record in caplog.records] == [
+        "Task `task`: label_map renames `god`, which does not occur. Did you mean `good`?"
+    ]

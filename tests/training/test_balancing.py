@@ -3,6 +3,8 @@ from collections.abc import Mapping
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from mixed_steps import COLUMNS, MAX_LENGTH, TASKS, framing, splits, steps, text_rows, word_rows
 from tiny import CLS, FAMILIES, SEP, UNK, encoder, tokenizer
 from torch import Tensor
@@ -141,6 +143,33 @@ def test_the_gradient_of_a_mixed_step_is_that_of_its_rows_one_by_one_for_any_max
         torch.testing.assert_close(losses, expected_losses, rtol=1e-5, atol=1e-6)
     assert len(numbers) == 4
     assert min(numbers) == 1
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    max_tokens=st.integers(MAX_LENGTH, 400),
+    micro_batch_cost=st.integers(0, 300),
+    batch_size=st.integers(1, 15),
+    step=st.integers(0, 1),
+    num_processes=st.integers(1, 4),
+)
+def test_the_gradient_of_any_step_is_that_of_one_micro_batch(
+    data: list[EncodedSplit], max_tokens: int, micro_batch_cost: int, batch_size: int, step: int, num_processes: int
+) -> None:
+    model = tiny_model()
+    whole = steps(data, batch_size=batch_size, max_tokens=10**6, micro_batch_cost=10**6)[step]
+    assert len(whole.micro_batches) == 1
+    expected, expected_losses = backward(model, whole)
+    found: Gradients = {name: torch.zeros_like(gradient) for name, gradient in expected.items()}
+    losses = torch.zeros_like(expected_losses)
+    for process in range(num_processes):
+        options = {"process": process, "num_processes": num_processes, "micro_batch_cost": micro_batch_cost}
+        part = steps(data, batch_size=batch_size, max_tokens=max_tokens, **options)[step]
+        gradients, part_losses = backward(model, part)
+        found = {name: found[name] + gradient for name, gradient in gradients.items()}
+        losses += part_losses
+    assert_same(found, expected)
+    torch.testing.assert_close(losses, expected_losses, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", ["bert", "modernbert", "roberta"])

@@ -285,7 +285,8 @@ def test_a_loss_that_is_no_number_is_told_with_its_step_its_task_and_its_rows(tm
     assert len(told) == min(len(rows), 8)
     assert all(place in message for place in a_run.data.where(plan, "sentiment")[:8])
     assert a_run.checkpoints() == ({2, 4} if step == 5 else set())
-    assert [line["step"] for line in loss_lines(a_run.folder)] == [3] if step == 5 else True
+    log = a_run.folder / "metrics.jsonl"
+    assert ([line["step"] for line in loss_lines(a_run.folder)] if log.exists() else []) == ([3] if step == 5 else [])
 
 
 def test_an_infinite_gradient_of_a_finite_loss_is_told_with_its_own_step(tmp_path: Path) -> None:
