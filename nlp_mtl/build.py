@@ -187,7 +187,9 @@ def steps(
         num_rows = min(num_rows, settings.max_steps * settings.batch_size)
     sampler = Sampler(
         sizes,
-        sampling_rates(sizes, sampling.strategy, sampling.temperature),
+        sampling_rates(
+            sizes, sampling.strategy, sampling.temperature, [sampling.shares.get(name, 0) for name in train]
+        ),
         batch_size=settings.batch_size,
         num_rows=max(num_rows, 1),
         seed=recipe.seed,

@@ -103,10 +103,12 @@ class TaskSpec(_Section):
 class SamplingSpec(_Section):
     """How much of each dataset a step learns from."""
 
-    strategy: Literal["proportional", "temperature", "uniform"] = "proportional"
-    """``proportional``: by rows; ``uniform``: the same for each; ``temperature``: rows^(1/T)."""
+    strategy: Literal["proportional", "temperature", "uniform", "fixed"] = "proportional"
+    """``proportional``: by rows; ``uniform``: the same for each; ``temperature``: rows^(1/T); ``fixed``: ``shares``."""
     temperature: Number = Field(default=TEMPERATURE, ge=1)
     """T of the temperature strategy: 1 is proportional, large values approach uniform."""
+    shares: dict[Name, Annotated[Number, Field(ge=0)]] = {}
+    """What each dataset gives under the fixed strategy, in any unit: ``{ewt: 3, sst2: 1}`` is three rows to one."""
 
 
 class TrainingSpec(_Section):
@@ -123,7 +125,7 @@ class TrainingSpec(_Section):
     learning_rate: Number = Field(default=5e-5, gt=0)
     """Peak learning rate of the encoder."""
     head_learning_rate: Number = Field(default=1e-3, gt=0)
-    """Peak learning rate of the heads, which start from nothing."""
+    """Peak learning rate of the heads, which start from nothing, and of a pooler, which only they read."""
     weight_decay: Number = Field(default=0.01, ge=0)
     """AdamW's; biases and norms have none."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -134,6 +136,9 @@ class TrainingSpec(_Section):
     """The rate of every dropout in encoder and heads. Default: what the encoder's configuration says."""
     max_grad_norm: Number = Field(default=1.0, ge=0)
     """Gradients longer than this are scaled down to it; 0: never."""
+    ema_decay: Fraction = 0.0
+    """Evaluate and save an exponential moving average of the weights: the share of it that a step keeps, for example
+    0.99 to average over the last hundred steps or so. 0: the weights themselves."""
     mixed_precision: Literal["no", "bf16"] = "no"
     """bf16: matrix products in bfloat16, weights and updates in float32."""
     eval_every: Positive | None = None

@@ -238,6 +238,7 @@ def _cross_problems(values: dict[str, Any]) -> Iterator[Problem]:
     changed = _number(sampling.get("temperature", TEMPERATURE)) != TEMPERATURE
     if changed and sampling.get("strategy") != "temperature":
         yield Problem("sampling.temperature", "only `strategy: temperature` reads it")
+    yield from _share_problems(sampling, datasets)
     training = values.get("training")
     weights = training.get("selection_weights") if isinstance(training, dict) else None
     for name in weights if isinstance(weights, dict) else ():
@@ -250,6 +251,23 @@ def _cross_problems(values: dict[str, Any]) -> Iterator[Problem]:
         yield Problem("training.selection_weights", "all weights are 0, so no model is better than another")
     if tasks and all(isinstance(t, dict) and _number(t.get("loss_weight", 1)) == 0 for t in tasks.values()):
         yield Problem("tasks", "every loss_weight is 0, so there is nothing to learn")
+
+
+def _share_problems(sampling: dict[str, Any], datasets: dict[str, Any]) -> Iterator[Problem]:
+    shares, is_fixed = sampling.get("shares"), sampling.get("strategy") == "fixed"
+    if shares and not is_fixed:
+        yield Problem("sampling.shares", "only `strategy: fixed` reads them")
+    elif is_fixed and isinstance(shares or {}, dict):
+        given = shares or {}
+        for name in given:
+            if name not in datasets:
+                near = did_you_mean(str(name), map(str, datasets))
+                yield Problem(f"sampling.shares.{name}", f"there is no such dataset.{near}")
+        missing = [name for name in datasets if name not in given]
+        if missing:
+            yield Problem("sampling.shares", f"say what {listed(missing)} gives; 0: it is not trained on")
+        elif all(_number(share) == 0 for share in given.values()):
+            yield Problem("sampling.shares", "all shares are 0, so there is nothing to train on")
 
 
 def _task_problems(path: str, task: dict[str, Any], datasets: dict[str, Any], used: set[str]) -> Iterator[Problem]:

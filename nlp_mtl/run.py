@@ -53,24 +53,24 @@ def train(recipe: Recipe | str | Path, *, resume: bool = False, overwrite: bool 
     accelerator.wait_for_everyone()
     progress = sys.stderr.isatty() and accelerator.is_main_process
 
-    def score(split: str) -> dict[str, Scores]:
+    def score(split: str, scored: MultiTaskModel) -> dict[str, Scores]:
         return evaluate_splits(
-            model, prepared.split(split), prepared.tasks, prepared.framing,
+            scored, prepared.split(split), prepared.tasks, prepared.framing,
             max_tokens=recipe.training.max_tokens,
             mixed_precision=recipe.training.mixed_precision,
             accelerator=accelerator,
             progress=progress,
         )  # fmt: skip
 
-    def validate(_: MultiTaskModel) -> tuple[dict[str, Scores], float | None]:
-        scores = score("validation")
+    def validate(scored: MultiTaskModel) -> tuple[dict[str, Scores], float | None]:
+        scores = score("validation", scored)
         return scores, selection_score(scores, prepared.tasks, selection_weights(recipe, prepared))
 
     state = train_model(
         model, data, prepared.tasks, validate,
         accelerator=accelerator, output_dir=output_dir, resume=resume, **arguments,
     )  # fmt: skip
-    scores = {split: found for split in ("validation", "test") if (found := score(split))}
+    scores = {split: found for split in ("validation", "test") if (found := score(split, model))}
     results = {
         "scores": scores,
         "main_metrics": {task.name: task.metric for task in prepared.tasks},

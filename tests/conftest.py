@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 
-# The same examples each time: a change that breaks nothing is not held up. `scripts/test --all` draws new ones.
+# The same examples each time: a change that breaks nothing is not held up. The profile `search` draws new ones.
 hypothesis.settings.register_profile("fixed", derandomize=True)
 hypothesis.settings.register_profile("search", print_blob=True)
 hypothesis.settings.load_profile("fixed")

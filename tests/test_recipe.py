@@ -197,6 +197,7 @@ def test_tasks_and_datasets_may_be_called_like_a_type(name):
         ("training/selection_weights/nre", 1, "no such task Did you mean `ner`?"),
         ("training/selection_weights", {"ner": "0"}, "all weights are 0"),
         ("sampling/temperature", 5, "only `strategy: temperature` reads it"),
+        ("sampling/shares", {"words": 1, "texts": 1}, "only `strategy: fixed` reads them"),
     ],
 )
 def test_a_wrong_value_is_told_with_what_was_found_and_what_is_allowed(path, wrong, words):
@@ -204,6 +205,20 @@ def test_a_wrong_value_is_told_with_what_was_found_and_what_is_allowed(path, wro
     place = path.replace("/", ".")
     missing = [word for word in words.split(" ") if word not in problems[place]]
     assert not missing, problems
+
+
+@pytest.mark.parametrize(
+    ("shares", "place", "told"),
+    [
+        ({"wrds": 1, "words": 1, "texts": 1}, "sampling.shares.wrds", "no such dataset. Did you mean `words`?"),
+        ({"words": 1}, "sampling.shares", "say what `texts` gives"),
+        ({}, "sampling.shares", "say what `words`, `texts` gives"),
+        ({"words": 0, "texts": 0}, "sampling.shares", "all shares are 0"),
+        ({"words": 3, "texts": -1}, "sampling.shares.texts", "greater than or equal to 0"),
+    ],
+)
+def test_fixed_shares_name_every_dataset(shares, place, told):
+    assert told in problems_of(changed("sampling", {"strategy": "fixed", "shares": shares}))[place]
 
 
 @pytest.mark.parametrize("name", ["1st", "a b", "ünï", "", "a.b", "a/b", "../x", "x" * 65])

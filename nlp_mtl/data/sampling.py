@@ -29,15 +29,21 @@ class StepPlan(NamedTuple):
     """[rows] The row in that dataset."""
 
 
-def sampling_rates(sizes: Sequence[int], strategy: str, temperature: float = 1.0) -> np.ndarray:
+def sampling_rates(
+    sizes: Sequence[int], strategy: str, temperature: float = 1.0, shares: Sequence[float] = ()
+) -> np.ndarray:
     """[datasets] The share of rows that each dataset gives; they sum to 1.
 
     Args:
         sizes: training rows of each dataset.
-        strategy: ``proportional`` to the sizes; ``uniform``; ``temperature``, proportional to size^(1/T)
-            (Arivazhagan et al. 2019, arXiv 1907.05019).
+        strategy: ``proportional`` to the sizes; ``uniform``; ``fixed`` shares; ``temperature``, proportional to
+            size^(1/T) (Arivazhagan et al. 2019, arXiv 1907.05019).
         temperature: T.
+        shares: of the strategy ``fixed``, in any unit.
     """
+    if strategy == "fixed":
+        weights = np.asarray(shares, dtype=np.float64)
+        return np.asarray(weights / weights.sum())
     exponent = {"proportional": 1.0, "uniform": 0.0, "temperature": 1 / temperature}[strategy]
     weights = np.asarray(sizes, dtype=np.float64) ** exponent
     return np.asarray(weights / weights.sum())

@@ -1,8 +1,8 @@
 """Checkpoints: complete or absent. A folder is written aside, synced to disk, and renamed.
 
-``checkpoints/step-N/`` holds ``model.safetensors``, ``optimizer.safetensors`` (AdamW's state by parameter name)
-and ``state.json`` (:class:`TrainingState`). Nothing in it is pickled. Learning rates, data order and random
-numbers are functions of the step, so they need no state.
+``checkpoints/step-N/`` holds ``model.safetensors``, ``optimizer.safetensors`` (AdamW's state by parameter name),
+``average.safetensors`` where weights are averaged, and ``state.json`` (:class:`TrainingState`). Nothing in it is
+pickled. Learning rates, data order and random numbers are functions of the step, so they need no state.
 """
 
 import json
@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from nlp_mtl.errors import RunError
+from nlp_mtl.errors import RunError, first_line
 from nlp_mtl.storage import PARTIAL, aside, written_folder
 
 _NAME = re.compile(r"step-(\d+)")
@@ -41,16 +41,27 @@ class TrainingState:
     """What was learned from, as :meth:`nlp_mtl.data.batches.StepDataset.digest` has it: a resumed run checks it."""
 
 
-def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState) -> Path:
+def save_checkpoint(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: TrainingState,
+    average: nn.Module | None = None,
+) -> Path:
     """Write ``folder/step-N``; returns it.
+
+    Args:
+        average: the model with averaged weights, if there are any.
 
     Raises:
         RunError: it cannot be written (a full disk, no permission); older checkpoints are untouched.
     """
     path = folder / f"step-{state.step}"
     with written_folder(path) as partial:
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(weights, partial / "model.safetensors")
+        for name, part in (("model", model), ("average", average)):
+            if part is not None:
+                weights = {key: tensor.detach().cpu().contiguous() for key, tensor in part.state_dict().items()}
+                save_file(weights, partial / f"{name}.safetensors")
         save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
         (partial / "state.json").write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
     return path
@@ -68,15 +79,19 @@ def _step_of(path: Path) -> int:
     return int(match[1])
 
 
-def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
-    """Load a checkpoint into a model and an optimizer with the same parameters; returns the state.
+def restore(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None = None
+) -> TrainingState:
+    """Load a checkpoint into a model, an optimizer with the same parameters, and averaged weights; returns the state.
 
     Raises:
         RunError: the checkpoint is damaged, or of another model.
     """
     try:
         state = TrainingState(**json.loads((path / "state.json").read_text(encoding="utf-8")))
-        load_weights(path, model)
+        load_weights(path / "model.safetensors", model)
+        if average is not None:
+            load_weights(path / "average.safetensors", average)
         _restore_optimizer(load_file(path / "optimizer.safetensors"), optimizer)
     except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
         raise RunError(
@@ -85,16 +100,26 @@ def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> T
     return state
 
 
-def load_weights(path: Path, model: nn.Module) -> None:
-    """Load a checkpoint's weights into a model.
+def load_best(path: Path, model: nn.Module) -> None:
+    """Load the weights that a checkpoint's evaluation scored: the averaged ones, where there are any.
 
     Raises:
         RunError: they do not fit.
     """
+    average = path / "average.safetensors"
+    load_weights(average if average.exists() else path / "model.safetensors", model)
+
+
+def load_weights(file: Path, model: nn.Module) -> None:
+    """Load a file of a checkpoint into a model.
+
+    Raises:
+        RunError: it does not fit.
+    """
     try:
-        model.load_state_dict(load_file(path / "model.safetensors"))
+        model.load_state_dict(load_file(file))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise RunError(f"checkpoint {path} does not fit the model: {error}") from error
+        raise RunError(f"checkpoint {file.parent} does not fit the model: {first_line(error)}") from error
 
 
 def rotate(folder: Path, keep_last: int, best_step: int | None) -> None:

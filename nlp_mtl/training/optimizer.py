@@ -1,9 +1,10 @@
-"""Parameter groups and learning-rate schedules."""
+"""Parameter groups, learning-rate schedules, and averaged weights."""
 
 import math
 from typing import Any
 
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 def parameter_groups(
@@ -15,7 +16,7 @@ def parameter_groups(
     ``peak_lr``, which :func:`set_learning_rates` scales, and the ``parameter_names``, in order.
 
     Args:
-        model: its heads are the parameters below ``heads``.
+        model: its heads are the parameters below ``heads``, and the encoder's pooler.
         learning_rate: of all other parameters.
     """
     rates = {"encoder": learning_rate, "heads": head_learning_rate}
@@ -33,7 +34,8 @@ def parameter_groups(
     }
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            part = "heads" if name.startswith("heads.") else "encoder"
+            # A pooler is read by heads alone; most families have the same layer in the head.
+            part = "heads" if name.startswith(("heads.", "encoder.pooler.")) else "encoder"
             # One-dimensional parameters are biases and the scales of norms.
             group: dict[str, Any] = groups[part, parameter.ndim > 1]
             group["params"].append(parameter)
@@ -60,3 +62,15 @@ def set_learning_rates(groups: list[dict[str, Any]], factor: float) -> None:
     """Set each group's learning rate to its peak times ``factor``."""
     for group in groups:
         group["lr"] = group["peak_lr"] * factor
+
+
+def averaged(model: nn.Module, decay: float) -> AveragedModel | None:
+    """A copy of a model that ``update_parameters`` makes an exponential moving average of it; None without decay.
+
+    (Polyak and Juditsky 1992, "Acceleration of Stochastic Approximation by Averaging"; exponential and by
+    torch's ``swa_utils``.) Its first update takes the weights as they are.
+
+    Args:
+        decay: the share of the average that a step keeps.
+    """
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -24,7 +25,7 @@ from nlp_mtl.tasks import Task
 from nlp_mtl.training import checkpoint, metrics_log
 from nlp_mtl.training.balancing import summed_loss, weighted_sum
 from nlp_mtl.training.checkpoint import TrainingState
-from nlp_mtl.training.optimizer import parameter_groups, schedule_factor, set_learning_rates
+from nlp_mtl.training.optimizer import averaged, parameter_groups, schedule_factor, set_learning_rates
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ def train(
     save_every: int | None,
     keep_last: int,
     early_stopping_patience: int | None,
+    ema_decay: float,
     mixed_precision: str,
     num_workers: int,
     resume: bool = False,
@@ -79,10 +81,11 @@ def train(
     optimizer = torch.optim.AdamW(groups, fused=accelerator.device.type in ("cpu", "cuda"))
     model.to(accelerator.device)
     model.train()  # a loaded encoder comes with its dropout off
+    average = averaged(model, ema_decay)
     folder, metrics_file = output_dir / "checkpoints", output_dir / "metrics.jsonl"
     state = TrainingState(data=data.digest())
     if resume:
-        state = _resume(folder, model, optimizer, data)
+        state = _resume(folder, model, optimizer, average, data)
         if accelerator.is_main_process:
             metrics_log.cut_after(metrics_file, state.step)
         logger.info("Resuming after step %d of %d", state.step, len(data))
@@ -108,6 +111,8 @@ def train(
         grad_norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm or math.inf)
         prepared_optimizer.step()
         prepared_optimizer.zero_grad()
+        if average is not None:
+            average.update_parameters(model)
         state.step = step + 1
         recorder.add(step, losses, grad_norm, batches.counts)
         bar.update()
@@ -125,7 +130,7 @@ def train(
             if accelerator.is_main_process:
                 metrics_log.append(metrics_file, line)
         if evaluating:
-            scores, selection = evaluate(model)
+            scores, selection = evaluate(_scored(model, average))
             if accelerator.is_main_process:
                 metrics_log.append(metrics_file, {"step": state.step, "selection_score": selection, "scores": scores})
             _judge(state, selection, early_stopping_patience)
@@ -134,28 +139,43 @@ def train(
         if saving:
             state.pending = recorder.pending()
             if accelerator.is_main_process:
-                checkpoint.save_checkpoint(folder, model, optimizer, state)
+                checkpoint.save_checkpoint(folder, model, optimizer, state, average and average.module)
                 checkpoint.rotate(folder, keep_last, state.best_step)
             accelerator.wait_for_everyone()
         if state.finished:
             break
     bar.close()
-    if state.best_step not in (None, state.step):
-        checkpoint.load_weights(folder / f"step-{state.best_step}", model)
+    if average is not None or state.best_step not in (None, state.step):
+        checkpoint.load_best(folder / f"step-{state.best_step or state.step}", model)
     return state
 
 
-def _resume(folder: Path, model: MultiTaskModel, optimizer: torch.optim.Optimizer, data: StepDataset) -> TrainingState:
+def _resume(
+    folder: Path,
+    model: MultiTaskModel,
+    optimizer: torch.optim.Optimizer,
+    average: AveragedModel | None,
+    data: StepDataset,
+) -> TrainingState:
     found = checkpoint.checkpoints(folder)
     if not found:
         raise RunError(f"there is no checkpoint to resume from in {folder}; start again, with --overwrite")
-    state = checkpoint.restore(found[-1], model, optimizer)
+    state = checkpoint.restore(found[-1], model, optimizer, average and average.module)
+    if average is not None:
+        average.n_averaged.fill_(state.step)  # so that its next update is not taken for its first
     if state.data != data.digest():
         raise RunError(
             f"the training data has changed since {found[-1]} was written, so the run cannot be resumed: bring the "
             "data back as it was, or start again, with --overwrite"
         )
     return state
+
+
+def _scored(model: MultiTaskModel, average: AveragedModel | None) -> MultiTaskModel:
+    """The model that is evaluated and, if it is the best, saved."""
+    scored = model if average is None else average.module
+    assert isinstance(scored, MultiTaskModel)
+    return scored
 
 
 def _loader(data: StepDataset, steps: range, num_workers: int, seed: int) -> DataLoader[StepBatches]:

@@ -65,6 +65,7 @@ def drawn_rows(sampler: Sampler) -> list[list[int]]:
 def test_strategies_give_the_published_shares() -> None:
     assert sampling_rates([100, 300], "proportional").tolist() == [0.25, 0.75]
     assert sampling_rates([100, 300], "uniform").tolist() == [0.5, 0.5]
+    assert sampling_rates([100, 300], "fixed", shares=[3, 1]).tolist() == [0.75, 0.25]
     assert sampling_rates([100, 900], "temperature", 2.0) == pytest.approx([0.25, 0.75])
     assert sampling_rates([100, 900], "temperature", 1.0) == pytest.approx([0.1, 0.9])
     assert sampling_rates([100, 900], "temperature", 1e6) == pytest.approx([0.5, 0.5], abs=1e-4)

@@ -12,7 +12,7 @@ from torch import nn
 
 from nlp_mtl import storage
 from nlp_mtl.errors import RunError
-from nlp_mtl.training.checkpoint import TrainingState, checkpoints, load_weights, restore, rotate, save_checkpoint
+from nlp_mtl.training.checkpoint import TrainingState, checkpoints, load_best, restore, rotate, save_checkpoint
 from nlp_mtl.training.optimizer import parameter_groups
 
 
@@ -63,6 +63,24 @@ def test_weights_optimizer_and_state_come_back_bit_for_bit(tmp_path: Path) -> No
             assert value.dtype == two[parameter][key].dtype
     learn(model, optimizer)
     learn(other, other_optimizer)
+    assert_same(model, other)
+
+
+def test_averaged_weights_come_back_beside_the_others(tmp_path: Path) -> None:
+    model, optimizer = trainable(0)
+    average, _ = trainable(7)
+    path = save_checkpoint(tmp_path, model, optimizer, TrainingState(3), average)
+    other, other_optimizer = trainable(1)
+    other_average, _ = trainable(2)
+    restore(path, other, other_optimizer, other_average)
+    assert_same(model, other)
+    assert_same(average, other_average)
+    load_best(path, other)
+    assert_same(average, other)
+    (path / "average.safetensors").unlink()
+    with pytest.raises(RunError, match="step-3"):
+        restore(path, other, other_optimizer, other_average)
+    load_best(path, other)
     assert_same(model, other)
 
 
@@ -195,7 +213,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="does not fit the model"):
         restore(path, *trainable(0, width=16))
     with pytest.raises(RunError, match="does not fit the model"):
-        load_weights(path, nn.Linear(2, 2))
+        load_best(path, nn.Linear(2, 2))
 
 
 def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from tiny_runs import finish, lines, loss_lines, score_lines, start, values, wei
 
 from nlp_mtl import Recipe, train
 
-pytestmark = pytest.mark.slow  # every process imports torch
+slow = pytest.mark.slow  # every process imports torch
 
 
 def both(folder: Path, **options: Any) -> tuple[Path, Path]:
@@ -55,6 +55,7 @@ def test_a_process_without_any_row_takes_part(tmp_path: Path) -> None:
     assert_close(one, two)
 
 
+@slow
 def test_a_run_of_two_processes_is_resumed_bit_for_bit_by_two_and_to_rounding_error_by_one(tmp_path: Path) -> None:
     one, two = both(tmp_path, save_every=2, eval_every=4, keep_last=9, num_epochs=1, num_workers=1)
     for processes in (1, 2):
@@ -71,6 +72,7 @@ def test_a_run_of_two_processes_is_resumed_bit_for_bit_by_two_and_to_rounding_er
                 assert (copy / name).read_bytes() == (two / name).read_bytes(), name
 
 
+@slow
 def test_a_run_of_two_processes_with_dropout_can_be_repeated_bit_for_bit(tmp_path: Path) -> None:
     plain = values(tmp_path, dropout=0.2, max_steps=4, mixed_precision="bf16")
     file = write_yaml(tmp_path, plain)
@@ -83,6 +85,7 @@ def test_a_run_of_two_processes_with_dropout_can_be_repeated_bit_for_bit(tmp_pat
     )
 
 
+@slow
 def test_a_loss_that_explodes_stops_all_processes(tmp_path: Path) -> None:
     file = write_yaml(tmp_path, values(tmp_path, learning_rate=1e30, warmup_fraction=0))
     code, _, errors = finish(start("train", file, processes=2), timeout=60)
@@ -91,6 +94,7 @@ def test_a_loss_that_explodes_stops_all_processes(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+@slow
 def test_a_checkpoint_that_the_first_process_cannot_write_does_not_leave_the_other_waiting(tmp_path: Path) -> None:
     plain = values(tmp_path, save_every=2)
     train(Recipe.from_dict({**plain, "training": {**plain["training"], "keep_last": 9}}))
@@ -106,6 +110,7 @@ def test_a_checkpoint_that_the_first_process_cannot_write_does_not_leave_the_oth
     assert [path.name for path in checkpoints.iterdir() if path.is_dir()] == ["step-2"]
 
 
+@slow
 def test_data_that_cannot_be_read_stops_all_processes(tmp_path: Path) -> None:
     plain = values(tmp_path)
     (tmp_path / "broken.jsonl").write_text("not json\n")

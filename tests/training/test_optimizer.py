@@ -43,10 +43,10 @@ def test_what_decays_is_what_decays_in_the_stock_trainer(family: str) -> None:
     assert {name for name in decaying ^ stock if "relative_attention_bias" not in name} == set()
 
 
-def test_heads_have_their_own_learning_rate_and_the_pooler_the_encoders() -> None:
+def test_heads_and_the_pooler_that_only_they_read_have_their_own_learning_rate() -> None:
     for group in parameter_groups(tiny_model(), **RATES):
         for name in group["parameter_names"]:
-            assert group["lr"] == group["peak_lr"] == (1e-2 if name.startswith("heads.") else 1e-4)
+            assert group["lr"] == group["peak_lr"] == (1e-2 if name.startswith(("heads.", "encoder.pooler.")) else 1e-4)
         assert group["name"].startswith("heads" if group["lr"] == 1e-2 else "encoder")
 
 

@@ -35,12 +35,14 @@ def moved(recipe: Recipe, output_dir: Path, **training: Any) -> Recipe:
     return recipe.model_copy(update={"output_dir": str(output_dir), "training": changed})
 
 
-@pytest.mark.parametrize(("precision", "workers"), [("no", 0), ("no", 2), ("bf16", 0), ("bf16", 2)])
+@pytest.mark.parametrize(
+    ("precision", "workers", "ema_decay"), [("no", 0, 0), ("no", 2, 0.9), ("bf16", 0, 0.9), ("bf16", 2, 0)]
+)
 def test_a_run_resumed_after_any_checkpoint_ends_as_if_it_had_not_stopped(
-    tmp_path: Path, precision: str, workers: int
+    tmp_path: Path, precision: str, workers: int, ema_decay: float
 ) -> None:
     recipe = tiny_recipe(
-        tmp_path, dropout=0.2, mixed_precision=precision, num_workers=workers,
+        tmp_path, dropout=0.2, mixed_precision=precision, num_workers=workers, ema_decay=ema_decay,
         num_epochs=1.5, save_every=1, eval_every=4, log_every=3, keep_last=99,
     )  # fmt: skip
     train(recipe)
@@ -177,8 +179,7 @@ def long_run(folder: Path, num_workers: int) -> tuple[Recipe, Path]:
     return Recipe.from_dict(plain), write_yaml(folder, {**plain, "output_dir": str(folder / "killed")})
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(tmp_path: Path, seed: int) -> None:
     recipe, file = long_run(tmp_path / "files", num_workers=2 * seed)
     train(recipe)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from safetensors.torch import load_file
 from tiny_runs import loss_lines, score_lines, tiny_recipe, values
 
 from nlp_mtl import Recipe, TrainingError
@@ -36,6 +37,7 @@ class Run:
 
     def train(self, **changes: Any) -> TrainingState:
         self.seen: list[Weights] = [self.weights()]
+        self.evaluated: list[Weights] = []
         return train(
             self.model, self.data, self.tasks, self._evaluate,
             accelerator=Accelerator(), output_dir=self.folder, **{**self.arguments, **changes},
@@ -49,6 +51,7 @@ class Run:
 
     def _evaluate(self, model: MultiTaskModel) -> tuple[dict, float | None]:
         self.seen.append(self.weights())
+        self.evaluated.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
         return {}, self.scores[len(self.seen) - 2] if len(self.seen) - 2 < len(self.scores) else None
 
 
@@ -306,3 +309,29 @@ def test_the_rows_named_are_at_most_eight_and_the_rest_counted(tmp_path: Path) -
     with pytest.raises(TrainingError, match="and 8 more") as error:
         a_run.train()
     assert str(error.value).count("train.jsonl") == 8
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.9])
+def test_the_average_that_is_evaluated_and_saved_is_the_exponential_one_of_all_steps(
+    tmp_path: Path, decay: float
+) -> None:
+    plain = run(tmp_path / "plain", eval_every=1)
+    plain.train()
+    a_run = run(tmp_path / "averaged", scores=[0.1, 0.2, 0.9, 0.3], eval_every=1, ema_decay=decay, keep_last=99)
+    a_run.train()
+    raw, evaluated = plain.seen[1:], a_run.evaluated
+    assert len(raw) == len(evaluated) == 12
+    expected = raw[0]
+    for step, weights in enumerate(raw):
+        expected = {name: expected[name] * decay + weights[name] * (1 - decay) for name in weights} if step else weights
+        for name, tensor in expected.items():
+            torch.testing.assert_close(evaluated[step][name], tensor, atol=1e-6, rtol=1e-5)
+    assert same(a_run.weights(), evaluated[2])  # of the best evaluation
+    newest = load_file(a_run.folder / "checkpoints" / "step-12" / "model.safetensors")
+    assert all(torch.equal(tensor, newest[name]) for name, tensor in raw[-1].items())  # averaging changes no step
+
+
+def test_the_average_of_a_run_without_scores_is_what_it_ends_with(tmp_path: Path) -> None:
+    a_run = run(tmp_path, ema_decay=0.9)
+    a_run.train()
+    assert same(a_run.weights(), a_run.evaluated[-1])
