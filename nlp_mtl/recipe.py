@@ -12,7 +12,8 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from nlp_mtl.recipe_reading import HELD_OUT, TEMPERATURE, read_yaml, validate
+from nlp_mtl.recipe_checks import HELD_OUT, TEMPERATURE
+from nlp_mtl.recipe_reading import read_yaml, validate
 from nlp_mtl.tasks import Metric, TaskType
 
 SPLITS = ("train", "validation", "test")

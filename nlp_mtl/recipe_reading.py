@@ -1,8 +1,7 @@
 """Reading recipes: YAML, overrides, and every problem told at once with its path and the likely fix."""
 
-import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from types import NoneType, UnionType
@@ -12,13 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from nlp_mtl.errors import Problem, RecipeError, did_you_mean, listed
-from nlp_mtl.tasks import METRICS
-
-HELD_OUT = 0.1
-"""The share of train that a missing split takes, where the recipe does not say."""
-
-TEMPERATURE = 2.0
-"""T of temperature sampling, where the recipe does not say."""
+from nlp_mtl.recipe_checks import cross_problems
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -117,7 +110,7 @@ def validate(cls: type[_Model], values: dict[str, Any], problems: Sequence[Probl
         recipe = cls.model_validate(values)
     except ValidationError as error:
         found += _pydantic_problems(cls, error)
-    found += _cross_problems(values)
+    found += cross_problems(values)
     # One problem a path: a union tells the same mistake once for each of its members.
     found = list({problem.path or problem.message: problem for problem in reversed(found)}.values())[::-1]
     if found:
@@ -217,117 +210,6 @@ def _unknown_key(cls: type[BaseModel], place: Sequence[Any]) -> str:
     return f"unknown key `{key}`." + (near or f" Known here: {listed(known, 30)}")
 
 
-def _cross_problems(values: dict[str, Any]) -> Iterator[Problem]:
-    """What only shows when keys are held against each other. Reads raw values, whatever they are."""
-    datasets, tasks = values.get("datasets"), values.get("tasks")
-    datasets = datasets if isinstance(datasets, dict) else {}
-    tasks = tasks if isinstance(tasks, dict) else {}
-    used: set[str] = set()
-    for name, task in tasks.items():
-        if isinstance(task, dict):
-            yield from _task_problems(f"tasks.{name}", task, datasets, used)
-    # Whether a dataset is left over can only be said when all tasks say which they read.
-    all_read = tasks and all(isinstance(t, dict) and t.get("dataset") for t in tasks.values()) and used <= set(datasets)
-    for name, dataset in datasets.items():
-        if isinstance(dataset, dict):
-            yield from _dataset_problems(f"datasets.{name}", dataset)
-        if all_read and name not in used:
-            yield Problem(f"datasets.{name}", "no task learns from this dataset; remove it or give it to a task")
-    sampling = values.get("sampling")
-    sampling = sampling if isinstance(sampling, dict) else {}
-    changed = _number(sampling.get("temperature", TEMPERATURE)) != TEMPERATURE
-    if changed and sampling.get("strategy") != "temperature":
-        yield Problem("sampling.temperature", "only `strategy: temperature` reads it")
-    yield from _share_problems(sampling, datasets)
-    training = values.get("training")
-    weights = training.get("selection_weights") if isinstance(training, dict) else None
-    for name in weights if isinstance(weights, dict) else ():
-        if name not in tasks:
-            yield Problem(
-                f"training.selection_weights.{name}",
-                f"there is no such task.{did_you_mean(str(name), map(str, tasks))}",
-            )
-    if isinstance(weights, dict) and weights and all(_number(weight) == 0 for weight in weights.values()):
-        yield Problem("training.selection_weights", "all weights are 0, so no model is better than another")
-    if tasks and all(isinstance(t, dict) and _number(t.get("loss_weight", 1)) == 0 for t in tasks.values()):
-        yield Problem("tasks", "every loss_weight is 0, so there is nothing to learn")
-
-
-def _share_problems(sampling: dict[str, Any], datasets: dict[str, Any]) -> Iterator[Problem]:
-    shares, is_fixed = sampling.get("shares"), sampling.get("strategy") == "fixed"
-    if shares and not is_fixed:
-        yield Problem("sampling.shares", "only `strategy: fixed` reads them")
-    elif is_fixed and isinstance(shares or {}, dict):
-        given = shares or {}
-        for name in given:
-            if name not in datasets:
-                near = did_you_mean(str(name), map(str, datasets))
-                yield Problem(f"sampling.shares.{name}", f"there is no such dataset.{near}")
-        missing = [name for name in datasets if name not in given]
-        if missing:
-            yield Problem("sampling.shares", f"say what {listed(missing)} gives; 0: it is not trained on")
-        elif all(_number(share) == 0 for share in given.values()):
-            yield Problem("sampling.shares", "all shares are 0, so there is nothing to train on")
-
-
-def _task_problems(path: str, task: dict[str, Any], datasets: dict[str, Any], used: set[str]) -> Iterator[Problem]:
-    names = task.get("dataset")
-    if names == []:
-        yield Problem(f"{path}.dataset", "names no dataset")
-    names = names if isinstance(names, list) else [names]
-    names = [name for name in names if isinstance(name, str)]
-    used.update(names)
-    for name in names:
-        spec = datasets.get(name)
-        if datasets and name not in datasets:
-            yield Problem(
-                f"{path}.dataset",
-                f"there is no dataset `{name}`; there are {listed(datasets)}.{did_you_mean(name, map(str, datasets))}",
-            )
-        elif (
-            task.get("type") == "token-classification"
-            and isinstance(spec, dict)
-            and spec.get("text")
-            and not spec.get("tokens")
-        ):
-            yield Problem(
-                f"{path}.dataset",
-                f"a token-classification task needs words, but dataset `{name}` gives `text`; give its `tokens` column",
-            )
-    if len(names) != len(set(names)):
-        yield Problem(f"{path}.dataset", "a dataset stands twice")
-    if names and isinstance(task.get("labels"), dict) and set(task["labels"]) != set(names):
-        yield Problem(
-            f"{path}.labels",
-            f"names columns for {listed(task['labels'])}, but the task's datasets are {listed(names)}",
-        )
-    kind, metric = task.get("type"), task.get("metric")
-    allowed = METRICS.get(kind, ()) if isinstance(kind, str) else ()  # type: ignore[call-overload]
-    if allowed and metric is not None and metric not in allowed:
-        yield Problem(
-            f"{path}.metric",
-            f"found {metric!r}, allowed for {kind}: {listed(allowed)}.{did_you_mean(str(metric), allowed)}",
-        )
-    label_names = task.get("label_names")
-    if isinstance(label_names, list):
-        if len(label_names) != len(set(map(str, label_names))):
-            yield Problem(f"{path}.label_names", "a label stands twice")
-        if len(label_names) < 2:
-            yield Problem(f"{path}.label_names", "a task needs at least two labels")
-
-
-def _dataset_problems(path: str, dataset: dict[str, Any]) -> Iterator[Problem]:
-    if not dataset.get("path") and not dataset.get("data_files"):
-        yield Problem(path, "says neither `path` (a Hub id, a folder or a format) nor `data_files`")
-    if bool(dataset.get("text")) == bool(dataset.get("tokens")):
-        yield Problem(path, "give one of `text` (a column of texts) and `tokens` (a column of word lists)")
-    if dataset.get("path") == "conll" and not dataset.get("columns"):
-        yield Problem(path, "a CoNLL file needs `columns`, for example [tokens, pos, chunk, ner]")
-    fractions = [_number(dataset.get(f"{split}_fraction", HELD_OUT)) for split in ("validation", "test")]
-    if all(0 <= fraction < 1 for fraction in fractions) and sum(fractions) >= 1:
-        yield Problem(path, "validation_fraction and test_fraction together leave nothing to train on")
-
-
 def changed_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
     """The paths at which two resolved recipes differ, each with both values."""
     changes = []
@@ -342,14 +224,6 @@ def changed_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
 
 def _literals(expected: str) -> list[str]:
     return [part.strip("' ") for part in expected.replace(" or ", ", ").split(", ")]
-
-
-def _number(value: Any) -> float:
-    """A value as a number, texts such as 5e-5 too; not a number if it is none."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return math.nan
 
 
 def _yaml_error(error: Exception) -> str:
