@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from loaded import ROWS, load, problem, values
 from tiny import write_jsonl
 
+from nlp_mtl.errors import DataError
+
 # Splits
 
 
@@ -120,7 +122,7 @@ def test_train_too_small_to_carve_is_told(tmp_path: Path) -> None:
 
 def test_caps_take_a_seeded_sample_in_order_and_are_told(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", ROWS)
-    loaded = load(tmp_path, data_files="a.jsonl", max_rows={"train": 10, "test": 5})
+    loaded = load(tmp_path, data_files="a.jsonl", max_rows={"train": 10})
     rows = loaded.splits["train"].source_rows.tolist()
     assert len(rows) == 10
     assert rows == sorted(rows)
@@ -128,6 +130,8 @@ def test_caps_take_a_seeded_sample_in_order_and_are_told(tmp_path: Path) -> None
     assert values(loaded, "text") == [f"text {n}" for n in rows]
     assert "10 of 60" in loaded.notes[0]
     assert load(tmp_path, data_files="a.jsonl", max_rows={"train": 100}).notes == []
+    with pytest.raises(DataError, match="max_rows limits test, but there is no such split"):
+        load(tmp_path, data_files="a.jsonl", max_rows={"train": 10, "test": 5})
 
 
 def test_a_row_is_named_as_in_its_file_after_carving_capping_and_joining(tmp_path: Path) -> None:
