@@ -129,6 +129,8 @@ class TrainingSpec(_Section):
     """Peak learning rate of the heads, which start from nothing, and of a pooler, which only they read."""
     weight_decay: Number = Field(default=0.01, ge=0)
     """AdamW's; biases and norms have none."""
+    layer_decay: Number = Field(default=1.0, gt=0, le=1)
+    """The encoder's learning rate falls by this factor from each layer to the one below, down to the embeddings."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """How the learning rates fall after warm-up."""
     warmup_fraction: Fraction = 0.06

@@ -1,6 +1,7 @@
 """Parameter groups, learning-rate schedules, and averaged weights."""
 
 import math
+import re
 from typing import Any
 
 from torch import nn
@@ -8,7 +9,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 def parameter_groups(
-    model: nn.Module, *, learning_rate: float, head_learning_rate: float, weight_decay: float
+    model: nn.Module,
+    *,
+    learning_rate: float,
+    head_learning_rate: float,
+    weight_decay: float,
+    layer_decay: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Groups for AdamW: encoder and heads have learning rates of their own, biases and norms no decay.
 
@@ -17,11 +23,25 @@ def parameter_groups(
 
     Args:
         model: its heads are the parameters below ``heads``, and the encoder's pooler.
-        learning_rate: of all other parameters.
+        learning_rate: of all other parameters, in the encoder's last layer and behind it.
+        layer_decay: a layer's learning rate is that of the layer above times this; the embeddings are the lowest
+            layer. 1: all learn alike. (Howard and Ruder 2018, arXiv 1801.06146, "discriminative fine-tuning".)
     """
-    rates = {"encoder": learning_rate, "heads": head_learning_rate}
-    groups = {
-        (part, decays): {
+    depths = _depths(model)
+    highest = max((depth for depth in depths.values() if depth is not None), default=0)
+    groups: dict[tuple[str, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        depth = depths[name]
+        if depth is None:
+            part, rate = "heads", head_learning_rate
+        else:
+            part, rate = "encoder", learning_rate * layer_decay ** (highest - depth)
+            if layer_decay != 1:
+                part = f"encoder layer {depth}" if depth else "embeddings"
+        decays = parameter.ndim > 1  # one-dimensional parameters are biases and the scales of norms
+        empty = {
             "name": part if decays else f"{part}, no decay",
             "params": [],
             "parameter_names": [],
@@ -29,18 +49,28 @@ def parameter_groups(
             "peak_lr": rate,
             "weight_decay": weight_decay if decays else 0.0,
         }
-        for part, rate in rates.items()
-        for decays in (True, False)
-    }
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            # A pooler is read by heads alone; most families have the same layer in the head.
-            part = "heads" if name.startswith(("heads.", "encoder.pooler.")) else "encoder"
-            # One-dimensional parameters are biases and the scales of norms.
-            group: dict[str, Any] = groups[part, parameter.ndim > 1]
-            group["params"].append(parameter)
-            group["parameter_names"].append(name)
-    return [group for group in groups.values() if group["params"]]
+        group = groups.setdefault((part, decays), empty)
+        group["params"].append(parameter)
+        group["parameter_names"].append(name)
+    return list(groups.values())
+
+
+def _depths(model: nn.Module) -> dict[str, int | None]:
+    """``{parameter: its layer}``: 0 for embeddings, 1 for the encoder's first layer, ...; None for heads."""
+    depths: dict[str, int | None] = {}
+    behind: list[str] = []
+    for name, _ in model.named_parameters():
+        layer = re.search(r"\.(\d+)\.", name)
+        # A pooler is read by heads alone; most families have the same layer in the head.
+        if name.startswith(("heads.", "encoder.pooler.")):
+            depths[name] = None
+        elif "embed" in name or "relative" in name:  # also tables of positions that all layers share
+            depths[name] = 0
+        elif layer:
+            depths[name] = int(layer[1]) + 1
+        else:
+            behind.append(name)  # a norm or a projection behind the last layer
+    return depths | dict.fromkeys(behind, max((depth for depth in depths.values() if depth is not None), default=0))
 
 
 def schedule_factor(step: int, num_steps: int, schedule: str, warmup_fraction: float) -> float:

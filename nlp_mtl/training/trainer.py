@@ -45,6 +45,7 @@ def train(
     learning_rate: float,
     head_learning_rate: float,
     weight_decay: float,
+    layer_decay: float,
     schedule: str,
     warmup_fraction: float,
     max_grad_norm: float,
@@ -76,7 +77,11 @@ def train(
         RunError: there is no checkpoint to resume from, or it does not fit, or none can be written.
     """
     groups = parameter_groups(
-        model, learning_rate=learning_rate, head_learning_rate=head_learning_rate, weight_decay=weight_decay
+        model,
+        learning_rate=learning_rate,
+        head_learning_rate=head_learning_rate,
+        weight_decay=weight_decay,
+        layer_decay=layer_decay,
     )
     optimizer = torch.optim.AdamW(groups, fused=accelerator.device.type in ("cpu", "cuda"))
     model.to(accelerator.device)

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 import transformers
@@ -48,6 +50,32 @@ def test_heads_and_the_pooler_that_only_they_read_have_their_own_learning_rate()
         for name in group["parameter_names"]:
             assert group["lr"] == group["peak_lr"] == (1e-2 if name.startswith(("heads.", "encoder.pooler.")) else 1e-4)
         assert group["name"].startswith("heads" if group["lr"] == 1e-2 else "encoder")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_layer_learns_slower_than_the_one_above_by_the_layer_decay(family: str) -> None:
+    model = tiny_model(family)
+    rates = {}
+    for group in parameter_groups(model, **RATES, layer_decay=0.5):
+        assert group["lr"] == group["peak_lr"]
+        rates |= dict.fromkeys(group["parameter_names"], group["lr"])
+    shares = family == "albert"  # its layers are one layer
+    for name, rate in rates.items():
+        if name.startswith(("heads.", "encoder.pooler.")):
+            expected = 1e-2
+        elif name.startswith("encoder.embeddings.") or "relative" in name or "rel_embeddings" in name:
+            expected = 0.5e-4 if shares else 0.25e-4
+        elif re.search(r"layers?\.0\.", name) and not shares:
+            expected = 0.5e-4
+        elif "embedding" in name:  # a projection from the embeddings' width
+            expected = 0.5e-4 if shares else 0.25e-4
+        else:
+            expected = 1e-4
+        assert rate == pytest.approx(expected), name
+    assert len(rates) == len(dict(model.named_parameters()))
+    names = [group["name"] for group in parameter_groups(model, **RATES, layer_decay=0.5)]
+    assert len(names) == len(set(names))
+    assert names[0] == "embeddings"
 
 
 def test_frozen_parameters_are_in_no_group_and_no_group_is_empty() -> None:

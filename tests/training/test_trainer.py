@@ -140,6 +140,18 @@ def test_learning_rates_in_the_log_follow_the_schedule(tmp_path: Path, schedule:
         assert line["learning_rates"]["heads, no decay"] == pytest.approx(1e-2 * factor)
 
 
+def test_with_layer_decay_the_log_tells_the_rate_of_each_layer(tmp_path: Path) -> None:
+    a_run = run(tmp_path, layer_decay=0.5, schedule="constant", warmup_fraction=0, max_steps=1)
+    a_run.train()
+    rates = loss_lines(a_run.folder)[0]["learning_rates"]
+    layers = {name: rate for name, rate in rates.items() if "no decay" not in name}
+    assert layers == {"embeddings": 5e-4, "encoder layer 1": 1e-3, "encoder layer 2": 2e-3, "heads": 1e-2}
+    moved = {name: (tensor - a_run.seen[0][name]).abs().max() for name, tensor in a_run.weights().items()}
+    # The first step of AdamW moves a weight by its learning rate, but for decay.
+    assert moved["encoder.encoder.layer.0.output.dense.weight"] == pytest.approx(1e-3, rel=0.01)
+    assert moved["encoder.encoder.layer.1.output.dense.weight"] == pytest.approx(2e-3, rel=0.01)
+
+
 def test_the_first_step_does_not_depend_on_how_it_is_laid_out(tmp_path: Path) -> None:
     firsts = []
     for max_tokens in (64, 128, 4096):
