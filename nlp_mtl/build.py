@@ -139,6 +139,8 @@ def _tasks(
         if trained_tasks is not None and name not in trained:
             logger.warning("The model has no task `%s`; it is not scored", name)
             continue
+        if name in trained and trained[name].type != spec.type:
+            raise ModelError(f"the model's task `{name}` is {trained[name].type}, but the recipe's is {spec.type}")
         task, readers[name] = resolve_task(
             name,
             spec.type,
@@ -173,23 +175,24 @@ def steps(
     Raises:
         DataError: there is nothing to train on, or a task has fewer than two labels in the training splits.
     """
-    train = prepared.split("train")
+    settings, sampling = recipe.training, recipe.sampling
+    shares = sampling.shares
+    # A dataset with the share 0 is there to be evaluated on.
+    train = {name: split for name, split in prepared.split("train").items() if shares.get(name, 1)}
     for task in prepared.tasks:
         counts = [split.label_counts(task) for split in train.values() if task.name in split.labelled]
         occurring = [task.labels[place] for place in np.flatnonzero(sum(counts))]
         if len(occurring) < 2:
             what = f"only the label {listed(occurring)}" if occurring else "no labelled row"
-            raise DataError(f"task `{task.name}` has {what} in the train splits; there is nothing to tell apart")
-    settings, sampling = recipe.training, recipe.sampling
+            of = " that sampling.shares draws from" if 0 in shares.values() else ""
+            raise DataError(f"task `{task.name}` has {what} in the train splits{of}; there is nothing to tell apart")
     sizes = [len(split) for split in train.values()]
     num_rows = round(settings.num_epochs * sum(sizes))
     if settings.max_steps is not None:
         num_rows = min(num_rows, settings.max_steps * settings.batch_size)
     sampler = Sampler(
         sizes,
-        sampling_rates(
-            sizes, sampling.strategy, sampling.temperature, [sampling.shares.get(name, 0) for name in train]
-        ),
+        sampling_rates(sizes, sampling.strategy, sampling.temperature, [shares.get(name, 0) for name in train]),
         batch_size=settings.batch_size,
         num_rows=max(num_rows, 1),
         seed=recipe.seed,
@@ -237,11 +240,14 @@ def trainer_arguments(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
     """The recipe's training section as arguments of :func:`nlp_mtl.training.trainer.train`.
 
     Raises:
-        RecipeError: early stopping is wanted, but nothing can be scored.
+        RecipeError: early stopping or a selection by certain tasks is wanted, but nothing can be scored.
     """
     chosen = [task for task, weight in selection_weights(recipe, prepared).items() if weight]
     validation = prepared.split("validation").values()
     can_score = any(split.labelled[name].any() for split in validation for name in chosen if name in split.labelled)
+    if recipe.training.selection_weights and not can_score:
+        message = "none of these tasks has labels in a validation split, so no model can be selected by them"
+        raise RecipeError([Problem("training.selection_weights", message)])
     if recipe.training.early_stopping_patience and not can_score:
         message = "early stopping needs a validation split with labels of a task that counts for the selection score"
         raise RecipeError([Problem("training.early_stopping_patience", message)])

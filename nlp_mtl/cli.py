@@ -1,5 +1,6 @@
 """The command line: verbs, no logic. Heavy imports are inside the verbs, so that ``--help`` is quick."""
 
+import io
 import json
 import logging
 import os
@@ -55,8 +56,8 @@ def _told(verb: Callable[..., None]) -> Callable[..., None]:
             print(f"nlp-mtl: {error}", file=sys.stderr)
             raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
-            hint = ". `--resume` goes on from the newest checkpoint" if verb.__name__ == "train" else ""
-            print(f"nlp-mtl: stopped{hint}", file=sys.stderr)
+            hint = "`--resume` goes on from the newest checkpoint, if there is one yet"
+            print(f"nlp-mtl: stopped. {hint}" if verb.__name__ == "train" else "nlp-mtl: stopped", file=sys.stderr)
             raise typer.Exit(130) from error
         except BrokenPipeError:
             # The reader of our output went away (`| head`): nothing is wrong, and nobody is there to be told.
@@ -118,7 +119,7 @@ def evaluate(
     if not PartialState().is_main_process:
         return
     if as_json:
-        print(json.dumps(scores, ensure_ascii=False))
+        print(_json(scores))
     else:
         print_scores({split: scores}, main_metrics(scores))
 
@@ -149,9 +150,7 @@ def predict(
         raise typer.BadParameter("names no task", param_hint="--tasks")
     for chunk in _chunks(_lines() if not texts or texts == ["-"] else iter(texts), 256):
         for text, answer in zip(chunk, nlp(chunk, tasks=chosen), strict=True):
-            line = json.dumps({"text": text, "predictions": answer}, ensure_ascii=False)
-            # A lone surrogate (bytes of an argument that are not UTF-8) is escaped, as JSON does.
-            print(line.encode("utf-8", "backslashreplace").decode(), flush=True)
+            print(_json({"text": text, "predictions": answer}), flush=True)
 
 
 @app.command()
@@ -172,7 +171,7 @@ def check(
 
     report = run_check(settings)
     if as_json:
-        print(json.dumps(report, ensure_ascii=False))
+        print(_json(report))
     else:
         print_check(report)
 
@@ -199,6 +198,16 @@ def _lines() -> Iterator[str]:
     # Bytes that are not UTF-8 become the replacement character, so a bad line does not stop the others.
     sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
     return (line.rstrip("\r\n") for line in sys.stdin)
+
+
+def _json(value: Any) -> str:
+    """A line of JSON; what standard output cannot hold (emoji in ASCII, lone surrogates anywhere) is escaped."""
+    line = json.dumps(value, ensure_ascii=False)
+    try:
+        line.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value)
+    return line
 
 
 def _chunks(items: Iterator[str], size: int) -> Iterator[list[str]]:
@@ -231,4 +240,7 @@ def _quiet_libraries() -> None:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # an ASCII terminal still gets the message
     app(arguments, prog_name="nlp-mtl")

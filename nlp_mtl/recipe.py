@@ -115,7 +115,7 @@ class SamplingSpec(_Section):
 class TrainingSpec(_Section):
     """The optimization. ``max_tokens``, ``mixed_precision`` and ``num_workers`` are about hardware."""
 
-    num_epochs: Number = Field(default=3, gt=0)
+    num_epochs: Number = Field(default=3, gt=0, le=1_000_000)
     """One epoch is as many rows as the training splits have together."""
     max_steps: Positive | None = None
     """Stop after so many optimizer steps; schedules end there too."""
@@ -198,6 +198,8 @@ class Recipe(_Section):
     @field_validator("output_dir")
     @classmethod
     def _home(cls, value: str) -> str:
+        if "\0" in value:
+            raise ValueError("it holds a null byte, which no path can")
         return os.path.expanduser(value)
 
     @classmethod

@@ -110,9 +110,10 @@ def validate(cls: type[_Model], values: dict[str, Any], problems: Sequence[Probl
         recipe = cls.model_validate(values)
     except ValidationError as error:
         found += _pydantic_problems(cls, error)
-    found += cross_problems(values)
     # One problem a path: a union tells the same mistake once for each of its members.
     found = list({problem.path or problem.message: problem for problem in reversed(found)}.values())[::-1]
+    told = {problem.path for problem in found}
+    found += dict.fromkeys(problem for problem in cross_problems(values) if problem.path not in told)
     if found:
         raise RecipeError(found, source)
     assert recipe is not None

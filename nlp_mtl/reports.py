@@ -13,7 +13,7 @@ _METRICS = ("span_f1", "span_f1_lenient", "accuracy", "macro_f1")
 
 
 def _console() -> Console:
-    console = Console(highlight=False, soft_wrap=False)
+    console = Console(highlight=False, soft_wrap=False, markup=False, emoji=False)  # labels are plain text
     if not console.is_terminal:
         console.width = 120  # a log file has no width of its own
     return console
@@ -94,13 +94,12 @@ def print_check(report: Mapping[str, Any]) -> None:
         f"First step: {_count(first['micro_batches_in_step'], 'micro-batch', 'es')}, "
         f"{first['padding_in_step']:.1%} padding. Its first: {_count(first['rows'], 'row', 's')} of up to "
         f"{first['longest']} tokens, {first['padding']:.1%} padding; labelled rows: "
-        + ", ".join(f"{task} {count}" for task, count in first["labelled_rows"].items()),
-        markup=False,
+        + ", ".join(f"{task} {count}" for task, count in first["labelled_rows"].items())
     )
     if report["odd"]:
         console.print(f"\n{_count(len(report['odd']), 'odd thing', 's')}:")
         for sentence in report["odd"]:
-            console.print(f"  - {sentence}", markup=False, soft_wrap=True)
+            console.print(f"  - {sentence}", soft_wrap=True)
     else:
         console.print("\nNothing odd found.")
 

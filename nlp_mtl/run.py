@@ -1,12 +1,14 @@
 """The verbs: what ``nlp-mtl train``, ``evaluate`` and ``check`` do."""
 
+import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import GradientAccumulationPlugin, set_seed
 
 from nlp_mtl.analysis.data_report import data_report
 from nlp_mtl.build import describe_data, new_model, prepare, selection_weights, steps, trainer_arguments
@@ -18,8 +20,10 @@ from nlp_mtl.metrics import Scores
 from nlp_mtl.models.loading import load_model
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.recipe import Recipe
-from nlp_mtl.run_folder import check_folder, command, keep_recipe, save_model, save_results, start_folder, versions
+from nlp_mtl.run_folder import check_folder, command, keep_resumption, save_model, save_results, start_folder, versions
 from nlp_mtl.training.trainer import train as train_model
+
+logger = logging.getLogger(__name__)
 
 
 def train(recipe: Recipe | str | Path, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
@@ -36,7 +40,7 @@ def train(recipe: Recipe | str | Path, *, resume: bool = False, overwrite: bool 
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.from_yaml(recipe)
     output_dir = Path(recipe.output_dir).absolute()
     check_folder(output_dir, recipe, resume, overwrite)
-    accelerator = Accelerator(mixed_precision="no")  # the trainer says itself what runs in bfloat16
+    accelerator = _accelerator(recipe.training.mixed_precision)
     prepared = prepare(recipe, accelerator=accelerator)
     data = steps(
         recipe, prepared,
@@ -89,11 +93,25 @@ def train(recipe: Recipe | str | Path, *, resume: bool = False, overwrite: bool 
         "command": command(),
     }
     if accelerator.is_main_process:
-        keep_recipe(output_dir, recipe)
+        if resume:
+            keep_resumption(output_dir, recipe, accelerator)
         save_model(output_dir / "model", model, prepared.tokenizer)
         save_results(output_dir, results)
     accelerator.wait_for_everyone()
     return results
+
+
+def _accelerator(mixed_precision: str) -> Accelerator:
+    """Processes and devices as Accelerate finds them; what is learned is the recipe's business alone."""
+    launched_with = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched_with not in ("no", mixed_precision):
+        logger.warning(
+            "The launcher asks for %s, but the recipe's training.mixed_precision (%s) counts",
+            launched_with, mixed_precision,
+        )  # fmt: skip
+    # The trainer says itself what runs in bfloat16, and which micro-batches make a step.
+    plugin = GradientAccumulationPlugin(num_steps=1)
+    return Accelerator(mixed_precision="no", gradient_accumulation_plugin=plugin)
 
 
 def check(recipe: Recipe) -> dict[str, Any]:
@@ -121,7 +139,7 @@ def evaluate(
     """
     recipe = recipe or run_recipe(path)
     model, tokenizer = load_model(path, revision=revision)
-    accelerator = Accelerator(mixed_precision="no")
+    accelerator = _accelerator(recipe.training.mixed_precision)
     model.to(accelerator.device)
     config = model.config
     prepared = prepare(

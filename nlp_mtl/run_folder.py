@@ -20,8 +20,8 @@ from nlp_mtl.recipe import COMPUTATION, Recipe
 from nlp_mtl.recipe_reading import changed_keys
 from nlp_mtl.storage import write_text, written_folder
 
-# The recipe is the last to go: it tells that the folder is a run's, should removing be interrupted.
-_OURS = ("environment.json", "metrics.jsonl", "results.json", "model", "checkpoints", "recipe.yaml")
+# The environment is the first to come and the last to go: it tells that a folder is a run's, and what may be removed.
+_OURS = ("recipe.yaml", "metrics.jsonl", "results.json", "model", "checkpoints", "environment.json")
 
 
 def check_folder(output_dir: Path, recipe: Recipe, resume: bool, overwrite: bool) -> None:
@@ -35,7 +35,7 @@ def check_folder(output_dir: Path, recipe: Recipe, resume: bool, overwrite: bool
     if output_dir.exists() and not output_dir.is_dir():
         raise RunError(f"output_dir {output_dir} is a file")
     occupied = output_dir.is_dir() and any(output_dir.iterdir())
-    is_run = (output_dir / "recipe.yaml").is_file()
+    is_run = _is_run(output_dir)
     if resume:
         if not is_run:
             raise RunError(f"there is no run to resume in {output_dir}; start without --resume")
@@ -51,6 +51,15 @@ def check_folder(output_dir: Path, recipe: Recipe, resume: bool, overwrite: bool
         raise RunError(f"output_dir {output_dir} already holds {what}: use {hint}another output_dir")
     elif occupied and not is_run:
         raise RunError(f"output_dir {output_dir} holds files but no run, so --overwrite does not remove them")
+
+
+def _is_run(output_dir: Path) -> bool:
+    """Whether a run wrote the folder: a recipe alone may be the user's own."""
+    try:
+        environment = json.loads((output_dir / "environment.json").read_text(encoding="utf-8"))
+        return "nlp_mtl" in environment["versions"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -88,8 +97,12 @@ def start_folder(output_dir: Path, recipe: Recipe, accelerator: Accelerator) -> 
                 path.unlink(missing_ok=True)
     except OSError as error:
         raise RunError(f"output_dir {output_dir} cannot be written: {error.strerror}") from error
+    _keep_environment(output_dir, _environment(accelerator))
     write_text(output_dir / "recipe.yaml", recipe.to_yaml())
-    environment = {
+
+
+def _environment(accelerator: Accelerator) -> dict[str, Any]:
+    return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": versions(),
@@ -99,15 +112,21 @@ def start_folder(output_dir: Path, recipe: Recipe, accelerator: Accelerator) -> 
         "num_threads": torch.get_num_threads(),
         "command": command(),
     }
+
+
+def _keep_environment(output_dir: Path, environment: dict[str, Any]) -> None:
     write_text(output_dir / "environment.json", json.dumps(environment, indent=1) + "\n")
 
 
-def keep_recipe(output_dir: Path, recipe: Recipe) -> None:
-    """Keep the recipe that a run ended with: a resumed one may have said anew where its data lie.
+def keep_resumption(output_dir: Path, recipe: Recipe, accelerator: Accelerator) -> None:
+    """Keep what a resumed run ended with: where it ran, and its recipe, which may have said anew where the data lie.
 
     Raises:
         RunError: it cannot be written.
     """
+    environment = json.loads((output_dir / "environment.json").read_text(encoding="utf-8"))
+    environment["resumed"] = [*environment.get("resumed", []), _environment(accelerator)]
+    _keep_environment(output_dir, environment)
     if _saved_recipe(output_dir) != recipe.to_dict():
         write_text(output_dir / "recipe.yaml", recipe.to_yaml())
 

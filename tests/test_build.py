@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import logging
 import math
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import recipe, write_corpus, write_jsonl
 
-from nlp_mtl import DataError, Recipe, RecipeError
+from nlp_mtl import DataError, ModelError, Recipe, RecipeError
 from nlp_mtl.build import Prepared, prepare, steps, steps_per_epoch, trainer_arguments
 
 
@@ -132,16 +133,25 @@ def test_early_stopping_without_anything_to_score_is_refused(tmp_path: Path) -> 
     assert trainer_arguments(Recipe.from_dict(values), prepare(made))["early_stopping_patience"] is None
 
 
-def test_early_stopping_needs_a_task_that_counts(tiny: tuple[Recipe, Prepared]) -> None:
+def test_early_stopping_and_selection_need_a_task_that_can_be_scored(tiny: tuple[Recipe, Prepared]) -> None:
     made, prepared = tiny
-    weighted = with_training(made, early_stopping_patience=1, selection_weights={"pos": 1.0})
-    assert trainer_arguments(weighted, prepared)["early_stopping_patience"] == 1
-    prepared.encoded["words"]["validation"].labelled["pos"][:] = False
+    patient = with_training(made, early_stopping_patience=1)
+    weighted = with_training(made, selection_weights={"pos": 1.0})
+    assert trainer_arguments(patient, prepared)["early_stopping_patience"] == 1
+    trainer_arguments(weighted, prepared)
+    kept = {}
+    for dataset, splits in prepared.encoded.items():
+        for task, labelled in splits["validation"].labelled.items():
+            kept[dataset, task] = labelled.copy()
+            labelled[:] = 0
     try:
         with pytest.raises(RecipeError, match="early_stopping"):
+            trainer_arguments(patient, prepared)
+        with pytest.raises(RecipeError, match=r"selection_weights.*no model can be selected"):
             trainer_arguments(weighted, prepared)
     finally:
-        prepared.encoded["words"]["validation"].labelled["pos"][:] = True
+        for (dataset, task), labelled in kept.items():
+            prepared.encoded[dataset]["validation"].labelled[task][:] = labelled
 
 
 def test_a_task_that_the_trained_model_lacks_is_told_and_left_out(
@@ -166,3 +176,46 @@ def test_looking_at_data_does_not_settle_the_device_of_a_later_run(tmp_path: Pat
     arguments = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path)]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def with_shares(made: Recipe, **shares: float) -> Recipe:
+    return made.model_copy(
+        update={"sampling": made.sampling.model_copy(update={"strategy": "fixed", "shares": shares})}
+    )
+
+
+def test_a_task_whose_datasets_are_never_drawn_from_is_refused(tiny: tuple[Recipe, Prepared]) -> None:
+    made, prepared = tiny
+    with pytest.raises(DataError, match=r"`sentiment` has no labelled row in the train splits that sampling\.shares"):
+        steps(with_shares(made, words=1, texts=0), prepared)
+
+
+def test_a_dataset_with_the_share_0_gives_no_rows(tmp_path: Path) -> None:
+    values = recipe(tmp_path)
+    values["datasets"]["more"] = values["datasets"]["texts"]
+    values["tasks"]["sentiment"]["dataset"] = ["texts", "more"]
+    made = Recipe.from_dict(
+        {**values, "sampling": {"strategy": "fixed", "shares": {"words": 1, "texts": 0, "more": 2}}}
+    )
+    prepared = prepare(made)
+    data = steps(made, prepared)
+    assert data.sampler.rates.tolist() == pytest.approx([1 / 3, 2 / 3])
+    assert "texts" in prepared.split("validation")
+
+
+def test_shares_of_datasets_that_have_no_train_split_are_refused(tmp_path: Path) -> None:
+    values = recipe(tmp_path)
+    values["datasets"]["held"] = {**values["datasets"]["texts"], "splits": {"train": None}}
+    values["tasks"]["sentiment"]["dataset"] = ["texts", "held"]
+    made = Recipe.from_dict(
+        {**values, "sampling": {"strategy": "fixed", "shares": {"words": 0, "texts": 0, "held": 1}}}
+    )
+    with pytest.raises(DataError, match=r"no labelled row in the train splits that sampling\.shares draws from"):
+        steps(made, prepare(made))
+
+
+def test_a_trained_task_of_another_type_is_refused(tiny: tuple[Recipe, Prepared]) -> None:
+    made, prepared = tiny
+    other = [dataclasses.replace(prepared.tasks[0], type="text-classification"), *prepared.tasks[1:]]
+    with pytest.raises(ModelError, match="task `ner` is text-classification, but the recipe's is token-classification"):
+        prepare(made, trained_tasks=other, splits=["test"])

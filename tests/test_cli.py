@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -269,3 +270,24 @@ def test_resume_without_a_checkpoint_or_with_another_recipe(trained: Path, tmp_p
     assert_clear(outcome, "another recipe", "training.batch_size: 16 -> 8")
     assert_clear(run("train", recipe), "already holds a run", "--resume", "--overwrite")
     assert (trained / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_labels_that_look_like_markup_are_shown_as_they_are(run: Any, tmp_path: Path) -> None:
+    values = tiny.recipe(tmp_path)
+    names = {"negative": "[/b]", "positive": "[bold] :smile:"}
+    values["tasks"]["sentiment"]["label_map"] = names
+    found = run("check", write_recipe(tmp_path, values))
+    assert found.code == 0, found.err
+    assert all(name in found.out for name in names.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_answers_are_json_whatever_standard_output_can_hold(trained: Path, encoding: str) -> None:
+    text = "Zoë sees 🙂 in paris"
+    found = subprocess.run(
+        [sys.executable, "-m", "nlp_mtl", "predict", str(trained / "run"), text],
+        env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr.decode()
+    assert json.loads(found.stdout.decode(encoding))["text"] == text

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny import recipe
 
 from nlp_mtl import Recipe, RecipeError
 from nlp_mtl.recipe_reading import changed_keys
@@ -285,3 +286,23 @@ heavy = {{"torch", "transformers", "datasets", "accelerate", "numpy"}} & set(sys
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONWARNINGS": "error"})
+
+
+def test_several_problems_at_one_place_are_all_told(tmp_path: Path) -> None:
+    values = recipe(tmp_path)
+    values["datasets"]["bare"] = {"splits": {}}
+    values["tasks"]["sentiment"]["dataset"] = ["bare", "one", "two"]
+    with pytest.raises(RecipeError) as error:
+        Recipe.from_dict(values)
+    told = str(error.value)
+    for part in ("says neither `path`", "give one of `text`", "there is no dataset `one`", "there is no dataset `two`"):
+        assert told.count(part) == 1, part
+
+
+def test_a_path_with_a_null_byte_and_epochs_without_end_are_refused(tmp_path: Path) -> None:
+    values = recipe(tmp_path) | {"output_dir": "a\0b"}
+    values["training"]["num_epochs"] = 1e300
+    with pytest.raises(RecipeError) as error:
+        Recipe.from_dict(values)
+    assert "null byte" in str(error.value)
+    assert "training.num_epochs" in str(error.value)

@@ -136,3 +136,53 @@ def test_a_model_is_evaluated_with_its_own_word_splitter(tmp_path: Path) -> None
     results = train(Recipe.from_dict(plain | {"word_splitter": "whitespace"}))
     other = Recipe.from_dict(plain | {"word_splitter": "unicode"})
     assert evaluate(tmp_path / "run", other) == results["scores"]["test"]
+
+
+def test_a_folder_with_a_recipe_of_the_users_own_is_not_taken_for_a_run(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path).model_copy(update={"output_dir": str(tmp_path)})
+    (tmp_path / "recipe.yaml").write_text("# mine")
+    (tmp_path / "model").mkdir()
+    for overwrite in (False, True):
+        with pytest.raises(RunError, match="holds files") as error:
+            train(recipe, overwrite=overwrite)
+        assert overwrite or "--overwrite" not in str(error.value)
+    assert (tmp_path / "recipe.yaml").read_text() == "# mine"
+    assert (tmp_path / "model").is_dir()
+
+
+def test_the_environment_of_each_resumption_is_kept(tmp_path: Path) -> None:
+    recipe = resumable(tmp_path)
+    file = tmp_path / "run" / "environment.json"
+    first = json.loads(file.read_text())
+    train(recipe, resume=True)
+    now = json.loads(file.read_text())
+    (resumed,) = now.pop("resumed")
+    assert now == first
+    assert resumed.keys() == first.keys()
+
+
+def test_a_run_goes_on_though_the_checkpoint_of_its_best_evaluation_is_gone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = tiny_recipe(tmp_path, num_epochs=1, eval_every=2, save_every=1, keep_last=9)
+    train(recipe)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    for step in (4, 5, 6):
+        shutil.rmtree(checkpoints / f"step-{step}")
+    best = json.loads((checkpoints / "step-3" / "state.json").read_text())["best_step"]
+    shutil.rmtree(checkpoints / f"step-{best}")
+    with caplog.at_level("WARNING", "nlp_mtl"):
+        assert train(recipe, resume=True)["step"] in (4, 6)
+    assert f"The checkpoint of step {best}, the best so far, is gone" in caplog.text
+
+
+def test_a_launchers_accumulation_and_precision_do_not_change_what_is_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(tiny_recipe(tmp_path / "plain", max_steps=3, max_tokens=64))
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    with caplog.at_level("WARNING", "nlp_mtl"):
+        train(tiny_recipe(tmp_path / "launched", max_steps=3, max_tokens=64))
+    assert_same_end(tmp_path / "plain" / "run", tmp_path / "launched" / "run")
+    assert "asks for bf16, but the recipe's training.mixed_precision (no) counts" in caplog.text

@@ -3,10 +3,12 @@
 import csv
 import glob
 import gzip
+import hashlib
 import json
+import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -59,12 +61,16 @@ def read_files(
 def _find_files(dataset: str, patterns: str | Sequence[str], data_dir: str) -> list[str]:
     """The files of one split; patterns may hold ``*``."""
     found = []
+    if not patterns:
+        raise DataError(f"dataset `{dataset}`: data_files names no file: {patterns!r}")
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         if "://" in pattern:
             found.append(pattern)
             continue
         full = Path(data_dir) / Path(pattern).expanduser()
         matches = [str(full)] if full.is_file() else sorted(filter(_is_file, glob.glob(str(full), recursive=True)))
+        if full.is_dir():
+            raise DataError(f"dataset `{dataset}`: data file `{pattern}` is a folder; say `{pattern}/*`")
         if not matches:
             folder = full.parent
             near = [p.name for p in folder.iterdir()] if folder.is_dir() else []
@@ -115,6 +121,7 @@ def _read_file(
         builder = "conll"
         arguments = {"column_names": _CONLLU_COLUMNS, "delimiter": "\t", "comment_prefix": "#"}
     elif form == "conll":
+        _check_width(dataset, split, file, list(columns or ()), delimiter)
         arguments = {"column_names": list(columns or ()), "delimiter": delimiter}
     try:
         rows = _load(builder, split, file, arguments)
@@ -126,6 +133,11 @@ def _read_file(
             raise DataError(f"dataset `{dataset}`, split {split}: {file} is empty") from error
         problem = (_broken_line(file) if form == "json" else "") or first_line(cause)
         raise DataError(f"dataset `{dataset}`, split {split}: {file} cannot be read: {problem}") from error
+    if columns and form != "conll" and list(rows[0].values()) == list(columns):
+        raise DataError(
+            f"dataset `{dataset}`, split {split}: {file} has a header of its own; leave out `columns`, "
+            "which is for files without one"
+        )
     if "__index_level_0__" in rows.column_names:
         raise DataError(f"dataset `{dataset}`, split {split}: the rows of {file} have more fields than its header")
     if form == "conllu":
@@ -133,12 +145,47 @@ def _read_file(
     return rows
 
 
+def _check_width(dataset: str, split: str, file: str, columns: Sequence[str], delimiter: str | None) -> None:
+    """That a CoNLL file has as many columns as are named: the reader would drop the others, wrongly named or not."""
+    if "://" in file:
+        return
+    try:
+        with (gzip.open if file.endswith(".gz") else open)(file, "rt", encoding="utf-8-sig") as lines:
+            tokens = (line for line in lines if line.strip() and not line.startswith(("-DOCSTART-", "# ")))
+            fields = next(tokens, "").rstrip("\r\n").split(delimiter)
+    except (OSError, EOFError, UnicodeDecodeError):
+        return  # the reader's own error tells
+    if fields != [""] and fields and len(fields) != len(columns):
+        raise DataError(
+            f"dataset `{dataset}`, split {split}: {file} has {len(fields)} columns ({listed(fields)}), but `columns` "
+            f"names {len(columns)}: {listed(columns)}"
+        )
+
+
+def load_local(source: str, files: Iterable[str | Path], **options: Any) -> dict[str, datasets.Dataset]:
+    """``datasets.load_dataset`` of local files, read anew whenever one of them was written.
+
+    `datasets` knows files by path and modification time, which copying and unpacking keep. ``ctime`` changes
+    with every write, and nobody can set it.
+    """
+    stats = [(str(file), os.stat(file).st_size, os.stat(file).st_mtime_ns, os.stat(file).st_ctime_ns) for file in files]
+    stamp = hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "nlp_mtl" / stamp
+    loaded = datasets.load_dataset(source, cache_dir=str(folder), **options)
+    return {
+        str(split): datasets.Dataset(rows.data, rows.info, rows.split, fingerprint=f"{rows._fingerprint}-{stamp}")
+        for split, rows in loaded.items()
+    }
+
+
 def _load(builder: str, split: str, file: str, arguments: Mapping[str, Any]) -> datasets.Dataset:
     name = re.sub(r"\W", "_", split)  # what the builder takes as a name of a split
-    rows: datasets.Dataset
     try:
-        pattern = file if "://" in file else glob.escape(file)  # it is found already: no more patterns
-        rows = datasets.load_dataset(builder, data_files={name: [pattern]}, split=name, **arguments)
+        if "://" in file:
+            rows: datasets.Dataset = datasets.load_dataset(builder, data_files={name: [file]}, split=name, **arguments)
+            return rows
+        pattern = glob.escape(file)  # it is found already: no more patterns
+        return load_local(builder, [file], data_files={name: [pattern]}, **arguments)[name]
     except DatasetGenerationError:
         # A column's type is told by the first 10 MB or 10,000 rows. Where these hold nulls only, see all of them.
         if builder not in ("json", "csv") or "chunksize" in arguments:
@@ -147,7 +194,6 @@ def _load(builder: str, split: str, file: str, arguments: Mapping[str, Any]) -> 
             warnings.simplefilter("ignore")  # that nulls come before texts
             return _load(builder, split, file, {**arguments, "chunksize": _WHOLE})
         raise
-    return rows
 
 
 def _broken_line(file: str) -> str:

@@ -107,12 +107,16 @@ def resolve_task(
         place = listed(f"{dataset}.{column}" for dataset, column in columns.items())
         what = f"only the label {listed(occurring)}" if occurring else "no label at all"
         raise DataError(f"task `{name}`: {place} holds {what}; there is nothing to tell apart")
+    odd = [label for label in labels if not is_iob(label)]
     if metric == "span_f1" and not are_iob(labels):
-        odd = next((label for label in labels if not is_iob(label)), None)
-        problem = (
-            "there is no label but `O`" if odd is None else _where_label(odd, columns, loaded, names_of, label_map)
+        place = _where_label(odd[0], columns, loaded, names_of, label_map) if odd else "there is no label but `O`"
+        raise DataError(f"task `{name}`: span_f1 needs IOB tags (O, B-X, I-X), but {place}")
+    if type == "token-classification" and metric is None and odd and len(odd) < len([*filter(is_iob, labels)]):
+        place = _where_label(odd[0], columns, loaded, names_of, label_map)
+        raise DataError(
+            f"task `{name}`: most labels are IOB tags (O, B-X, I-X), but {place}. Mend it (`label_map` "
+            "renames labels), or say `metric: accuracy`"
         )
-        raise DataError(f"task `{name}`: span_f1 needs IOB tags (O, B-X, I-X), but {problem}")
     if type == "token-classification" and metric is None:
         metric = "span_f1" if are_iob(labels) else "accuracy"
     task = Task(name, type, tuple(labels), metric or "accuracy", loss_weight)
@@ -172,7 +176,7 @@ def distinct_values(split: LoadedSplit, column: str) -> set[Any]:
     found: set[Any] = set()
     for batch in split.rows.select_columns([column]).with_format("arrow").iter(10_000):
         values = batch.column(0)
-        while pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+        while isinstance(values.type, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
             values = pc.list_flatten(values)
         found.update(pc.unique(values.combine_chunks()).to_pylist())
     return found - {None}

@@ -13,7 +13,7 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from nlp_mtl.data.columns import check_columns, with_common_types
-from nlp_mtl.data.files import FORMATS, read_files
+from nlp_mtl.data.files import FORMATS, load_local, read_files
 from nlp_mtl.errors import DataError, did_you_mean, first_line, listed
 
 logger = logging.getLogger(__name__)
@@ -157,10 +157,17 @@ def _load(
     if not folder.is_dir() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
         raise DataError(f"dataset `{dataset}`: there is no folder {folder}. Is `data_dir` right?")
     source = str(folder) if folder.is_dir() else path
+    if folder.is_dir() and revision is not None:
+        raise DataError(f"dataset `{dataset}`: `revision` is for datasets on the Hub; {folder} is a folder")
     if source == path:
         logger.info("%s: looking for %s on the Hub", dataset, path)
     try:
-        loaded = datasets.load_dataset(source, name, data_files=data_files, revision=revision)
+        options = {"name": name, "data_files": data_files}
+        if folder.is_dir():
+            files = sorted(file for file in folder.rglob("*") if file.is_file())
+            loaded = load_local(source, files, **options)
+        else:
+            loaded = datasets.load_dataset(source, revision=revision, **options)
     except DatasetGenerationError as error:
         raise DataError(f"dataset `{dataset}` cannot be read: {first_line(error.__cause__ or error)}") from error
     except DatasetNotFoundError as error:
@@ -181,7 +188,10 @@ def _load(
             'keeps a Parquet copy of most of them: add `revision: "refs/convert/parquet"`'
         ) from error
     except (ValueError, OSError, EOFError, ImportError) as error:
-        raise DataError(f"dataset `{dataset}` cannot be loaded: {first_line(error)}") from error
+        problem = first_line(error)
+        if problem.startswith("Config name is missing"):  # the next line lists them
+            problem = " ".join([*str(error).splitlines()[:2], "Say `name: ONE_OF_THEM`"])
+        raise DataError(f"dataset `{dataset}` cannot be loaded: {problem}") from error
     return {str(split): {"": rows} for split, rows in loaded.items()}
 
 

@@ -36,8 +36,15 @@ class Predictor:
         Args:
             model: on the device where it is to run.
             max_tokens: tokens in a micro-batch, padding counted; a single window may be longer.
-            mixed_precision: ``bf16`` is faster and a little less exact.
+            mixed_precision: ``no``, or ``bf16``, which is faster and a little less exact.
+
+        Raises:
+            ValueError: an argument is not what is said here.
         """
+        if mixed_precision not in ("no", "bf16"):
+            raise ValueError(f"mixed_precision is {mixed_precision!r}; expected 'no' or 'bf16'")
+        if max_tokens < 1:
+            raise ValueError(f"max_tokens is {max_tokens}; expected at least 1")
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.tasks = model.config.task_list()

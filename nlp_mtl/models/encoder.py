@@ -179,6 +179,8 @@ def load_encoder_config(encoder: str, revision: str | None = None) -> PreTrained
         ModelError: it cannot be loaded.
     """
     path = resolve_encoder(encoder)
+    if revision is not None and Path(path).is_dir():
+        raise ModelError(f"encoder_revision is for encoders on the Hub, but `{encoder}` is a folder")
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(path, revision=revision)
     except UNREADABLE as error:

@@ -88,16 +88,22 @@ def restore(
         RunError: the checkpoint is damaged, or of another model.
     """
     try:
-        state = TrainingState(**json.loads((path / "state.json").read_text(encoding="utf-8")))
-        load_weights(path / "model.safetensors", model)
+        state = _read_state(path)
+        model.load_state_dict(load_file(path / "model.safetensors"))
         if average is not None:
-            load_weights(path / "average.safetensors", average)
+            average.load_state_dict(load_file(path / "average.safetensors"))
         _restore_optimizer(load_file(path / "optimizer.safetensors"), optimizer)
-    except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
+    except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        problem = " ".join(str(error).split())  # torch tells which weights in lines of their own
         raise RunError(
-            f"checkpoint {path} is damaged, or of another model: {error}. Remove it to resume from an older one"
+            f"checkpoint {path} is damaged, or does not fit the model: {problem:.300}. "
+            "Remove it to resume from an older one"
         ) from error
     return state
+
+
+def _read_state(path: Path) -> TrainingState:
+    return TrainingState(**json.loads((path / "state.json").read_text(encoding="utf-8")))
 
 
 def load_best(path: Path, model: nn.Module) -> None:
@@ -107,36 +113,38 @@ def load_best(path: Path, model: nn.Module) -> None:
         RunError: they do not fit.
     """
     average = path / "average.safetensors"
-    load_weights(average if average.exists() else path / "model.safetensors", model)
-
-
-def load_weights(file: Path, model: nn.Module) -> None:
-    """Load a file of a checkpoint into a model.
-
-    Raises:
-        RunError: it does not fit.
-    """
     try:
-        model.load_state_dict(load_file(file))
+        model.load_state_dict(load_file(average if average.exists() else path / "model.safetensors"))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise RunError(f"checkpoint {file.parent} does not fit the model: {first_line(error)}") from error
+        raise RunError(f"checkpoint {path} does not fit the model: {first_line(error)}") from error
 
 
-def rotate(folder: Path, keep_last: int, best_step: int | None) -> None:
+def rotate(folder: Path, keep_last: int) -> None:
     """Remove all but the newest ``keep_last`` checkpoints and the best, and what a crash left half-written.
+
+    The best is what the state of any kept checkpoint names, so that a run can be resumed from each of them.
 
     Raises:
         RunError: one cannot be removed.
     """
     try:
-        for path in checkpoints(folder)[:-keep_last]:
-            if _step_of(path) != best_step:
+        found = checkpoints(folder)
+        best = {_best_step(path) for path in found[-keep_last:]}
+        for path in found[:-keep_last]:
+            if _step_of(path) not in best:
                 # Removing takes a while, renaming does not: what has the name of a checkpoint is complete.
                 os.replace(path, aside(path))
         for path in folder.glob(f"step-*{PARTIAL}"):
             shutil.rmtree(path)
     except OSError as error:
         raise RunError(f"an old checkpoint cannot be removed: {error}") from error
+
+
+def _best_step(path: Path) -> int | None:
+    try:
+        return _read_state(path).best_step
+    except (FileNotFoundError, ValueError, TypeError):
+        return None  # damaged: it names none, and nothing can be resumed from it
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -145,7 +145,7 @@ def train(
             state.pending = recorder.pending()
             if accelerator.is_main_process:
                 checkpoint.save_checkpoint(folder, model, optimizer, state, average and average.module)
-                checkpoint.rotate(folder, keep_last, state.best_step)
+                checkpoint.rotate(folder, keep_last)
             accelerator.wait_for_everyone()
         if state.finished:
             break
@@ -173,6 +173,9 @@ def _resume(
             f"the training data has changed since {found[-1]} was written, so the run cannot be resumed: bring the "
             "data back as it was, or start again, with --overwrite"
         )
+    if state.best_step is not None and folder / f"step-{state.best_step}" not in found:
+        logger.warning("The checkpoint of step %d, the best so far, is gone: the best is sought anew", state.best_step)
+        state.best_step = state.best_score = None
     return state
 
 

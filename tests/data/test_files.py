@@ -1,6 +1,7 @@
 import gc
 import gzip
 import json
+import os
 from pathlib import Path
 
 import datasets
@@ -229,3 +230,52 @@ def test_labels_that_are_objects_or_too_large_are_told_also_where_splits_are_car
         write_jsonl(tmp_path / f"{label}.jsonl", [{"text": "x", "label": label}] * 30)
     assert "cannot be read" in problem(tmp_path, data_files="1e+300.jsonl", test_fraction=0.2)
     load(tmp_path, data_files="{'a'*.jsonl", test_fraction=0.2)  # whoever reads the labels tells
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_a_file_that_was_rewritten_is_read_anew_even_if_its_time_was_kept(tmp_path: Path, as_folder: bool) -> None:
+    source = {"path": "./texts"} if as_folder else {"data_files": ["texts/a.jsonl", "texts/b.jsonl"]}
+    for name in "ab":
+        write_jsonl(tmp_path / "texts" / f"{name}.jsonl", [{"text": f"{name} old", "label": "x"}])
+    before = load(tmp_path, **source)
+    for name in "ba":
+        file = tmp_path / "texts" / f"{name}.jsonl"
+        times = os.stat(file)
+        write_jsonl(file, [{"text": f"{name} new", "label": "x"}])
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+        now = load(tmp_path, **source)
+        assert f"{name} new" in values(now, "text")
+        assert now.splits["train"].rows._fingerprint != before.splits["train"].rows._fingerprint
+        before = now
+    again = load(tmp_path, **source)
+    assert again.splits["train"].rows._fingerprint == before.splits["train"].rows._fingerprint
+
+
+@pytest.mark.parametrize("columns", [["tokens", "ner"], ["tokens", "pos", "chunk", "ner", "more"]])
+@pytest.mark.parametrize("start", ["", "-DOCSTART- O\n\n", "# id 1\n"])
+def test_a_conll_file_with_another_number_of_columns_than_named_is_refused(
+    tmp_path: Path, columns: list[str], start: str
+) -> None:
+    (tmp_path / "a.txt").write_text(start + "EU NNP I-NP B-ORG\nrejects VBZ I-VP O\n")
+    told = problem(
+        tmp_path, path="conll", data_files="a.txt", columns=columns, text=None, tokens="tokens", label_columns=["ner"]
+    )
+    assert f"a.txt has 4 columns (`EU`, `NNP`, `I-NP`, `B-ORG`), but `columns` names {len(columns)}" in told
+
+
+def test_columns_for_a_csv_file_that_has_a_header_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\nfine,good\n")
+    assert "has a header of its own; leave out `columns`" in problem(
+        tmp_path, data_files="a.csv", columns=["text", "label"]
+    )
+
+
+@pytest.mark.parametrize("nothing", [[], {"train": []}, ""])
+def test_no_file_at_all_is_told(tmp_path: Path, nothing: object) -> None:
+    assert "data_files names no file" in problem(tmp_path, data_files=nothing)
+
+
+def test_a_folder_where_a_file_should_be_is_told(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "texts" / "a.jsonl", ROWS)
+    assert "`texts` is a folder; say `texts/*`" in problem(tmp_path, data_files="texts")
+    assert len(load(tmp_path, data_files="texts/*").splits["train"].rows) == len(ROWS)

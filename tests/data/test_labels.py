@@ -264,3 +264,22 @@ def test_a_label_map_that_renames_nothing_is_told(caplog) -> None:
     assert [record.getMessage() for record in caplog.records] == [
         "Task `task`: label_map renames `god`, which does not occur. Did you mean `good`?"
     ]
+
+
+def test_a_mistyped_tag_among_iob_tags_is_refused_with_its_row() -> None:
+    tags = [["O", "B-PER", "I-PER"], ["B-LOC", "O"], ["O", "BPER"]]
+    told = problem(held("words", tags))
+    assert "most labels are IOB tags" in told
+    assert "found 'BPER' in dataset `words`, split train, row 2" in told
+    assert resolve(held("words", tags), metric="accuracy")[0].metric == "accuracy"
+    assert resolve(held("words", tags), label_map={"BPER": "B-PER"})[0].metric == "span_f1"
+
+
+def test_tags_of_another_kind_are_words_of_their_own() -> None:
+    assert resolve(held("words", [["NOUN", "VERB", "O"], ["I-dle", "ADJ"]]))[0].metric == "accuracy"
+
+
+def test_lists_of_a_fixed_size_hold_labels_too() -> None:
+    fixed = datasets.List(datasets.Value("string"), length=2)
+    task, _ = resolve(held("words", [["B-X", "O"], ["O", "I-X"]], fixed))
+    assert task.labels == ("O", "B-X", "I-X")

@@ -211,3 +211,9 @@ def test_a_byte_level_tokenizer_reloads_with_its_prefix_space(tmp_path: Path) ->
 def test_a_model_of_text_tasks_or_token_tasks_only_answers_too() -> None:
     assert list(Predictor(tiny_model(tasks=[SENTIMENT]), tokenizer())("anna")) == ["sentiment"]
     assert list(Predictor(tiny_model(tasks=[POS]), tokenizer())("anna")) == ["pos"]
+
+
+@pytest.mark.parametrize(("option", "value"), [("mixed_precision", "fp16"), ("max_tokens", 0)])
+def test_an_option_that_is_not_known_is_refused(option: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"{option} is {value!r}; expected"):
+        Predictor(PREDICTOR.model, tokenizer(), **{option: value})

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -133,7 +134,7 @@ def test_a_process_killed_while_saving_leaves_no_checkpoint_and_does_not_hinder_
     path = save_checkpoint(tmp_path, model, optimizer, TrainingState(4))
     assert checkpoints(tmp_path) == [old, path]
     (tmp_path / "step-5.partial").mkdir()
-    rotate(tmp_path, 2, None)
+    rotate(tmp_path, 2)
     assert sorted(tmp_path.iterdir()) == [old, path]
 
 
@@ -150,10 +151,10 @@ def test_a_process_killed_while_removing_leaves_nothing_that_looks_like_a_checkp
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", half)
         with pytest.raises(Killed):
-            rotate(tmp_path, 1, None)
+            rotate(tmp_path, 1)
     assert checkpoints(tmp_path) == [new]
     assert not old.exists()
-    rotate(tmp_path, 1, None)
+    rotate(tmp_path, 1)
     assert list(tmp_path.iterdir()) == [new]
 
 
@@ -174,16 +175,31 @@ def test_a_file_where_the_folder_should_be_is_told(tmp_path: Path) -> None:
 
 @settings(deadline=None, max_examples=50)
 @given(steps=st.sets(st.integers(1, 200), min_size=1, max_size=12), keep_last=st.integers(1, 5), data=st.data())
-def test_rotation_keeps_the_newest_and_the_best(
+def test_rotation_keeps_the_newest_and_what_each_of_them_calls_the_best(
     tmp_path_factory: pytest.TempPathFactory, steps: set[int], keep_last: int, data
 ) -> None:
     folder = tmp_path_factory.mktemp("rotation")
-    best = data.draw(st.sampled_from([None, *sorted(steps)]))
-    for step in steps:
+    best: dict[int, int | None] = {}
+    for step in sorted(steps):
+        best[step] = data.draw(st.sampled_from([None, *(other for other in sorted(steps) if other <= step)]))
         (folder / f"step-{step}").mkdir()
-    rotate(folder, keep_last, best)
-    wanted = {*sorted(steps)[-keep_last:], *([best] if best else [])}
+        state = TrainingState(step, best_step=best[step])
+        (folder / f"step-{step}" / "state.json").write_text(json.dumps(asdict(state)))
+    rotate(folder, keep_last)
+    kept = sorted(steps)[-keep_last:]
+    wanted = {*kept, *(best[step] for step in kept)} - {None}
     assert {path.name for path in folder.iterdir()} == {f"step-{step}" for step in wanted}
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", '{"steps": 3}'])
+def test_a_damaged_state_does_not_stop_rotation(tmp_path: Path, content: str | None) -> None:
+    for step in (1, 2, 3):
+        (tmp_path / f"step-{step}").mkdir()
+        state = content if step == 2 else json.dumps(asdict(TrainingState(step)))
+        if state is not None:
+            (tmp_path / f"step-{step}" / "state.json").write_text(state)
+    rotate(tmp_path, 2)
+    assert {path.name for path in tmp_path.iterdir()} == {"step-2", "step-3"}
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
@@ -195,7 +211,7 @@ def test_a_damaged_checkpoint_is_told_with_its_path(tmp_path: Path, name: str, d
     if damage != "missing":
         new = {"empty": b"", "half": content[: len(content) // 2], "noise": b"\xff\x00noise" * 50}[damage]
         (path / name).write_bytes(new)
-    with pytest.raises(RunError, match=r"checkpoint .*step-3") as error:
+    with pytest.raises(RunError, match=r"checkpoint .*step-3.*Remove it to resume from an older one") as error:
         restore(path, *trainable(1))
     assert str(path) in str(error.value)
 

@@ -158,6 +158,7 @@ def test_a_damaged_newest_checkpoint_is_told_and_without_it_the_older_one_is_tak
 def test_a_damaged_recipe_in_the_run_folder_is_told(tmp_path: Path, content: str) -> None:
     recipe = tiny_recipe(tmp_path)
     (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "environment.json").write_text('{"versions": {"nlp_mtl": "0.1.0"}}')
     (tmp_path / "run" / "recipe.yaml").write_text(content)
     with pytest.raises(RunError, match=r"recipe\.yaml .*cannot be resumed"):
         train(recipe, resume=True)
