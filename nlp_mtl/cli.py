@@ -148,9 +148,14 @@ def predict(
     chosen = [name.strip() for name in tasks.split(",") if name.strip()] if tasks is not None else None
     if chosen == []:
         raise typer.BadParameter("names no task", param_hint="--tasks")
-    for chunk in _chunks(_lines() if not texts or texts == ["-"] else iter(texts), 256):
-        for text, answer in zip(chunk, nlp(chunk, tasks=chosen), strict=True):
-            print(_json({"text": text, "predictions": answer}), flush=True)
+    from tqdm.auto import tqdm
+
+    # Answers on the terminal are progress enough.
+    with tqdm(desc="Predicting", unit="text", disable=sys.stdout.isatty() or not sys.stderr.isatty()) as bar:
+        for chunk in _chunks(_lines() if not texts or texts == ["-"] else iter(texts), 256):
+            for text, answer in zip(chunk, nlp(chunk, tasks=chosen), strict=True):
+                print(_json({"text": text, "predictions": answer}), flush=True)
+            bar.update(len(chunk))
 
 
 @app.command()

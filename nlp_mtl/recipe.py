@@ -178,7 +178,7 @@ class Recipe(_Section):
     max_length: Positive | None = None
     """Tokens in a window of text. Default: 512, or the most that the encoder reads if that is less."""
     window_overlap: Integer = Field(default=64, ge=0)
-    """Tokens that neighbouring windows of a long text share."""
+    """Tokens that neighbouring windows of a long text share; half a window at most."""
     data_dir: str = Field(default=".", min_length=1, validate_default=True)
     """Where relative ``data_files`` start; kept as a whole path. In a recipe file: relative to that file,
     else to the current directory."""

@@ -1,4 +1,4 @@
-"""The shipped demo corpus is in order, and scripts/validate_demo finds what is not."""
+"""The shipped demo corpus is in order, and scripts/validate_demo.py finds what is not."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPT = ROOT / "scripts" / "validate_demo"
+SCRIPT = ROOT / "scripts" / "validate_demo.py"
 CORPUS = ROOT / "recipes" / "demo"
 
 Values = dict[str, Any]

@@ -1,10 +1,19 @@
+import gzip
+import json
+import os
+import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import datasets
 import pytest
+import tiny
 import yaml
+from hub import served
 
-from nlp_mtl import Recipe, RunError
+from nlp_mtl import Recipe, RunError, train
 from nlp_mtl.shipped import copy_recipe, recipes_folder, shipped_recipes
 
 FILES = sorted(recipes_folder().rglob("*.yaml"))
@@ -109,3 +118,108 @@ def test_an_unknown_recipe_is_told_with_those_that_there_are(tmp_path, name):
 def test_the_likely_recipe_is_suggested(tmp_path):
     with pytest.raises(RunError, match=r"Did you mean `four_tasks`\?"):
         copy_recipe("four_task", tmp_path)
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory):
+    """Small files with the names and columns that recipes/ewt_sst2_agnews.yaml reads, and an encoder."""
+    folder = tmp_path_factory.mktemp("corpora")
+    draw = random.Random(0)
+    for split, count in {"train": 60, "dev": 12, "test": 12}.items():
+        file = folder / "ewt_joint" / f"{split}.jsonl.gz"
+        file.parent.mkdir(exist_ok=True)
+        with gzip.open(file, "wt") as rows:
+            rows.writelines(json.dumps(tiny.token_row(draw)) + "\n" for _ in range(count))
+        tiny.write_jsonl(folder / "sst2" / f"{split}.jsonl", [tiny.text_row(draw) for _ in range(count)])
+    for split in ("train", "test"):
+        rows = [tiny.text_row(draw) | {"label": ["World", "Sports"][n % 2]} for n in range(40)]
+        tiny.write_jsonl(folder / "ag_news" / f"{split}.jsonl", rows)
+    tiny.save_encoder(folder / "encoder")
+    return folder
+
+
+def test_the_recipe_on_local_files_runs_on_files_of_its_names_and_columns(corpora, tmp_path):
+    overrides = [f"data_dir={corpora}", f"encoder={corpora / 'encoder'}", f"output_dir={tmp_path / 'run'}"]
+    recipe = Recipe.from_yaml(recipes_folder() / "ewt_sst2_agnews.yaml", [*overrides, "training.max_steps=3"])
+    results = train(recipe)
+    assert results["main_metrics"] == {
+        "ner": "span_f1",
+        "pos": "accuracy",
+        "sentiment": "accuracy",
+        "topic": "accuracy",
+    }
+    assert results["scores"]["validation"].keys() == results["scores"]["test"].keys() == results["main_metrics"].keys()
+
+
+@pytest.mark.slow
+def test_the_benchmark_measures_ours_and_the_stock_trainer(corpora):
+    script = Path(__file__).resolve().parent.parent / "scripts" / "benchmark.py"
+    found = subprocess.run(
+        [sys.executable, script, "--data", corpora, "--encoder", corpora / "encoder", "--rows", "64", "--json"],
+        env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    report = json.loads(found.stdout.splitlines()[-1])
+    assert [*report["tokens_a_second"]] == [
+        *(f"ours, padded, batch_size {size}" for size in (32, 64, 256)),
+        *(f"stock Trainer, four runs of batch 32, {way}" for way in ("default collator", "group_by_length")),
+    ]
+    assert all(speed > 0 for speed in report["tokens_a_second"].values())
+    assert sum(report["rows"].values()) == pytest.approx(64, abs=2)
+
+
+TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
+UPOS = ["NOUN", "PUNCT", "VERB", "PROPN"]
+
+
+def stand_in(hub, dataset, features, rows, splits=("train", "validation", "test")):
+    """A dataset on a local Hub as Parquet with class labels: ``dataset`` is USER/NAME[@REVISION][/CONFIGURATION]."""
+    for split in splits:
+        file = hub / "datasets" / dataset / split / "0000.parquet"
+        file.parent.mkdir(parents=True)
+        datasets.Dataset.from_list([rows(n) for n in range(40)], features=datasets.Features(features)).to_parquet(file)
+
+
+@pytest.mark.slow
+def test_the_recipe_on_hub_datasets_runs_on_datasets_of_its_ids_configurations_and_columns(tmp_path):
+    hub, draw, text = tmp_path / "hub", random.Random(0), datasets.Value("string")
+    encoder = hub / "models" / "answerdotai" / "ModernBERT-base"
+    tiny.encoder("modernbert").save_pretrained(encoder)
+    tiny.tokenizer().save_pretrained(encoder)
+    words = {"tokens": datasets.List(text)}
+
+    def tokens(column, label):
+        return lambda _: {"tokens": (row := tiny.token_row(draw))["tokens"], column: row[label]}
+
+    tags = {"ner_tags": datasets.List(datasets.ClassLabel(names=TAGS))}
+    upos = {"upos": datasets.List(datasets.ClassLabel(names=UPOS))}
+    treebank = "universal-dependencies/universal_dependencies@refs_convert_parquet"
+    stand_in(hub, "eriktks/conll2003@refs_convert_parquet/conll2003", words | tags, tokens("ner_tags", "ner"))
+    stand_in(hub, f"{treebank}/en_ewt", words | upos, tokens("upos", "upos"))
+    stand_in(hub, f"{treebank}/de_gsd", words, lambda _: {"tokens": ["falsch"]})
+    feelings, topics = (
+        datasets.ClassLabel(names=["negative", "positive"]),
+        datasets.ClassLabel(names=["World", "Sports"]),
+    )
+    stand_in(
+        hub, "stanfordnlp/sst2", {"sentence": text, "label": feelings},
+        lambda n: {"sentence": tiny.text_row(draw)["text"], "label": n % 2},
+    )  # fmt: skip
+    stand_in(
+        hub, "fancyzhx/ag_news", {"text": text, "label": topics},
+        lambda n: {"text": tiny.text_row(draw)["text"], "label": n % 2}, splits=("train", "test"),
+    )  # fmt: skip
+    recipe = recipes_folder() / "four_tasks.yaml"
+    with served(hub) as (environment, requests):
+        found = subprocess.run(
+            [sys.executable, "-m", "nlp_mtl", "train", recipe, "training.max_steps=3", f"output_dir={tmp_path}/run"],
+            env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert "agnews: no validation split" in found.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert [*results["main_metrics"]] == ["ner", "pos", "sentiment", "topic"]
+    assert {name: data["splits"]["train"]["rows"] for name, data in results["data"].items()} == {
+        "conll": 40, "ewt": 40, "sst2": 40, "agnews": 36,
+    }  # fmt: skip
+    assert not any("de_gsd" in request and "resolve" in request for request in requests)

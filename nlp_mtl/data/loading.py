@@ -18,6 +18,9 @@ from nlp_mtl.errors import DataError, did_you_mean, first_line, listed
 
 logger = logging.getLogger(__name__)
 
+PARQUET_COPY = "refs/convert/parquet"
+"""The revision of the Hub's own Parquet copies, which have a folder for each configuration."""
+
 _ALIASES = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev", "development"),
@@ -167,6 +170,8 @@ def _load(
             files = sorted(file for file in folder.rglob("*") if file.is_file())
             loaded = load_local(source, files, **options)
         else:
+            if name is not None and revision == PARQUET_COPY:
+                options = {"data_dir": name, "data_files": data_files}
             loaded = datasets.load_dataset(source, revision=revision, **options)
     except DatasetGenerationError as error:
         raise DataError(f"dataset `{dataset}` cannot be read: {first_line(error.__cause__ or error)}") from error
@@ -185,7 +190,7 @@ def _load(
             raise
         raise DataError(
             f"dataset `{dataset}`: `{path}` needs a loading script, which `datasets` no longer runs. The Hub "
-            'keeps a Parquet copy of most of them: add `revision: "refs/convert/parquet"`'
+            f"keeps a Parquet copy of most of them: add `revision: {PARQUET_COPY}`"
         ) from error
     except (ValueError, OSError, EOFError, ImportError) as error:
         problem = first_line(error)

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Print a model's answers for some texts, for people: `scripts/show_predictions RUN TEXT...`."""
 
 import sys
