@@ -6,18 +6,20 @@
 Four tasks on rows of three datasets (EWT with NER and POS, SST-2, AG News) in random order. Ours learns all four in
 one run; the stock Trainer, which knows one task, trains four models one after the other on the rows of each. The
 figure is useful tokens a second: special tokens counted, padding not. The matrix peak is that of a float32 product of
-two square matrices in this process.
+two square matrices in the process of ours.
 """
 
 import argparse
 import json
 import logging
 import os
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -37,6 +39,7 @@ from nlp_mtl.models.multitask import MultiTaskModel, from_encoder
 from nlp_mtl.tasks import Task
 from nlp_mtl.training.trainer import train
 
+PARTS = ("ours", "stock")
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "ewt_sst2_agnews.yaml"
 
 
@@ -76,7 +79,7 @@ def rows_for(prepared: Prepared, wanted: int) -> Prepared:
 
 def ours(recipe: Recipe, prepared: Prepared, batch_size: int, folder: Path) -> float:
     """Seconds for one epoch of our training loop: every row once, as the stock Trainer has them."""
-    once = {"batch_size": batch_size, "num_epochs": 1, "ema_decay": 0, "selection_weights": {}}
+    once = {"batch_size": batch_size, "num_epochs": 1, "ema_decay": 0, "layer_decay": 1, "selection_weights": {}}
     changes = {"sampling": {}, "training": recipe.training.model_dump() | once, "output_dir": str(folder)}
     recipe = Recipe.from_dict(recipe.to_dict() | changes)
     accelerator = Accelerator(mixed_precision="no")
@@ -153,11 +156,49 @@ def main() -> None:
     parser.add_argument("--encoder", help="another encoder than the recipe's")
     parser.add_argument("--rows", type=int, default=2048)
     parser.add_argument("--mixed-precision", default="no", choices=["no", "bf16"])
-    parser.add_argument("--only", choices=["ours", "stock"], help="leave the other out")
+    parser.add_argument("--only", choices=PARTS, help="leave the other out")
     parser.add_argument("--json", action="store_true", help="print JSON as well")
     options = parser.parse_args()
     if not Path(options.data).is_dir():
         sys.exit(f"there is no folder {options.data}: give the corpora with --data")
+    report = measure(options) if options.only else both()
+    if options.only is None:
+        print_table(report)
+    if options.json:
+        print(json.dumps(report))
+
+
+def both() -> dict[str, Any]:
+    """Both parts, one after the other, each in a process of its own: what one does to its process is its own."""
+    reports: list[dict[str, Any]] = []
+    for part in PARTS:
+        command = [sys.executable, __file__, *sys.argv[1:], "--only", part, "--json"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            lines = []
+            for line in process.stdout:
+                lines.append(line)
+                if not line.startswith("{"):
+                    print(line, end="", flush=True)
+        if process.returncode:
+            sys.exit(process.returncode)
+        reports.append(json.loads(lines[-1]))
+    speeds = {name: speed for report in reports for name, speed in report["tokens_a_second"].items()}
+    return {**reports[0], "tokens_a_second": speeds}
+
+
+def print_table(report: dict[str, Any]) -> None:
+    """Speeds, each beside that of the first stock run, and its share of the matrix peak."""
+    speeds = report["tokens_a_second"]
+    first = next(speed for name, speed in speeds.items() if name.startswith("stock"))
+    print(f"\n{'':58} tokens/s  ratio  share of peak")
+    for name, speed in speeds.items():
+        share = speed * report["operations_a_token"] / report["matrix_peak"]
+        print(f"{name:58} {speed:8.0f}  {speed / first:5.2f}  {share:12.0%}")
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """One part, in this process."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
@@ -178,13 +219,7 @@ def main() -> None:
     speeds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         _measure(recipe, prepared, Path(folder), options, encoder.name_or_path, tokens, speeds)
-    first = next((speeds[name] for name in speeds if name.startswith("stock")), None)
-    print(f"\n{'':58} tokens/s  ratio  share of peak")
-    for name, speed in speeds.items():
-        ratio = f"{speed / first:5.2f}" if first else "     "
-        print(f"{name:58} {speed:8.0f}  {ratio}  {speed * operations / peak:12.0%}")
-    if options.json:
-        print(json.dumps({"tokens_a_second": speeds, "matrix_peak": peak, "rows": counts}))
+    return {"tokens_a_second": speeds, "matrix_peak": peak, "operations_a_token": operations, "rows": counts}
 
 
 def _measure(
@@ -200,14 +235,14 @@ def _measure(
         speeds[name] = count / seconds()
         print(f"  {name}: {speeds[name]:.0f} tokens/s", flush=True)
 
-    warm = rows_for(prepared, 128)
-    ours(recipe, warm, 32, folder / "warm")
-    for batch_size in (32, 64, 256) if options.only != "stock" else ():
+    if options.only == "ours":
+        ours(recipe, rows_for(prepared, 128), 32, folder / "warm")
+    for batch_size in (32, 64, 256) if options.only == "ours" else ():
         name = f"ours, padded, batch_size {batch_size}"
         note(name, lambda b=batch_size: ours(recipe, prepared, b, folder / f"ours-{b}"), tokens)
     stock_tokens = sum(useful_tokens(prepared, task.name) for task in prepared.tasks)
     strategies = {"random": "default collator", "group_by_length": "group_by_length"}
-    for strategy, title in strategies.items() if options.only != "ours" else ():
+    for strategy, title in strategies.items() if options.only == "stock" else ():
 
         def run(strategy: str = strategy) -> float:
             return sum(

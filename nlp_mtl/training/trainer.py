@@ -25,6 +25,7 @@ from nlp_mtl.tasks import Task
 from nlp_mtl.training import checkpoint, metrics_log
 from nlp_mtl.training.balancing import summed_loss, weighted_sum
 from nlp_mtl.training.checkpoint import TrainingState
+from nlp_mtl.training.memory import keep_freed_memory
 from nlp_mtl.training.optimizer import averaged, parameter_groups, schedule_factor, set_learning_rates
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,8 @@ def train(
         TrainingError: a loss or a gradient is not a finite number; names step, task and rows.
         RunError: there is no checkpoint to resume from, or it does not fit, or none can be written.
     """
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     groups = parameter_groups(
         model,
         learning_rate=learning_rate,
