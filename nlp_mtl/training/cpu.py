@@ -1,0 +1,143 @@
+"""What makes training on CPU faster and changes nothing of what is learned: memory, dropout, embeddings' gradients."""
+
+import ctypes
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of malloc.h
+_LARGE = 2_000_000_000
+_PAD = 64 * 2**20
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep the memory of freed tensors for the next ones, for the rest of the process.
+
+    It gives back to the system what is larger than 32 MB, and the end of its heap, each time it is freed. The same
+    tensors are needed again in the next micro-batch, and then every page of them is a page fault.
+
+    Settings that the user made in the environment stay as they are.
+
+    Returns:
+        whether it was done; not without glibc (macOS, Windows, Alpine).
+    """
+    chosen = any(name.startswith("MALLOC_") for name in os.environ) or "glibc.malloc" in os.environ.get(
+        "GLIBC_TUNABLES", ""
+    )
+    if chosen or platform.libc_ver()[0] != "glibc":
+        return False
+    settings = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _LARGE, _M_TOP_PAD: _PAD}
+    mallopt = ctypes.CDLL(None).mallopt
+    taken = [mallopt(key, value) for key, value in settings.items()]  # all of them, also behind one that is refused
+    return all(taken)
+
+
+class QuickDropout(TorchFunctionMode):
+    """Within it, dropout on CPU draws 16 random bits for a number where stock dropout draws a double.
+
+    Attention that drops out is written in the open here: torch's own would leave its flash kernel and draw doubles.
+    The bits come from torch's global generator, so ``torch.manual_seed`` settles them. A rate is rounded to a multiple
+    of 1/65536, and what is kept is scaled by that rate. Not for layers that run again in the backward pass: modes do
+    not reach there (:func:`quick_dropout` leaves these models alone).
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Stock arguments in, stock results out; all that is not dropout on CPU goes on to torch."""
+        quick = _QUICK.get(func)
+        if quick is not None and args and args[0].device.type == "cpu":
+            result = quick(*args, **(kwargs or {}))
+            if result is not None:
+                return result
+        return func(*args, **(kwargs or {}))
+
+
+def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor | None:
+    """As ``functional.dropout``; None where that should do it."""
+    dropped = round(p * 2**16)
+    if not training or not 0 < dropped < 2**16 or inplace or not input.is_floating_point():
+        return None
+    return input * _noise(input, dropped)
+
+
+def _noise(like: Tensor, dropped: int) -> Tensor:
+    """0 for ``dropped`` of 65536 numbers, for the others what makes up for it."""
+    count = like.numel()
+    bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    halves = bits.view(torch.int16)[:count].view(like.shape)
+    noise = torch.ge(halves, dropped - 2**15, out=torch.empty(like.shape, dtype=like.dtype))
+    return noise.mul_(2**16 / (2**16 - dropped))
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor | None:
+    """As ``functional.scaled_dot_product_attention``; None where that should do it."""
+    dropped = round(dropout_p * 2**16)
+    if not 0 < dropped < 2**16 or is_causal or enable_gqa:
+        return None
+    scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-2, -1)
+    if attn_mask is not None:
+        if attn_mask.dtype == torch.bool:
+            bias = torch.zeros(attn_mask.shape, dtype=scores.dtype)
+            attn_mask = bias.masked_fill_(~attn_mask, torch.finfo(scores.dtype).min)
+        scores = scores + attn_mask
+    probabilities = functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    return (probabilities * _noise(probabilities, dropped)) @ value
+
+
+_QUICK: dict[Any, Callable[..., Tensor | None]] = {
+    functional.dropout: _dropout,
+    functional.scaled_dot_product_attention: _attention,
+}
+
+
+def quick_dropout(model: nn.Module) -> AbstractContextManager[Any]:
+    """:class:`QuickDropout` for a model's forward pass; nothing where layers run again in the backward pass."""
+    runs_again = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    return nullcontext() if runs_again else QuickDropout()
+
+
+@contextmanager
+def sparse_gradient(embedding: nn.Module) -> Iterator[None]:
+    """Within it, a micro-batch adds to an embedding's gradient only the rows that it read.
+
+    Else each micro-batch makes a gradient as large as the vocabulary, zeros but for some rows, and adds it to the last.
+    The sum is to start as :func:`zero_gradients` makes it: then it is dense for all who read it.
+    """
+    if not isinstance(embedding, nn.Embedding) or embedding.sparse:
+        yield
+        return
+    embedding.sparse = True
+    try:
+        yield
+    finally:
+        embedding.sparse = False
+
+
+def zero_gradients(optimizer: torch.optim.Optimizer, embedding: nn.Module) -> None:
+    """``optimizer.zero_grad()``, but an embedding's gradient becomes dense zeros, in place where there is one."""
+    learned = [parameter for parameter in embedding.parameters() if parameter.requires_grad]
+    zeros = [torch.zeros_like(p) if p.grad is None else p.grad.zero_() for p in learned]
+    optimizer.zero_grad()
+    for parameter, gradient in zip(learned, zeros, strict=True):
+        parameter.grad = gradient
