@@ -177,8 +177,7 @@ def steps(
     """
     settings, sampling = recipe.training, recipe.sampling
     shares = sampling.shares
-    # A dataset with the share 0 is there to be evaluated on.
-    train = {name: split for name, split in prepared.split("train").items() if shares.get(name, 1)}
+    train = _drawn_from(recipe, prepared)
     for task in prepared.tasks:
         counts = [split.label_counts(task) for split in train.values() if task.name in split.labelled]
         occurring = [task.labels[place] for place in np.flatnonzero(sum(counts))]
@@ -209,9 +208,14 @@ def steps(
     )
 
 
+def _drawn_from(recipe: Recipe, prepared: Prepared) -> dict[str, EncodedSplit]:
+    """The training splits that steps learn from: a dataset with the share 0 is there to be evaluated on."""
+    return {name: s for name, s in prepared.split("train").items() if recipe.sampling.shares.get(name, 1)}
+
+
 def steps_per_epoch(recipe: Recipe, prepared: Prepared) -> int:
     """Steps in which at least as many rows are drawn as the training splits hold, so that the last epoch ends last."""
-    rows = sum(len(split) for split in prepared.split("train").values())
+    rows = sum(len(split) for split in _drawn_from(recipe, prepared).values())
     return math.ceil(rows / recipe.training.batch_size)
 
 
@@ -244,11 +248,11 @@ def trainer_arguments(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
     """
     chosen = [task for task, weight in selection_weights(recipe, prepared).items() if weight]
     validation = prepared.split("validation").values()
-    can_score = any(split.labelled[name].any() for split in validation for name in chosen if name in split.labelled)
-    if recipe.training.selection_weights and not can_score:
-        message = "none of these tasks has labels in a validation split, so no model can be selected by them"
-        raise RecipeError([Problem("training.selection_weights", message)])
-    if recipe.training.early_stopping_patience and not can_score:
+    scored = {name for split in validation for name in chosen if name in split.labelled and split.labelled[name].any()}
+    if recipe.training.selection_weights and (unscored := [name for name in chosen if name not in scored]):
+        message = "the task has no labels in a validation split, so no model can be selected by it: leave it out"
+        raise RecipeError([Problem(f"training.selection_weights.{name}", message) for name in unscored])
+    if recipe.training.early_stopping_patience and not scored:
         message = "early stopping needs a validation split with labels of a task that counts for the selection score"
         raise RecipeError([Problem("training.early_stopping_patience", message)])
     settings = recipe.training.model_dump(

@@ -98,6 +98,7 @@ def evaluate(
     overrides: Overrides = None,
     recipe: Annotated[Path | None, typer.Option(help="Whose data to use. Default: the run folder's.")] = None,
     split: Annotated[str, typer.Option(help="validation, test or train.")] = "test",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -107,7 +108,7 @@ def evaluate(
     if split not in SPLITS:
         near = " Did you mean validation?" if split in ("dev", "valid", "val") else ""
         raise typer.BadParameter(f"{split!r} is none of {', '.join(SPLITS)}.{near}", param_hint="--split")
-    path = recipe or Path(model) / "recipe.yaml"
+    path = recipe or Path(model).expanduser() / "recipe.yaml"
     settings = Recipe.from_yaml(path, overrides or []) if recipe or path.is_file() else None
     _quiet_libraries()
     from accelerate import PartialState
@@ -115,7 +116,7 @@ def evaluate(
     from nlp_mtl.reports import main_metrics, print_scores
     from nlp_mtl.run import evaluate as run_evaluate
 
-    scores = run_evaluate(model, settings, split=split)
+    scores = run_evaluate(model, settings, split=split, revision=revision)
     if not PartialState().is_main_process:
         return
     if as_json:

@@ -62,7 +62,7 @@ class DatasetSpec(_Section):
     tokens: str | None = None
     """The column that holds lists of words."""
     columns: list[str] | None = None
-    """Names of the columns of a CoNLL file, in order; the one named as ``tokens`` holds the words."""
+    """Names of the columns of a CoNLL file, or of a CSV or TSV file without a header, in order."""
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
     """Field delimiter of CSV files (comma unless told) and CoNLL files (white space). TSV files have tabs and no
     quoting; ``path: csv`` with a tab here reads tabs with quoting."""

@@ -80,7 +80,7 @@ def train(recipe: Recipe | str | Path, *, resume: bool = False, overwrite: bool 
         "main_metrics": {task.name: task.metric for task in prepared.tasks},
         "selection": {
             "score": state.best_score,
-            "of": "mean of the tasks' main metrics",
+            "of": f"{'weighted ' * bool(recipe.training.selection_weights)}mean of the tasks' main metrics",
             "weights": selection_weights(recipe, prepared),
             "split": "validation",
         },
@@ -114,8 +114,9 @@ def _accelerator(mixed_precision: str) -> Accelerator:
     return Accelerator(mixed_precision="no", gradient_accumulation_plugin=plugin)
 
 
-def check(recipe: Recipe) -> dict[str, Any]:
+def check(recipe: Recipe | str | Path) -> dict[str, Any]:
     """What a recipe's data holds and what is odd about it; see :func:`nlp_mtl.analysis.data_report.data_report`."""
+    recipe = recipe if isinstance(recipe, Recipe) else Recipe.from_yaml(recipe)
     prepared = prepare(recipe)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return data_report(
@@ -125,19 +126,22 @@ def check(recipe: Recipe) -> dict[str, Any]:
 
 
 def evaluate(
-    path: str | Path, recipe: Recipe | None = None, *, split: str = "test", revision: str | None = None
+    path: str | Path, recipe: Recipe | str | Path | None = None, *, split: str = "test", revision: str | None = None
 ) -> dict[str, Scores]:
     """Score a trained model on a split of a recipe's datasets: ``{task: scores}``.
 
     Args:
         path: a run folder, a model folder, or a Hub id.
-        recipe: default: the run folder's own.
+        recipe: a recipe, or the path of its file; default: the run folder's own.
         split: ``validation``, ``test`` or ``train``.
 
     Raises:
         NlpMtlError: of the kind that fits.
     """
-    recipe = recipe or run_recipe(path)
+    if recipe is None:
+        recipe = run_recipe(path)
+    elif not isinstance(recipe, Recipe):
+        recipe = Recipe.from_yaml(recipe)
     model, tokenizer = load_model(path, revision=revision)
     accelerator = _accelerator(recipe.training.mixed_precision)
     model.to(accelerator.device)
@@ -169,7 +173,7 @@ def run_recipe(path: str | Path) -> Recipe:
     Raises:
         RunError: it is not a run folder.
     """
-    file = Path(path) / "recipe.yaml"
+    file = Path(path).expanduser() / "recipe.yaml"
     if not file.is_file():
         raise RunError(
             f"{path} is not a run folder (it has no recipe.yaml): say which recipe's data to use, with --recipe"

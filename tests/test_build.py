@@ -219,3 +219,11 @@ def test_a_trained_task_of_another_type_is_refused(tiny: tuple[Recipe, Prepared]
     other = [dataclasses.replace(prepared.tasks[0], type="text-classification"), *prepared.tasks[1:]]
     with pytest.raises(ModelError, match="task `ner` is text-classification, but the recipe's is token-classification"):
         prepare(made, trained_tasks=other, splits=["test"])
+
+
+def test_an_epoch_is_one_of_the_datasets_that_are_trained_on(tiny: tuple[Recipe, Prepared]) -> None:
+    made, prepared = tiny
+    shares = made.sampling.model_copy(update={"strategy": "fixed", "shares": {"words": 1.0, "texts": 0.0}})
+    made = made.model_copy(update={"sampling": shares})
+    assert (steps_per_epoch(tiny[0], prepared), steps_per_epoch(made, prepared)) == (6, 3)
+    assert trainer_arguments(made, prepared)["eval_every"] == 3

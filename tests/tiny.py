@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AlbertConfig,
     AutoModel,
@@ -235,3 +236,16 @@ def recipe(
         "training": {"num_epochs": 2, "batch_size": 16, "max_tokens": 128, "log_every": 1, **training},
         "output_dir": str(folder / "run"),
     }
+
+
+class Drawn(TorchDispatchMode):
+    """Notes the operators by which stock dropout draws."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(word in str(func) for word in ("bernoulli", "dropout")):
+            self.names.append(str(func))
+        return func(*args, **(kwargs or {}))

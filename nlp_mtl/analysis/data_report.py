@@ -101,18 +101,23 @@ def _label_report(task: Task, dataset: str, split: str, rows: EncodedSplit) -> d
 
 
 def _sampling_report(encoded: Mapping[str, Mapping[str, EncodedSplit]], data: StepDataset) -> list[dict[str, Any]]:
-    names = [name for name, splits in encoded.items() if "train" in splits]
+    drawn_from = {id(split): place for place, split in enumerate(data.splits)}
     passes = data.sampler.passes()
-    return [
-        {
-            "dataset": name,
-            "rows": int(data.sampler.sizes[place]),
-            "probability": float(data.sampler.rates[place]),
-            "rows_per_step": float(data.sampler.rates[place] * data.sampler.batch_size),
-            "passes": float(passes[place]),
-        }
-        for place, name in enumerate(names)
-    ]
+    report = []
+    for name, splits in encoded.items():
+        if "train" in splits:
+            place = drawn_from.get(id(splits["train"]))  # None: its share is 0, so it is evaluated on alone
+            rate = 0.0 if place is None else float(data.sampler.rates[place])
+            report.append(
+                {
+                    "dataset": name,
+                    "rows": len(splits["train"]),
+                    "probability": rate,
+                    "rows_per_step": rate * data.sampler.batch_size,
+                    "passes": 0.0 if place is None else float(passes[place]),
+                }
+            )
+    return report
 
 
 def _micro_batch_report(tasks: Sequence[Task], data: StepDataset) -> dict[str, Any]:

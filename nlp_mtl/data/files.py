@@ -151,15 +151,16 @@ def _check_width(dataset: str, split: str, file: str, columns: Sequence[str], de
         return
     try:
         with (gzip.open if file.endswith(".gz") else open)(file, "rt", encoding="utf-8-sig") as lines:
-            tokens = (line for line in lines if line.strip() and not line.startswith(("-DOCSTART-", "# ")))
-            fields = next(tokens, "").rstrip("\r\n").split(delimiter)
+            for number, line in enumerate(lines, start=1):
+                fields = line.rstrip("\r\n").split(delimiter)
+                is_token = line.strip() and not line.startswith(("-DOCSTART-", "# "))
+                if is_token and len(fields) != len(columns):
+                    raise DataError(
+                        f"dataset `{dataset}`, split {split}: line {number} of {file} has {len(fields)} columns "
+                        f"({listed(fields)}), but `columns` names {len(columns)}: {listed(columns)}"
+                    )
     except (OSError, EOFError, UnicodeDecodeError):
         return  # the reader's own error tells
-    if fields != [""] and fields and len(fields) != len(columns):
-        raise DataError(
-            f"dataset `{dataset}`, split {split}: {file} has {len(fields)} columns ({listed(fields)}), but `columns` "
-            f"names {len(columns)}: {listed(columns)}"
-        )
 
 
 def load_local(source: str, files: Iterable[str | Path], **options: Any) -> dict[str, datasets.Dataset]:

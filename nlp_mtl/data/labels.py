@@ -102,6 +102,12 @@ def resolve_task(
         labels = list(dict.fromkeys(label for labels in found.values() for label in labels))
         if not any(names_of.values()):
             labels = sorted(labels, key=lambda label: (label != "O", label))
+    for old, new in label_map.items():
+        if old in mapped and new not in labels:
+            raise DataError(
+                f"task `{name}`: label_map renames `{old}` to `{new}`, which is not in the label set {listed(labels)}."
+                + did_you_mean(new, labels)
+            )
     _check_merge(name, found)
     if trained_labels is None and len(occurring) < 2:
         place = listed(f"{dataset}.{column}" for dataset, column in columns.items())

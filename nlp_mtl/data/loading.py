@@ -9,6 +9,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import yaml
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -159,6 +160,11 @@ def _load(
         raise DataError(f"dataset `{dataset}`: `{path}` is a file; say `data_files: {path}`")
     if not folder.is_dir() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
         raise DataError(f"dataset `{dataset}`: there is no folder {folder}. Is `data_dir` right?")
+    if not folder.is_dir() and data_files is not None and "/" not in path:
+        raise DataError(
+            f"dataset `{dataset}`: `path: {path}` is neither a folder nor a known format; formats are "
+            f"{listed(FORMATS)}, and a Hub id has the form owner/name.{did_you_mean(path, FORMATS)}"
+        )
     source = str(folder) if folder.is_dir() else path
     if folder.is_dir() and revision is not None:
         raise DataError(f"dataset `{dataset}`: `revision` is for datasets on the Hub; {folder} is a folder")
@@ -192,6 +198,9 @@ def _load(
             f"dataset `{dataset}`: `{path}` needs a loading script, which `datasets` no longer runs. The Hub "
             f"keeps a Parquet copy of most of them: add `revision: {PARQUET_COPY}`"
         ) from error
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise DataError(f"dataset `{dataset}`: the metadata of its README.md are not valid YAML: {problem}") from error
     except (ValueError, OSError, EOFError, ImportError) as error:
         problem = first_line(error)
         if problem.startswith("Config name is missing"):  # the next line lists them

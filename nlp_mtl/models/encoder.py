@@ -89,12 +89,12 @@ def load_encoder(encoder: str, revision: str | None = None, dropout: float | Non
     """
     path = resolve_encoder(encoder)
     config = load_encoder_config(encoder, revision)
-    if dropout is not None:
-        for name, value in vars(config).items():
-            # Families name them differently, but all by that word; None stands for another one's rate.
-            if "dropout" in name and (value is None or isinstance(value, float | int)):
-                setattr(config, name, dropout)
     try:
+        for name, value in vars(config).items() if dropout is not None else ():
+            # Families name them differently, but all by these words; None stands for another one's rate.
+            is_rate = value is None or (isinstance(value, float | int) and not isinstance(value, bool))
+            if ("dropout" in name or name.endswith("pdrop")) and is_rate:
+                setattr(config, name, dropout)
         model: PreTrainedModel = AutoModel.from_pretrained(path, config=config, revision=revision, dtype=torch.float32)
     except UNREADABLE as error:
         raise cannot_load("encoder", encoder, error) from error

@@ -27,6 +27,8 @@ def load_model(path: str | Path, *, revision: str | None = None) -> tuple[MultiT
             raise ModelError(f"the run folder {path} has no model yet; its training has not finished (see --resume)")
     looks_local = Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     if Path(name).is_dir():
+        if revision is not None:
+            raise ModelError(f"revision {revision!r} is for models on the Hub, but {path} is a folder: leave it out")
         _check_is_ours(Path(name))
     elif looks_local or Path(name).exists():
         raise ModelError(f"there is no model folder {path}")

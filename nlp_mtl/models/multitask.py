@@ -114,8 +114,10 @@ class MultiTaskModel(PreTrainedModel):
         }
 
     def unused_parameters(self, active: Iterable[str]) -> list[nn.Parameter]:
-        """The parameters that no task of ``active`` reads: those of the other heads, and maybe the pooler."""
+        """The parameters that no task of ``active`` reads: those of the other heads, and maybe the pooler; or all."""
         active = set(active)
+        if not active:
+            return list(self.parameters())
         unused = [p for name in self.task_names if name not in active for p in self.head(name).parameters()]
         if self.pooled_tasks and not self.pooled_tasks & active:
             unused += [p for name, p in self.encoder.named_parameters() if name.startswith("pooler.")]

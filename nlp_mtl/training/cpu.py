@@ -97,9 +97,12 @@ def _attention(
         return None
     scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-2, -1)
     if attn_mask is not None:
+        # The lowest number instead of -inf: padding that sees nothing, behind a sliding window, gets no NaN.
+        lowest = torch.finfo(scores.dtype).min
         if attn_mask.dtype == torch.bool:
-            bias = torch.zeros(attn_mask.shape, dtype=scores.dtype)
-            attn_mask = bias.masked_fill_(~attn_mask, torch.finfo(scores.dtype).min)
+            attn_mask = torch.zeros(attn_mask.shape, dtype=scores.dtype).masked_fill_(~attn_mask, lowest)
+        else:
+            attn_mask = attn_mask.clamp(min=lowest)
         scores = scores + attn_mask
     probabilities = functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     return (probabilities * _noise(probabilities, dropped)) @ value

@@ -40,13 +40,15 @@ def cut_after(path: Path, step: int) -> None:
         return
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} cannot be read, so the run cannot be resumed: {error}") from error
     kept = []
-    for line in lines:
+    for number, line in enumerate(lines, start=1):
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
         except json.JSONDecodeError:
             break  # only the last line can be broken
+        except (KeyError, TypeError) as error:
+            raise RunError(f"line {number} of {path} is none of a run, it has no step: {line:.80}") from error
     write_text(path, "".join(kept))

@@ -5,6 +5,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,18 +108,22 @@ def train(
         total=num_steps, initial=steps.start, desc="Training", unit="step",
         disable=not (accelerator.is_main_process and sys.stderr.isatty()),
     )  # fmt: skip
+    clear = prepared_optimizer.zero_grad
+    if accelerator.device.type == "cpu":
+        clear = partial(zero_gradients, prepared_optimizer, model.get_input_embeddings())
+    clear()
     for batches in _loader(data, steps, num_workers, seed):
         step = batches.step
         # Dropout is a function of the step and the process: nothing to save, nothing to lose.
         torch.manual_seed(_step_seed(seed, step, accelerator.process_index))
         factor = schedule_factor(step, num_steps, schedule, warmup_fraction)
         set_learning_rates(prepared_optimizer.param_groups, factor)
-        zero_gradients(prepared_optimizer, model.get_input_embeddings())
         losses = _forward_backward(prepared, batches, loss_weights, accelerator, mixed_precision)
         for parameter in model.unused_parameters(task for task in learned if batches.counts[task]):
             parameter.grad = None  # no row of the step needs it: no update, no decay
         grad_norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm or math.inf)
         prepared_optimizer.step()
+        clear()
         if average is not None:
             average.update_parameters(model)
         state.step = step + 1
@@ -153,6 +158,7 @@ def train(
         if state.finished:
             break
     bar.close()
+    prepared_optimizer.zero_grad()
     if average is not None or state.best_step not in (None, state.step):
         checkpoint.load_best(folder / f"step-{state.best_step or state.step}", model)
     return state
@@ -251,7 +257,7 @@ class _LossRecorder:
 
     def add(self, step: int, losses: Tensor, grad_norm: Tensor, counts: dict[str, int]) -> None:
         """One step's losses ([tasks]), gradient norm, and labelled items of each task."""
-        self._waiting.append((step, losses, grad_norm, counts))
+        self._waiting.append((step, losses, grad_norm.to(losses.device), counts))
 
     def fetch(self) -> None:
         """Bring what waits to the CPU and check it.

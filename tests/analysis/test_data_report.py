@@ -128,3 +128,15 @@ def test_counts_lengths_sampling_and_padding_are_those_of_the_data(tmp_path: Pat
     assert (step["micro_batches_in_step"], step["rows"], step["longest"]) == (1, 12, 10)
     assert step["padding"] == step["padding_in_step"] == pytest.approx(1 - 2 * (sum(lengths) + 9 + 10) / (12 * 10))
     assert step["labelled_rows"] == {"mood": 12}
+
+
+def test_a_dataset_that_is_not_trained_on_is_told_as_that(tmp_path: Path) -> None:
+    values = recipe(tmp_path)
+    values["datasets"]["more"] = {**values["datasets"]["texts"]}
+    values["tasks"]["sentiment"]["dataset"] = ["texts", "more"]
+    values["sampling"] = {"strategy": "fixed", "shares": {"words": 1, "texts": 0, "more": 3}}
+    told = {row["dataset"]: row for row in check(Recipe.from_dict(values))["sampling"]}
+    assert {name: (row["probability"], row["rows"]) for name, row in told.items()} == {
+        "words": (0.25, 48), "texts": (0.0, 48), "more": (0.75, 48),
+    }  # fmt: skip
+    assert [told[name]["passes"] == 0 for name in told] == [False, True, False]

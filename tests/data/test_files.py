@@ -279,3 +279,13 @@ def test_a_folder_where_a_file_should_be_is_told(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "texts" / "a.jsonl", ROWS)
     assert "`texts` is a folder; say `texts/*`" in problem(tmp_path, data_files="texts")
     assert len(load(tmp_path, data_files="texts/*").splits["train"].rows) == len(ROWS)
+
+
+def test_a_conll_line_with_too_few_columns_is_told_with_its_number(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("EU NNP B-ORG\n\nrejects VBZ O\nGerman JJ\n")
+    told = problem(
+        tmp_path, path="conll", data_files="a.txt", columns=["tokens", "pos", "ner"],
+        text=None, tokens="tokens", label_columns=["ner"],
+    )  # fmt: skip
+    assert "line 4 of" in told
+    assert "a.txt has 2 columns (`German`, `JJ`), but `columns` names 3: `tokens`, `pos`, `ner`" in told

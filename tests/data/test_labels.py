@@ -283,3 +283,8 @@ def test_lists_of_a_fixed_size_hold_labels_too() -> None:
     fixed = datasets.List(datasets.Value("string"), length=2)
     task, _ = resolve(held("words", [["B-X", "O"], ["O", "I-X"]], fixed))
     assert task.labels == ("O", "B-X", "I-X")
+
+
+def test_a_label_map_to_a_label_that_a_trained_model_lacks_is_refused() -> None:
+    told = problem(held("d", ["good", "bad"]), label_map={"good": "great"}, trained_labels=["good", "bad"])
+    assert "label_map renames `good` to `great`, which is not in the label set `good`, `bad`" in told

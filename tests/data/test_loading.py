@@ -197,3 +197,16 @@ def test_an_unreachable_hub_is_told_at_once(tmp_path: Path) -> None:
     assert time.monotonic() - start < 5
     assert "`someone/some-dataset`" in message
     assert "Hub cannot be reached" in message
+
+
+def test_a_mistyped_format_is_not_looked_for_on_the_hub(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", ROWS)
+    message = problem(tmp_path, path="jsno", data_files="a.jsonl")
+    assert "`path: jsno` is neither a folder nor a known format" in message
+    assert message.endswith("Did you mean `json`?")
+
+
+def test_a_folder_whose_card_is_broken_is_told(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "corpus" / "train.jsonl", ROWS)
+    (tmp_path / "corpus" / "README.md").write_text("---\nconfigs: [\n---\n")
+    assert "the metadata of its README.md are not valid YAML: while parsing" in problem(tmp_path, path="corpus")

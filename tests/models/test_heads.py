@@ -47,7 +47,9 @@ def test_a_model_learns_every_parameter_that_it_says_it_learns(family: str, task
     assert idle == []
 
 
-def test_unused_parameters_are_those_of_idle_heads_and_of_a_pooler_that_no_active_task_reads() -> None:
+def test_unused_parameters_are_those_of_idle_heads_and_of_a_pooler_that_no_active_task_reads_and_all_for_no_task() -> (
+    None
+):
     model = from_encoder(tiny.encoder("bert"), [NER, POS, TOPIC, MOOD])
     names = {id(parameter): name for name, parameter in model.named_parameters()}
 
@@ -57,7 +59,7 @@ def test_unused_parameters_are_those_of_idle_heads_and_of_a_pooler_that_no_activ
     assert unused("ner", "pos", "topic", "mood") == set()
     assert unused("ner", "topic") == {"pos_head", "mood_head"}
     assert unused("ner") == {"pos_head", "topic_head", "mood_head", "pooler"}
-    assert unused() == {"ner_head", "pos_head", "topic_head", "mood_head", "pooler"}
+    assert unused() == {"ner_head", "pos_head", "topic_head", "mood_head", "pooler", "embeddings", "encoder"}
 
 
 @pytest.mark.parametrize("name", ["forward", "type", "heads", "encoder", "config", "ner-2", "keys"])

@@ -98,3 +98,8 @@ def test_a_damaged_model_folder_is_one_clear_error(tmp_path: Path, model_folder:
 def test_a_hub_id_that_cannot_be_reached_is_one_clear_error() -> None:
     with pytest.raises(ModelError, match="model `someone/model` cannot be loaded"):
         load("someone/model")
+
+
+def test_a_revision_of_a_folder_is_refused(model_folder: Path) -> None:
+    with pytest.raises(ModelError, match=r"revision 'v2' is for models on the Hub, but .* is a folder: leave it out"):
+        load(model_folder, revision="v2")

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from tiny import Drawn
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from nlp_mtl.models.multitask import MultiTaskModel, from_encoder
@@ -131,6 +131,33 @@ def test_attention_that_drops_out_is_stock_attention_but_for_what_it_drops(
         torch.testing.assert_close(one.grad, other.grad.float(), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["boolean", "added"])
+def test_a_query_that_sees_nothing_leaves_the_others_as_they_are(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    query = torch.randn(1, 2, 6, 8)
+    seen = torch.ones(1, 1, 6, 6, dtype=torch.bool)
+    seen[..., 4, :] = False
+    mask = seen if kind == "boolean" else torch.zeros(1, 1, 6, 6).masked_fill(~seen, float("-inf"))
+    monkeypatch.setattr(cpu, "_noise", lambda like, _: torch.ones_like(like))
+    with QuickDropout():
+        found = functional.scaled_dot_product_attention(query, query, query, mask, dropout_p=0.1)
+    expected = functional.scaled_dot_product_attention(query, query, query, mask)
+    rest = [0, 1, 2, 3, 5]
+    torch.testing.assert_close(found[:, :, rest], expected[:, :, rest])
+    torch.testing.assert_close(found[:, :, 4], query.mean(dim=2))
+
+
+def test_attention_in_bfloat16_is_that_of_float32_to_its_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 4, 30, 32).bfloat16() for _ in range(3)]
+    monkeypatch.setattr(cpu, "_noise", lambda like, _: torch.ones_like(like))
+    with QuickDropout():
+        found = functional.scaled_dot_product_attention(*inputs, dropout_p=0.1)
+    expected = functional.scaled_dot_product_attention(*(tensor.float() for tensor in inputs))
+    assert found.dtype == torch.bfloat16
+    assert (found.float() - expected).abs().mean() < 2**-7 * expected.abs().mean()  # bfloat16 has 8 bits
+
+
 def test_attention_drops_out_at_its_rate() -> None:
     # All keys are alike and values are ones: what comes out is the mean of the noise over 500 keys.
     query = torch.zeros(4, 4, 500, 8)
@@ -152,19 +179,6 @@ def test_causal_attention_is_left_to_torch() -> None:
     assert torch.equal(
         found, functional.scaled_dot_product_attention(query, query, query, dropout_p=0.5, is_causal=True)
     )
-
-
-class Drawn(TorchDispatchMode):
-    """Notes the operators by which stock dropout draws."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if any(word in str(func) for word in ("bernoulli", "dropout")):
-            self.names.append(str(func))
-        return func(*args, **(kwargs or {}))
 
 
 def in_training(family: str, dropout: float = 0.3) -> MultiTaskModel:
@@ -259,3 +273,25 @@ def test_embeddings_that_are_frozen_or_of_another_kind_get_no_gradient() -> None
         other(torch.ones(1, 2)).sum().backward()
     zero_gradients(optimizer, frozen)
     assert all(parameter.grad is None for parameter in other.parameters())
+
+
+def test_adding_rows_gives_the_same_bits_with_several_threads() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        torch.manual_seed(0)
+        embedding = nn.Embedding(20_000, 64)
+        ids = torch.randint(0, 50, (4, 400))  # read again and again
+        optimizer = torch.optim.SGD(embedding.parameters())
+        found = []
+        for _ in range(5):
+            zero_gradients(optimizer, embedding)
+            with sparse_gradient(embedding):
+                for row in ids:
+                    embedding(row).square().sum().backward()
+            assert embedding.weight.grad is not None
+            found.append(embedding.weight.grad.clone())
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(found[0], other) for other in found[1:])
+    assert found[0].count_nonzero() == 50 * 64

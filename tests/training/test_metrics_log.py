@@ -80,3 +80,15 @@ def test_a_full_disk_while_resuming_leaves_the_log_as_it_was(tmp_path: Path) -> 
     with full_disk(), pytest.raises(RunError, match=r"metrics\.jsonl cannot be written"):
         cut_after(path, 4)
     assert read(path) == LINES
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [(b'{"step": 2}\n{"loss": 1}\n', "line 2 of"), (b"[1]\n", "line 1 of"), (b"\xff\xfe", "cannot be read")],
+)
+def test_lines_that_no_run_wrote_are_told(tmp_path: Path, damage: bytes, told: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(damage)
+    with pytest.raises(RunError, match=told):
+        cut_after(path, 4)
+    assert path.read_bytes() == damage

@@ -1,4 +1,5 @@
 import itertools
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from safetensors.torch import load_file
+from tiny import Drawn
 from tiny_runs import loss_lines, score_lines, tiny_recipe, values
 
 from nlp_mtl import Recipe, TrainingError
@@ -68,6 +70,45 @@ def test_every_parameter_changes(tmp_path: Path) -> None:
     a_run.train()
     before, after = a_run.seen[0], a_run.weights()
     assert [name for name, _ in a_run.model.named_parameters() if torch.equal(before[name], after[name])] == []
+
+
+def test_a_run_on_cpu_draws_dropout_quickly_and_adds_up_embeddings_by_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[bool] = []
+    monkeypatch.setattr("nlp_mtl.training.trainer.keep_freed_memory", lambda: kept.append(True))
+    a_run = run(tmp_path, dropout=0.3, max_steps=2)
+    layouts: list[torch.layout] = []
+    embedding = a_run.model.get_input_embeddings()
+    embedding.weight.register_hook(lambda gradient: layouts.append(gradient.layout))
+    held: list[bool] = []
+    a_run._evaluate = lambda model: (
+        held.append(any(p.grad is not None for p in model.heads.parameters())),
+        ({}, None),
+    )[1]
+    with Drawn() as drawn:
+        a_run.train()
+    assert (kept, drawn.names, set(layouts), held) == ([True], [], {torch.sparse_coo}, [False])
+    assert embedding.sparse is False
+    assert all(parameter.grad is None for parameter in a_run.model.parameters())
+
+
+def test_a_step_without_any_label_changes_nothing(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, batch_size=1, max_steps=3, weight_decay=0.5, warmup_fraction=0)
+    for file in (Path(recipe.data_dir) / "words" / "train.jsonl", Path(recipe.data_dir) / "texts" / "train.jsonl"):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        first = {str(row.get("label", place % 2)): place for place, row in reversed([*enumerate(rows)])}
+        for place, row in enumerate(rows):
+            if place not in first.values():  # two rows of each with labels, so that there is something to tell apart
+                row |= {key: None for key in ("ner", "upos", "label") if key in row}
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = Recipe.from_dict({**recipe.to_dict(), "training": {**recipe.to_dict()["training"], "eval_every": 1}})
+    a_run = Run(recipe)
+    a_run.train()
+    counts = [any(a_run.data.counts(plan).values()) for plan in a_run.data.sampler]
+    assert False in counts
+    for step, labelled in enumerate(counts):
+        assert same(a_run.seen[step], a_run.seen[step + 1]) is not labelled, step
 
 
 def test_the_model_ends_with_the_weights_of_the_best_evaluation(tmp_path: Path) -> None:
