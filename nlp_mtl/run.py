@@ -37,7 +37,7 @@ def train(recipe: Recipe | str | Path, *, resume: bool = False, overwrite: bool 
     Raises:
         NlpMtlError: of the kind that fits; nothing that was written before is lost.
     """
-    recipe = recipe if isinstance(recipe, Recipe) else Recipe.from_yaml(recipe)
+    recipe = _read(recipe)
     output_dir = Path(recipe.output_dir).absolute()
     check_folder(output_dir, recipe, resume, overwrite)
     accelerator = _accelerator(recipe.training.mixed_precision)
@@ -101,6 +101,10 @@ def train(recipe: Recipe | str | Path, *, resume: bool = False, overwrite: bool 
     return results
 
 
+def _read(recipe: Recipe | str | Path) -> Recipe:
+    return recipe if isinstance(recipe, Recipe) else Recipe.from_yaml(recipe)
+
+
 def _accelerator(mixed_precision: str) -> Accelerator:
     """Processes and devices as Accelerate finds them; what is learned is the recipe's business alone."""
     launched_with = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
@@ -116,7 +120,7 @@ def _accelerator(mixed_precision: str) -> Accelerator:
 
 def check(recipe: Recipe | str | Path) -> dict[str, Any]:
     """What a recipe's data holds and what is odd about it; see :func:`nlp_mtl.analysis.data_report.data_report`."""
-    recipe = recipe if isinstance(recipe, Recipe) else Recipe.from_yaml(recipe)
+    recipe = _read(recipe)
     prepared = prepare(recipe)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return data_report(
@@ -138,10 +142,7 @@ def evaluate(
     Raises:
         NlpMtlError: of the kind that fits.
     """
-    if recipe is None:
-        recipe = run_recipe(path)
-    elif not isinstance(recipe, Recipe):
-        recipe = Recipe.from_yaml(recipe)
+    recipe = run_recipe(path) if recipe is None else _read(recipe)
     model, tokenizer = load_model(path, revision=revision)
     accelerator = _accelerator(recipe.training.mixed_precision)
     model.to(accelerator.device)

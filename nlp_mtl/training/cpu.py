@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedModel
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of malloc.h
 _LARGE = 2_000_000_000
@@ -112,6 +113,13 @@ _QUICK: dict[Any, Callable[..., Tensor | None]] = {
     functional.dropout: _dropout,
     functional.scaled_dot_product_attention: _attention,
 }
+
+
+@contextmanager
+def quick_step(model: PreTrainedModel) -> Iterator[None]:
+    """All forward and backward passes of a step on CPU belong inside."""
+    with sparse_gradient(model.get_input_embeddings()), quick_dropout(model):
+        yield
 
 
 def quick_dropout(model: nn.Module) -> AbstractContextManager[Any]:

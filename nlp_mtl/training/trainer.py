@@ -4,7 +4,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from nlp_mtl.tasks import Task
 from nlp_mtl.training import checkpoint, metrics_log
 from nlp_mtl.training.balancing import summed_loss, weighted_sum
 from nlp_mtl.training.checkpoint import TrainingState
-from nlp_mtl.training.cpu import keep_freed_memory, quick_dropout, sparse_gradient, zero_gradients
+from nlp_mtl.training.cpu import keep_freed_memory, quick_step, zero_gradients
 from nlp_mtl.training.optimizer import averaged, parameter_groups, schedule_factor, set_learning_rates
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,8 @@ def train(
         TrainingError: a loss or a gradient is not a finite number; names step, task and rows.
         RunError: there is no checkpoint to resume from, or it does not fit, or none can be written.
     """
-    if accelerator.device.type == "cpu":
+    on_cpu = accelerator.device.type == "cpu"
+    if on_cpu:
         keep_freed_memory()
     groups = parameter_groups(
         model,
@@ -109,7 +110,7 @@ def train(
         disable=not (accelerator.is_main_process and sys.stderr.isatty()),
     )  # fmt: skip
     clear = prepared_optimizer.zero_grad
-    if accelerator.device.type == "cpu":
+    if on_cpu:
         clear = partial(zero_gradients, prepared_optimizer, model.get_input_embeddings())
     clear()
     for batches in _loader(data, steps, num_workers, seed):
@@ -118,7 +119,8 @@ def train(
         torch.manual_seed(_step_seed(seed, step, accelerator.process_index))
         factor = schedule_factor(step, num_steps, schedule, warmup_fraction)
         set_learning_rates(prepared_optimizer.param_groups, factor)
-        losses = _forward_backward(prepared, batches, loss_weights, accelerator, mixed_precision)
+        with quick_step(model) if on_cpu else nullcontext():
+            losses = _forward_backward(prepared, batches, loss_weights, accelerator, mixed_precision)
         for parameter in model.unused_parameters(task for task in learned if batches.counts[task]):
             parameter.grad = None  # no row of the step needs it: no update, no decay
         grad_norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm or math.inf)
@@ -225,17 +227,11 @@ def _forward_backward(
 ) -> Tensor:
     """Gradients of one step on this process; returns its share of the tasks' losses ([tasks])."""
     losses = torch.zeros(len(loss_weights), device=accelerator.device)
-    unwrapped = accelerator.unwrap_model(model)
-    on_cpu = accelerator.device.type == "cpu"
     last = len(batches.micro_batches) - 1
     for number, micro_batch in enumerate(batches.micro_batches):
         inputs, task_rows = send_to_device(micro_batch, accelerator.device, non_blocking=True)
-        with ExitStack() as stack:
-            if number != last:  # gradients of all micro-batches are reduced together, by the last one
-                stack.enter_context(accelerator.no_sync(model))
-            if on_cpu:
-                stack.enter_context(sparse_gradient(unwrapped.get_input_embeddings()))
-                stack.enter_context(quick_dropout(unwrapped))
+        # Gradients of all micro-batches are reduced together, by the last one.
+        with nullcontext() if number == last else accelerator.no_sync(model):
             with autocast(accelerator.device, mixed_precision):
                 logits = model(**inputs, rows={task: rows.rows for task, rows in task_rows.items()})
             sums = {task: summed_loss(logits[task], rows) for task, rows in task_rows.items()}

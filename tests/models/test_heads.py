@@ -47,9 +47,7 @@ def test_a_model_learns_every_parameter_that_it_says_it_learns(family: str, task
     assert idle == []
 
 
-def test_unused_parameters_are_those_of_idle_heads_and_of_a_pooler_that_no_active_task_reads_and_all_for_no_task() -> (
-    None
-):
+def test_unused_parameters_are_those_of_idle_heads_of_an_unread_pooler_and_without_any_task_all() -> None:
     model = from_encoder(tiny.encoder("bert"), [NER, POS, TOPIC, MOOD])
     names = {id(parameter): name for name, parameter in model.named_parameters()}
 

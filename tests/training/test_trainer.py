@@ -1,68 +1,18 @@
 import itertools
 import json
-import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
-from accelerate.utils import set_seed
 from safetensors.torch import load_file
 from tiny import Drawn
 from tiny_runs import loss_lines, score_lines, tiny_recipe, values
+from trained import Run, run, same
 
-from nlp_mtl import Recipe, TrainingError
-from nlp_mtl.build import prepare, steps, trainer_arguments
-from nlp_mtl.models.encoder import load_encoder
-from nlp_mtl.models.multitask import MultiTaskModel, from_encoder
-from nlp_mtl.training.checkpoint import TrainingState
+from nlp_mtl import Recipe
+from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.training.optimizer import schedule_factor
-from nlp_mtl.training.trainer import _step_seed, train
-
-Weights = dict[str, torch.Tensor]
-
-
-class Run:
-    """A model, its data, and a stand-in for evaluation that gives scores as told and keeps the weights it saw."""
-
-    def __init__(self, recipe: Recipe, scores: Sequence[float | None] = ()) -> None:
-        prepared = prepare(recipe)
-        self.data, self.tasks = steps(recipe, prepared), prepared.tasks
-        self.arguments = trainer_arguments(recipe, prepared)
-        self.folder = Path(recipe.output_dir)
-        self.folder.mkdir(exist_ok=True)
-        set_seed(recipe.seed)
-        self.model = from_encoder(load_encoder(recipe.encoder), self.tasks)
-        self.scores, self.seen = list(scores), []
-
-    def train(self, **changes: Any) -> TrainingState:
-        self.seen: list[Weights] = [self.weights()]
-        self.evaluated: list[Weights] = []
-        return train(
-            self.model, self.data, self.tasks, self._evaluate,
-            accelerator=Accelerator(), output_dir=self.folder, **{**self.arguments, **changes},
-        )  # fmt: skip
-
-    def weights(self) -> Weights:
-        return {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-
-    def checkpoints(self) -> set[int]:
-        return {int(path.name.split("-")[1]) for path in (self.folder / "checkpoints").glob("*")}
-
-    def _evaluate(self, model: MultiTaskModel) -> tuple[dict, float | None]:
-        self.seen.append(self.weights())
-        self.evaluated.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
-        return {}, self.scores[len(self.seen) - 2] if len(self.seen) - 2 < len(self.scores) else None
-
-
-def run(folder: Path, scores: Sequence[float | None] = (), *, dropout: float = 0.0, **training: Any) -> Run:
-    return Run(tiny_recipe(folder, dropout=dropout, **training), scores)
-
-
-def same(one: Weights, two: Weights) -> bool:
-    return all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+from nlp_mtl.training.trainer import _step_seed
 
 
 def test_every_parameter_changes(tmp_path: Path) -> None:
@@ -82,10 +32,12 @@ def test_a_run_on_cpu_draws_dropout_quickly_and_adds_up_embeddings_by_rows(
     embedding = a_run.model.get_input_embeddings()
     embedding.weight.register_hook(lambda gradient: layouts.append(gradient.layout))
     held: list[bool] = []
-    a_run._evaluate = lambda model: (
-        held.append(any(p.grad is not None for p in model.heads.parameters())),
-        ({}, None),
-    )[1]
+
+    def evaluate(model: MultiTaskModel) -> tuple[dict, None]:
+        held.append(any(parameter.grad is not None for parameter in model.heads.parameters()))
+        return {}, None
+
+    monkeypatch.setattr(a_run, "_evaluate", evaluate)
     with Drawn() as drawn:
         a_run.train()
     assert (kept, drawn.names, set(layouts), held) == ([True], [], {torch.sparse_coo}, [False])
@@ -303,65 +255,6 @@ def test_bf16_is_really_used(tmp_path: Path) -> None:
         losses.append(loss_lines(a_run.folder)[0]["loss"])
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
-
-
-def test_a_learning_rate_that_explodes_stops_the_run_and_saves_nothing_after(tmp_path: Path) -> None:
-    a_run = run(tmp_path, learning_rate=1e30, save_every=1, keep_last=99, log_every=100, warmup_fraction=0)
-    with pytest.raises(TrainingError, match=r"at step 2\. .*learning_rate") as error:
-        a_run.train()
-    assert re.search(r"task `(ner|pos|sentiment)` is nan|gradient of .* is (nan|inf)", str(error.value))
-    assert a_run.checkpoints() == {1}
-    assert not (a_run.folder / "metrics.jsonl").exists()
-
-
-def poison_at(a_run: Run, step: int, parameter: str, value: float) -> None:
-    """One weight becomes ``value`` before a step, counted from 1 (each has one micro-batch)."""
-    calls = itertools.count(1)
-
-    def poison(*_: object) -> None:
-        if next(calls) == step:
-            with torch.no_grad():
-                dict(a_run.model.named_parameters())[parameter].flatten()[0] = value
-
-    a_run.model.register_forward_pre_hook(poison)
-
-
-@pytest.mark.parametrize("step", [1, 5])
-def test_a_loss_that_is_no_number_is_told_with_its_step_its_task_and_its_rows(tmp_path: Path, step: int) -> None:
-    a_run = run(tmp_path, save_every=2, log_every=3, keep_last=99, eval_every=100, max_tokens=4096)
-    poison_at(a_run, step, "heads.sentiment_head.classifier.weight", float("nan"))
-    with pytest.raises(TrainingError) as error:
-        a_run.train()
-    message = str(error.value)
-    assert f"the loss of task `sentiment` is nan at step {step}." in message
-    plan = a_run.data.sampler[step - 1]
-    rows = plan.rows[plan.datasets == 1].tolist()
-    told = re.findall(r"texts.train\.jsonl.*?(\d+)", message)
-    assert "words" not in message
-    assert len(told) == min(len(rows), 8)
-    assert all(place in message for place in a_run.data.where(plan, "sentiment")[:8])
-    assert a_run.checkpoints() == ({2, 4} if step == 5 else set())
-    log = a_run.folder / "metrics.jsonl"
-    assert ([line["step"] for line in loss_lines(a_run.folder)] if log.exists() else []) == ([3] if step == 5 else [])
-
-
-def test_an_infinite_gradient_of_a_finite_loss_is_told_with_its_own_step(tmp_path: Path) -> None:
-    a_run = run(tmp_path, log_every=4, save_every=4, eval_every=100, max_tokens=4096)
-    calls = itertools.count(1)
-    weight = dict(a_run.model.named_parameters())["heads.pos_head.classifier.weight"]
-    weight.register_hook(lambda gradient: gradient * (float("inf") if next(calls) == 2 else 1))
-    with pytest.raises(TrainingError, match=r"gradient of `ner`, `pos`, `sentiment` is (inf|nan) at step 2\.") as error:
-        a_run.train()
-    assert "train.jsonl" in str(error.value)
-    assert a_run.checkpoints() == set()
-
-
-def test_the_rows_named_are_at_most_eight_and_the_rest_counted(tmp_path: Path) -> None:
-    a_run = run(tmp_path, batch_size=32, log_every=1, max_tokens=4096)
-    poison_at(a_run, 1, "heads.pos_head.classifier.bias", float("inf"))
-    with pytest.raises(TrainingError, match="and 8 more") as error:
-        a_run.train()
-    assert str(error.value).count("train.jsonl") == 8
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.9])
