@@ -23,6 +23,7 @@ from nlp_mtl.models.encoder import load_encoder, load_encoder_config, load_token
 from nlp_mtl.models.multitask import MultiTaskModel, from_encoder
 from nlp_mtl.recipe import SPLITS, Recipe
 from nlp_mtl.tasks import Task
+from nlp_mtl.training.threads import num_threads
 
 DEFAULT_MAX_LENGTH = 512
 """Tokens in a window where the recipe does not say: more costs memory and time that few texts are worth."""
@@ -205,6 +206,7 @@ def steps(
         micro_batch_cost=MICRO_BATCH_COST.get(device, MICRO_BATCH_COST["cuda"]),
         process=process,
         num_processes=num_processes,
+        num_threads=num_threads(device, num_processes),
     )
 
 

@@ -171,7 +171,10 @@ def _carries(task: Task, item: Item) -> bool:
 
 
 class StepDataset(Dataset[StepBatches]):
-    """The steps of a run, laid out for one process: item number ``step`` is a pure function of the step."""
+    """The steps of a run, laid out for one process: item number ``step`` is a pure function of the step.
+
+    Where threads share a process's part, its micro-batches are theirs by turns.
+    """
 
     def __init__(
         self,
@@ -184,6 +187,7 @@ class StepDataset(Dataset[StepBatches]):
         micro_batch_cost: int = MICRO_BATCH_COST["cpu"],
         process: int = 0,
         num_processes: int = 1,
+        num_threads: int = 1,
     ) -> None:
         self.splits = splits
         self.sampler = sampler
@@ -193,6 +197,7 @@ class StepDataset(Dataset[StepBatches]):
         self.micro_batch_cost = micro_batch_cost
         self.process = process
         self.num_processes = num_processes
+        self.num_threads = num_threads
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -201,7 +206,11 @@ class StepDataset(Dataset[StepBatches]):
         plan = self.sampler[step]
         items = self.items(plan)
         lengths = item_lengths(items, self.framing)
-        mine = layout(lengths, self.num_processes, self.max_tokens, self.micro_batch_cost)[self.process]
+        shares = layout(lengths, self.num_processes * self.num_threads, self.max_tokens, self.micro_batch_cost)
+        of_threads = shares[self.process * self.num_threads : (self.process + 1) * self.num_threads]
+        mine = [batch for round in zip(*of_threads, strict=True) for batch in round]
+        if self.num_threads > 1:  # threads, unlike processes, need not all have something to run
+            mine = [batch for batch in mine if len(batch)]
         micro_batches = [collate([items[i] for i in batch], self.tasks, self.framing) for batch in mine]
         return StepBatches(step, micro_batches, self.counts(plan))
 

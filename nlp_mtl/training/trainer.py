@@ -28,6 +28,7 @@ from nlp_mtl.training.balancing import summed_loss, weighted_sum
 from nlp_mtl.training.checkpoint import TrainingState
 from nlp_mtl.training.cpu import keep_freed_memory, quick_step, zero_gradients
 from nlp_mtl.training.optimizer import averaged, parameter_groups, schedule_factor, set_learning_rates
+from nlp_mtl.training.threads import SharedSteps, draws_only_quick_dropout
 
 logger = logging.getLogger(__name__)
 
@@ -113,14 +114,20 @@ def train(
     if on_cpu:
         clear = partial(zero_gradients, prepared_optimizer, model.get_input_embeddings())
     clear()
+    learn = partial(_forward_backward, loss_weights=loss_weights, accelerator=accelerator, precision=mixed_precision)
+    shared = SharedSteps(model) if data.num_threads == 2 and draws_only_quick_dropout(model) else None
     for batches in _loader(data, steps, num_workers, seed):
         step = batches.step
         # Dropout is a function of the step and the process: nothing to save, nothing to lose.
-        torch.manual_seed(_step_seed(seed, step, accelerator.process_index))
+        step_seed = _step_seed(seed, step, accelerator.process_index)
+        torch.manual_seed(step_seed)
         factor = schedule_factor(step, num_steps, schedule, warmup_fraction)
         set_learning_rates(prepared_optimizer.param_groups, factor)
-        with quick_step(model) if on_cpu else nullcontext():
-            losses = _forward_backward(prepared, batches, loss_weights, accelerator, mixed_precision)
+        if shared is not None:
+            losses = shared(learn, batches, step_seed)
+        else:
+            with quick_step(model, step_seed) if on_cpu else nullcontext():
+                losses = learn(prepared, batches)
         for parameter in model.unused_parameters(task for task in learned if batches.counts[task]):
             parameter.grad = None  # no row of the step needs it: no update, no decay
         grad_norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm or math.inf)
@@ -223,16 +230,16 @@ def _forward_backward(
     batches: StepBatches,
     loss_weights: Mapping[str, float],
     accelerator: Accelerator,
-    mixed_precision: str,
+    precision: str,
 ) -> Tensor:
-    """Gradients of one step on this process; returns its share of the tasks' losses ([tasks])."""
+    """Gradients of micro-batches of a step; returns their share of the tasks' losses ([tasks])."""
     losses = torch.zeros(len(loss_weights), device=accelerator.device)
     last = len(batches.micro_batches) - 1
     for number, micro_batch in enumerate(batches.micro_batches):
         inputs, task_rows = send_to_device(micro_batch, accelerator.device, non_blocking=True)
         # Gradients of all micro-batches are reduced together, by the last one.
         with nullcontext() if number == last else accelerator.no_sync(model):
-            with autocast(accelerator.device, mixed_precision):
+            with autocast(accelerator.device, precision):
                 logits = model(**inputs, rows={task: rows.rows for task, rows in task_rows.items()})
             sums = {task: summed_loss(logits[task], rows) for task, rows in task_rows.items()}
             loss, shares = weighted_sum(sums, batches.counts, loss_weights)

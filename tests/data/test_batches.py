@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mixed_steps import MAX_LENGTH, NER, POS, SENTIMENT, TASKS, encoded, framing, splits, steps, text_rows, word_rows
 from tiny import CLS, PAD, SEP, UNK, VOCABULARY, byte_level_tokenizer, tokenizer
@@ -239,6 +239,22 @@ def test_counts_of_the_plan_are_what_all_micro_batches_carry(
         lengths = item_lengths(items, framing())
         empty = max(0, len(batches) - len(items))  # of two special tokens each
         assert sum(int(batch.inputs["attention_mask"].sum()) for batch in batches) - 2 * empty == sum(lengths)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batch_size=st.integers(1, 15), step=st.integers(0, 1), max_tokens=st.integers(MAX_LENGTH, 400))
+def test_threads_share_all_items_of_a_step_about_evenly_and_run_none_without(
+    data: list[EncodedSplit], batch_size: int, step: int, max_tokens: int
+) -> None:
+    one = steps(data, batch_size=batch_size, max_tokens=max_tokens, num_threads=2)
+    batches = one[step].micro_batches
+    lengths = item_lengths(one.items(one.sampler[step]), framing())
+    masks = [batch.inputs["attention_mask"] for batch in batches]
+    assert sorted(int(row.sum()) for mask in masks for row in mask) == sorted(lengths)
+    assert len(batches) >= min(2, len(lengths))
+    assert one[step].counts == pytest.approx(carried(batches))
+    first, second = (sum(mask.numel() for mask in masks[thread::2]) for thread in (0, 1))
+    assert abs(first - second) <= max(mask.numel() for mask in masks)
 
 
 def test_an_epoch_carries_every_label_of_the_data_once(data: list[EncodedSplit]) -> None:

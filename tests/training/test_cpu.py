@@ -18,7 +18,6 @@ from torch.utils.checkpoint import checkpoint
 
 from nlp_mtl.models.multitask import MultiTaskModel, from_encoder
 from nlp_mtl.tasks import Task
-from nlp_mtl.training import cpu
 from nlp_mtl.training.cpu import QuickDropout, keep_freed_memory, quick_dropout, sparse_gradient, zero_gradients
 
 CODE = "from nlp_mtl.training.cpu import keep_freed_memory; print(keep_freed_memory())"
@@ -54,8 +53,7 @@ def test_a_library_that_is_not_glibc_is_left_alone(monkeypatch: pytest.MonkeyPat
 
 
 def dropped(input: Tensor, p: float, seed: int = 0, **options: Any) -> Tensor:
-    torch.manual_seed(seed)
-    with QuickDropout():
+    with QuickDropout(seed):
         return functional.dropout(input, p, **options)
 
 
@@ -78,9 +76,14 @@ def test_quick_dropout_is_settled_by_the_seed_and_differs_from_call_to_call() ->
     ones = torch.ones(7, 13)  # 91 numbers, not a multiple of four
     assert torch.equal(dropped(ones, 0.5), dropped(ones, 0.5))
     assert not torch.equal(dropped(ones, 0.5), dropped(ones, 0.5, seed=1))
-    torch.manual_seed(0)
-    with QuickDropout():
+    with QuickDropout(0):
         assert not torch.equal(functional.dropout(ones, 0.5), functional.dropout(ones, 0.5))
+
+
+def test_quick_dropout_leaves_torchs_generator_alone() -> None:
+    before = torch.get_rng_state()
+    dropped(torch.ones(100), 0.5)
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_dropout_that_is_off_or_drops_everything_is_left_to_torch() -> None:
@@ -118,8 +121,8 @@ def test_attention_that_drops_out_is_stock_attention_but_for_what_it_drops(
     inputs = [tensor.detach().float().requires_grad_() for tensor in stock_inputs]
     attn_mask = MASKS[mask]()
     as_stock = attn_mask.double() if attn_mask is not None and attn_mask.is_floating_point() else attn_mask
-    monkeypatch.setattr(cpu, "_noise", lambda like, _: torch.ones_like(like))
-    with QuickDropout():
+    monkeypatch.setattr(QuickDropout, "noise", lambda _, like, __: torch.ones_like(like))
+    with QuickDropout(0):
         found = functional.scaled_dot_product_attention(*inputs, attn_mask, dropout_p=0.2, scale=scale)
     expected = functional.scaled_dot_product_attention(*stock_inputs, as_stock, scale=scale)
     torch.testing.assert_close(found, expected.float())
@@ -138,8 +141,8 @@ def test_a_query_that_sees_nothing_leaves_the_others_as_they_are(kind: str, monk
     seen = torch.ones(1, 1, 6, 6, dtype=torch.bool)
     seen[..., 4, :] = False
     mask = seen if kind == "boolean" else torch.zeros(1, 1, 6, 6).masked_fill(~seen, float("-inf"))
-    monkeypatch.setattr(cpu, "_noise", lambda like, _: torch.ones_like(like))
-    with QuickDropout():
+    monkeypatch.setattr(QuickDropout, "noise", lambda _, like, __: torch.ones_like(like))
+    with QuickDropout(0):
         found = functional.scaled_dot_product_attention(query, query, query, mask, dropout_p=0.1)
     expected = functional.scaled_dot_product_attention(query, query, query, mask)
     rest = [0, 1, 2, 3, 5]
@@ -150,8 +153,8 @@ def test_a_query_that_sees_nothing_leaves_the_others_as_they_are(kind: str, monk
 def test_attention_in_bfloat16_is_that_of_float32_to_its_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     inputs = [torch.randn(2, 4, 30, 32).bfloat16() for _ in range(3)]
-    monkeypatch.setattr(cpu, "_noise", lambda like, _: torch.ones_like(like))
-    with QuickDropout():
+    monkeypatch.setattr(QuickDropout, "noise", lambda _, like, __: torch.ones_like(like))
+    with QuickDropout(0):
         found = functional.scaled_dot_product_attention(*inputs, dropout_p=0.1)
     expected = functional.scaled_dot_product_attention(*(tensor.float() for tensor in inputs))
     assert found.dtype == torch.bfloat16
@@ -161,8 +164,7 @@ def test_attention_in_bfloat16_is_that_of_float32_to_its_rounding(monkeypatch: p
 def test_attention_drops_out_at_its_rate() -> None:
     # All keys are alike and values are ones: what comes out is the mean of the noise over 500 keys.
     query = torch.zeros(4, 4, 500, 8)
-    torch.manual_seed(0)
-    with QuickDropout():
+    with QuickDropout(0):
         found = functional.scaled_dot_product_attention(query, query, torch.ones_like(query), dropout_p=0.3)
     means = found[..., 0].flatten()
     assert means.mean().item() == pytest.approx(1, abs=5 * (0.3 / 0.7 / 500 / means.numel()) ** 0.5)
@@ -172,7 +174,7 @@ def test_attention_drops_out_at_its_rate() -> None:
 def test_causal_attention_is_left_to_torch() -> None:
     torch.manual_seed(0)
     query = torch.randn(1, 1, 6, 8)
-    with QuickDropout():
+    with QuickDropout(0):
         torch.manual_seed(1)
         found = functional.scaled_dot_product_attention(query, query, query, dropout_p=0.5, is_causal=True)
     torch.manual_seed(1)
@@ -191,7 +193,7 @@ def test_every_dropout_of_every_family_is_quick(family: str) -> None:
     with Drawn() as stock:
         model(IDS, MASK)
     assert stock.names
-    with Drawn() as quick, QuickDropout():
+    with Drawn() as quick, QuickDropout(0):
         first, second = model(IDS, MASK), model(IDS, MASK)
     assert quick.names == []
     assert not any(torch.equal(first[task], second[task]) for task in first)
@@ -204,10 +206,10 @@ def gradients(model: MultiTaskModel) -> dict[str, Tensor]:
 
 def test_layers_that_run_again_in_the_backward_pass_are_left_to_torch() -> None:
     model = in_training("bert")
-    assert isinstance(quick_dropout(model), QuickDropout)
+    assert isinstance(quick_dropout(model, 0), QuickDropout)
     model.encoder.encoder.layer[1].gradient_checkpointing = True
     model.encoder.encoder.layer[1]._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
-    with Drawn() as stock, quick_dropout(model):
+    with Drawn() as stock, quick_dropout(model, 0):
         model(IDS, MASK)
     assert stock.names
 
