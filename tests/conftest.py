@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+from collections.abc import Iterator
 
 # Before anything imports the Hub's client: tests never touch the network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -18,6 +19,17 @@ hypothesis.settings.register_profile("search", print_blob=True)
 hypothesis.settings.load_profile("fixed")
 
 torch.set_num_threads(1)  # tiny models: threads cost more than they give
+
+
+@pytest.fixture
+def cores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """What torch takes for the number of cores; two, unless told otherwise: then two threads share a step."""
+    count = getattr(request, "param", 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    yield count
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True, scope="session")

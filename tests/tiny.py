@@ -96,7 +96,9 @@ def encoder_config(family: str = "bert", *, max_positions: int = 64, dropout: fl
             **size, dim=16, n_layers=2, n_heads=2, hidden_dim=32,
             dropout=dropout, attention_dropout=dropout, seq_classif_dropout=dropout,
         ),
-        "deberta-v2": lambda: DebertaV2Config(**usual, relative_attention=True, pos_att_type=["p2c", "c2p"]),
+        "deberta-v2": lambda: DebertaV2Config(
+            **usual, relative_attention=True, pos_att_type=["p2c", "c2p"], share_att_key=True,
+        ),
         "electra": lambda: ElectraConfig(**usual, embedding_size=16),
         "modernbert": lambda: ModernBertConfig(**modern, **ids, local_attention=16),
         "xlm-roberta": lambda: XLMRobertaConfig(**usual),

@@ -9,7 +9,6 @@ from tqdm.auto import tqdm
 from nlp_mtl.data.batches import Framing, StepDataset, item_lengths
 from nlp_mtl.data.encoding import EncodedSplit, label_column
 from nlp_mtl.data.labels import MISSING
-from nlp_mtl.data.layout import layout
 from nlp_mtl.data.loading import LoadedDataset, LoadedSplit
 from nlp_mtl.tasks import Task, iob2_break
 
@@ -123,7 +122,7 @@ def _sampling_report(encoded: Mapping[str, Mapping[str, EncodedSplit]], data: St
 def _micro_batch_report(tasks: Sequence[Task], data: StepDataset) -> dict[str, Any]:
     items = data.items(data.sampler[0])
     lengths = item_lengths(items, data.framing)
-    micro_batches = layout(lengths, 1, data.max_tokens, data.micro_batch_cost)[0]
+    micro_batches = data.layout(lengths)
     first = micro_batches[0]
     padded = sum(int(lengths[batch].max()) * len(batch) for batch in micro_batches)
     labelled = {

@@ -205,14 +205,17 @@ class StepDataset(Dataset[StepBatches]):
     def __getitem__(self, step: int) -> StepBatches:
         plan = self.sampler[step]
         items = self.items(plan)
-        lengths = item_lengths(items, self.framing)
+        laid_out = self.layout(item_lengths(items, self.framing))
+        micro_batches = [collate([items[i] for i in batch], self.tasks, self.framing) for batch in laid_out]
+        return StepBatches(step, micro_batches, self.counts(plan))
+
+    def layout(self, lengths: np.ndarray) -> list[np.ndarray]:
+        """The micro-batches of this process, as places of items. ``lengths``: [items of the step], in tokens."""
         shares = layout(lengths, self.num_processes * self.num_threads, self.max_tokens, self.micro_batch_cost)
         of_threads = shares[self.process * self.num_threads : (self.process + 1) * self.num_threads]
-        mine = [batch for round in zip(*of_threads, strict=True) for batch in round]
-        if self.num_threads > 1:  # threads, unlike processes, need not all have something to run
-            mine = [batch for batch in mine if len(batch)]
-        micro_batches = [collate([items[i] for i in batch], self.tasks, self.framing) for batch in mine]
-        return StepBatches(step, micro_batches, self.counts(plan))
+        batches = [batch for round in zip(*of_threads, strict=True) for batch in round]
+        # Threads, unlike processes, need not all have something to run.
+        return [batch for batch in batches if len(batch)] if self.num_threads > 1 else batches
 
     def items(self, plan: StepPlan) -> list[Item]:
         """The windows of a plan's rows; ``place`` counts rows, dataset by dataset."""

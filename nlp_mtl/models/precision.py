@@ -8,4 +8,7 @@ import torch
 
 def autocast(device: torch.device, mixed_precision: str) -> AbstractContextManager[Any]:
     """The context in which a pass runs: bfloat16 matrix products (``bf16``), or nothing (``no``)."""
-    return torch.autocast(device.type, torch.bfloat16) if mixed_precision == "bf16" else nullcontext()
+    if mixed_precision != "bf16":
+        return nullcontext()
+    # On CPU threads share steps, but torch has one cache of weights in bfloat16 for all, which each of them empties.
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=device.type != "cpu")

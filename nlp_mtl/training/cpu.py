@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of malloc.h
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8  # of malloc.h
 _LARGE = 2_000_000_000
 _PAD = 64 * 2**20
 
@@ -23,7 +23,8 @@ def keep_freed_memory() -> bool:
     """Let glibc keep the memory of freed tensors for the next ones, for the rest of the process.
 
     It gives back to the system what is larger than 32 MB, and the end of its heap, each time it is freed. The same
-    tensors are needed again in the next micro-batch, and then every page of them is a page fault.
+    tensors are needed again in the next micro-batch, and then every page of them is a page fault. Threads take their
+    tensors from one heap: those that glibc makes for other threads hold at most 64 MB.
 
     Settings that the user made in the environment stay as they are.
 
@@ -35,7 +36,7 @@ def keep_freed_memory() -> bool:
     )
     if chosen or platform.libc_ver()[0] != "glibc":
         return False
-    settings = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _LARGE, _M_TOP_PAD: _PAD}
+    settings = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _LARGE, _M_TOP_PAD: _PAD, _M_ARENA_MAX: 1}
     mallopt = ctypes.CDLL(None).mallopt
     taken = [mallopt(key, value) for key, value in settings.items()]  # all of them, also behind one that is refused
     return all(taken)

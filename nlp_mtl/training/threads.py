@@ -5,9 +5,12 @@ operations, the start and the end of each parallel loop. Two threads wait at dif
 """
 
 import copy
+import os
+import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,13 +18,18 @@ from nlp_mtl.data.batches import StepBatches
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.training.cpu import quick_dropout, quick_step
 
-Learn = Callable[[nn.Module, StepBatches], Tensor]
+ForwardBackward = Callable[[nn.Module, StepBatches], Tensor]
 """Adds the gradients of micro-batches to a model's, and returns their share of the tasks' losses ([tasks])."""
 
 
 def num_threads(device: str, num_processes: int) -> int:
-    """How many threads share a step: two where one process has all cores, and two can have as many each."""
-    return 2 if device == "cpu" and num_processes == 1 and torch.get_num_threads() % 2 == 0 else 1
+    """How many threads share a step: two where one process has all cores, and two can have as many each.
+
+    Where OpenMP pins threads (``OMP_PROC_BIND``), a new one is pinned to the core of the thread that started it.
+    """
+    cores = torch.get_num_threads()
+    pinned = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) < cores
+    return 2 if device == "cpu" and num_processes == 1 and cores % 2 == 0 and not pinned else 1
 
 
 def twin(model: MultiTaskModel) -> MultiTaskModel:
@@ -33,13 +41,17 @@ def twin(model: MultiTaskModel) -> MultiTaskModel:
 def draws_only_quick_dropout(model: MultiTaskModel) -> bool:
     """Whether a forward pass in training takes no random number but :class:`QuickDropout`'s.
 
-    torch's global generator is one for all threads: which thread draws next would be chance.
+    A global generator is one for all threads: which thread draws next would be chance.
     """
-    ids = torch.zeros((1, 4), dtype=torch.long)
-    before = torch.get_rng_state()
+    before = _generator_states()
     with torch.random.fork_rng(devices=[]), torch.no_grad(), quick_dropout(model, 0):
-        model(ids)
-        return torch.equal(before, torch.get_rng_state())
+        twin(model)(torch.zeros((1, 4), dtype=torch.long))  # another's pass: it may leave something behind
+        return before == _generator_states()
+
+
+def _generator_states() -> tuple[object, ...]:
+    _, keys, *rest = np.random.get_state()
+    return torch.get_rng_state().numpy().tobytes(), np.asarray(keys).tobytes(), rest, random.getstate()
 
 
 class SharedSteps:
@@ -57,13 +69,13 @@ class SharedSteps:
     def _half(self) -> int:
         return max(1, self._cores // 2)
 
-    def __call__(self, learn: Learn, batches: StepBatches, seed: int) -> Tensor:
+    def __call__(self, forward_backward: ForwardBackward, batches: StepBatches, seed: int) -> Tensor:
         """Add a step's gradients to the model's; returns its losses ([tasks])."""
         torch.set_num_threads(self._half)
         try:
-            others = self._thread.submit(_learn_share, learn, self.twin, batches, seed, 1)
+            others = self._thread.submit(_of_thread, forward_backward, self.twin, batches, seed, 1)
             try:
-                losses = _learn_share(learn, self.model, batches, seed, 0)
+                losses = _of_thread(forward_backward, self.model, batches, seed, 0)
             finally:
                 wait([others])
             losses += others.result()
@@ -73,9 +85,11 @@ class SharedSteps:
         return losses
 
 
-def _learn_share(learn: Learn, model: MultiTaskModel, batches: StepBatches, seed: int, thread: int) -> Tensor:
+def _of_thread(
+    forward_backward: ForwardBackward, model: MultiTaskModel, batches: StepBatches, seed: int, thread: int
+) -> Tensor:
     with quick_step(model, (seed, thread)):
-        return learn(model, batches._replace(micro_batches=batches.micro_batches[thread::2]))
+        return forward_backward(model, batches._replace(micro_batches=batches.micro_batches[thread::2]))
 
 
 def _move_gradients(source: nn.Module, target: nn.Module) -> None:

@@ -114,8 +114,11 @@ def train(
     if on_cpu:
         clear = partial(zero_gradients, prepared_optimizer, model.get_input_embeddings())
     clear()
-    learn = partial(_forward_backward, loss_weights=loss_weights, accelerator=accelerator, precision=mixed_precision)
-    shared = SharedSteps(model) if data.num_threads == 2 and draws_only_quick_dropout(model) else None
+    forward_backward = partial(
+        _forward_backward, loss_weights=loss_weights, accelerator=accelerator, mixed_precision=mixed_precision
+    )
+    in_two = on_cpu and prepared is model and data.num_threads == 2 and draws_only_quick_dropout(model)
+    shared = SharedSteps(model) if in_two else None
     for batches in _loader(data, steps, num_workers, seed):
         step = batches.step
         # Dropout is a function of the step and the process: nothing to save, nothing to lose.
@@ -124,10 +127,10 @@ def train(
         factor = schedule_factor(step, num_steps, schedule, warmup_fraction)
         set_learning_rates(prepared_optimizer.param_groups, factor)
         if shared is not None:
-            losses = shared(learn, batches, step_seed)
+            losses = shared(forward_backward, batches, step_seed)
         else:
             with quick_step(model, step_seed) if on_cpu else nullcontext():
-                losses = learn(prepared, batches)
+                losses = forward_backward(prepared, batches)
         for parameter in model.unused_parameters(task for task in learned if batches.counts[task]):
             parameter.grad = None  # no row of the step needs it: no update, no decay
         grad_norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm or math.inf)
@@ -230,7 +233,7 @@ def _forward_backward(
     batches: StepBatches,
     loss_weights: Mapping[str, float],
     accelerator: Accelerator,
-    precision: str,
+    mixed_precision: str,
 ) -> Tensor:
     """Gradients of micro-batches of a step; returns their share of the tasks' losses ([tasks])."""
     losses = torch.zeros(len(loss_weights), device=accelerator.device)
@@ -239,7 +242,7 @@ def _forward_backward(
         inputs, task_rows = send_to_device(micro_batch, accelerator.device, non_blocking=True)
         # Gradients of all micro-batches are reduced together, by the last one.
         with nullcontext() if number == last else accelerator.no_sync(model):
-            with autocast(accelerator.device, precision):
+            with autocast(accelerator.device, mixed_precision):
                 logits = model(**inputs, rows={task: rows.rows for task, rows in task_rows.items()})
             sums = {task: summed_loss(logits[task], rows) for task, rows in task_rows.items()}
             loss, shares = weighted_sum(sums, batches.counts, loss_weights)

@@ -36,8 +36,11 @@ def moved(recipe: Recipe, output_dir: Path, **training: Any) -> Recipe:
 
 
 @pytest.mark.parametrize(
-    ("precision", "workers", "ema_decay"), [("no", 0, 0), ("no", 2, 0.9), ("bf16", 0, 0.9), ("bf16", 2, 0)]
+    ("cores", "precision", "workers", "ema_decay"),
+    [(1, "no", 0, 0), (2, "no", 2, 0.9), (2, "bf16", 0, 0.9), (1, "bf16", 2, 0)],
+    indirect=["cores"],
 )
+@pytest.mark.usefixtures("cores")
 def test_a_run_resumed_after_any_checkpoint_ends_as_if_it_had_not_stopped(
     tmp_path: Path, precision: str, workers: int, ema_decay: float
 ) -> None:
@@ -181,6 +184,7 @@ def long_run(folder: Path, num_workers: int) -> tuple[Recipe, Path]:
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("cores")
 def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(tmp_path: Path, seed: int) -> None:
     recipe, file = long_run(tmp_path / "files", num_workers=2 * seed)
     train(recipe)
@@ -199,6 +203,7 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(tmp_path: Path,
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+@pytest.mark.usefixtures("cores")
 def test_a_run_that_is_interrupted_stops_at_once_and_can_be_resumed(tmp_path: Path, sent: int, code: int) -> None:
     recipe, file = long_run(tmp_path / "files", num_workers=0)
     killed = tmp_path / "files" / "killed"

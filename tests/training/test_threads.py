@@ -1,10 +1,14 @@
 """Two threads that share a step compute what one does, and the same bits each time."""
 
+import os
+import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -15,20 +19,14 @@ from trained import run, same
 from nlp_mtl.data.batches import StepBatches
 from nlp_mtl.data.encoding import EncodedSplit
 from nlp_mtl.models.multitask import MultiTaskModel, from_encoder
+from nlp_mtl.models.precision import autocast
 from nlp_mtl.training import trainer
 from nlp_mtl.training.balancing import summed_loss, weighted_sum
 from nlp_mtl.training.cpu import zero_gradients
 from nlp_mtl.training.threads import SharedSteps, draws_only_quick_dropout, num_threads, twin
 
+pytestmark = pytest.mark.usefixtures("cores")
 LOSS_WEIGHTS = {task.name: task.loss_weight for task in TASKS}
-
-
-@pytest.fixture(autouse=True)
-def two_cores() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +38,11 @@ def in_training(family: str = "bert", dropout: float = 0.0) -> MultiTaskModel:
     return from_encoder(tiny.encoder(family, dropout=dropout), TASKS, max_length=MAX_LENGTH, window_overlap=4).train()
 
 
-def learn(model: nn.Module, batches: StepBatches) -> Tensor:
+def learn(model: nn.Module, batches: StepBatches, mixed_precision: str = "no") -> Tensor:
     losses = torch.zeros(len(TASKS))
     for batch in batches.micro_batches:
-        logits = model(**batch.inputs, rows={task: rows.rows for task, rows in batch.tasks.items()})
+        with autocast(torch.device("cpu"), mixed_precision):
+            logits = model(**batch.inputs, rows={task: rows.rows for task, rows in batch.tasks.items()})
         sums = {task: summed_loss(logits[task], rows) for task, rows in batch.tasks.items()}
         loss, shares = weighted_sum(sums, batches.counts, LOSS_WEIGHTS)
         loss.backward()
@@ -99,6 +98,21 @@ def test_gradients_with_dropout_are_the_same_bits_whichever_thread_is_the_quicke
     assert same(first, second)
     assert same(first, third)
     assert not same(first, of_another_seed)
+
+
+@pytest.mark.parametrize("family", ["albert", "deberta-v2"])
+def test_weights_that_a_pass_reads_more_than_once_give_the_same_bits_in_bfloat16(
+    family: str, data: list[EncodedSplit]
+) -> None:
+    model = in_training(family, dropout=0.1)
+    batches = steps(data, max_tokens=40, num_threads=2)[0]
+    shared = SharedSteps(model)
+    found = []
+    for _ in range(20):
+        clear(model)
+        shared(partial(learn, mixed_precision="bf16"), batches, seed=0)
+        found.append(gradients(model))
+    assert all(same(found[0], other) for other in found)
 
 
 def test_the_two_threads_drop_out_differently(data: list[EncodedSplit]) -> None:
@@ -163,20 +177,30 @@ def test_an_error_in_either_thread_is_raised_and_leaves_the_number_of_threads(
     assert torch.get_num_threads() == 2
 
 
-def test_two_threads_share_where_one_process_has_an_even_number_of_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_threads_share_where_one_process_has_an_even_number_of_cores_and_is_not_pinned_to_fewer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert num_threads("cpu", 1) == 2
     assert num_threads("cpu", 2) == 1
     assert num_threads("cuda", 1) == 1
-    for cores, expected in [(1, 1), (3, 1), (8, 2)]:
+    for cores, usable, expected in [(1, 1, 1), (3, 4, 1), (8, 8, 2), (8, 16, 2), (8, 1, 1)]:
         monkeypatch.setattr(torch, "get_num_threads", lambda cores=cores: cores)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, usable=usable: set(range(usable)), raising=False)
         assert num_threads("cpu", 1) == expected
+    monkeypatch.delattr(os, "sched_getaffinity")  # macOS and Windows have none
+    assert num_threads("cpu", 1) == 2
 
 
 class Noisy(nn.Module):
-    """Draws from torch's generator, as no dropout does."""
+    """Draws from a global generator, as no dropout does."""
+
+    def __init__(self, draw: Callable[[], object] = lambda: torch.rand(())) -> None:
+        super().__init__()
+        self.draw, self.passes = draw, 0
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return hidden + torch.randn_like(hidden)
+        self.passes += 1
+        return hidden + float(self.draw())
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -185,6 +209,14 @@ def test_every_family_draws_nothing_but_quick_dropout(family: str) -> None:
     before = torch.get_rng_state()
     assert draws_only_quick_dropout(model)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("draw", [lambda: torch.rand(()), lambda: np.random.rand(), random.random])
+def test_a_draw_from_any_global_generator_is_found_and_the_model_left_as_it_was(draw: Callable[[], object]) -> None:
+    model = in_training(dropout=0.3)
+    model.head("ner").dropout = Noisy(draw)
+    assert not draws_only_quick_dropout(model)
+    assert model.head("ner").dropout.passes == 0
 
 
 @pytest.mark.parametrize("noisy", [False, True])

@@ -232,7 +232,9 @@ def test_dropout_differs_between_steps_processes_and_seeds() -> None:
     assert len(draws) > 395
 
 
+@pytest.mark.parametrize("cores", [1, 2], indirect=True)
 @pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.usefixtures("cores")
 def test_two_runs_are_bit_identical_and_another_seed_is_another_run(tmp_path: Path, precision: str) -> None:
     options = {"dropout": 0.2, "mixed_precision": precision, "num_epochs": 1}
     one, two = run(tmp_path / "one", **options), run(tmp_path / "two", **options, num_workers=2)
