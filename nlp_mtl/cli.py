@@ -60,10 +60,14 @@ def _told(verb: Callable[..., None]) -> Callable[..., None]:
             print(f"nlp-mtl: stopped. {hint}" if verb.__name__ == "train" else "nlp-mtl: stopped", file=sys.stderr)
             raise typer.Exit(130) from error
         except BrokenPipeError:
-            # The reader of our output went away (`| head`): nothing is wrong, and nobody is there to be told.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _nobody_reads()
 
     return run
+
+
+def _nobody_reads() -> None:
+    """The reader of our output went away (`| head`): nothing is wrong, and nobody is there to be told."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @app.command()
@@ -249,4 +253,10 @@ def main(arguments: list[str] | None = None) -> Any:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # an ASCII terminal still gets the message
-    app(arguments, prog_name="nlp-mtl")
+    try:
+        app(arguments, prog_name="nlp-mtl")
+    finally:
+        try:
+            sys.stdout.flush()  # what is still in the buffer: at the interpreter's end it would be too late
+        except BrokenPipeError:
+            _nobody_reads()

@@ -153,9 +153,13 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
         main(["train", str(tmp_path / "none.yaml"), "--debug"])
 
 
-def test_output_that_nobody_reads_is_no_error(trained: Path) -> None:
-    command = f"{sys.executable} -m nlp_mtl copy | true"
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_nobody_reads_is_no_error(unbuffered: str) -> None:
+    command = f"{sys.executable} -m nlp_mtl copy | {{ exec <&-; sleep 2; }}"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
 
 
