@@ -16,6 +16,7 @@ from nlp_mtl.errors import (
     NlpMtlError,
     RecipeError,
     RunError,
+    RunStopped,
     TrainingError,
 )
 from nlp_mtl.recipe import Recipe
@@ -38,6 +39,7 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "RunError",
+    "RunStopped",
     "TrainingError",
     "evaluate",
     "load",

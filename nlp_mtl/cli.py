@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nlp_mtl.errors import NlpMtlError
+from nlp_mtl.errors import NlpMtlError, RunStopped
 
 app = typer.Typer(
     help="Multi-task natural language processing with one shared encoder.",
@@ -50,6 +50,10 @@ def _told(verb: Callable[..., None]) -> Callable[..., None]:
     def run(**options: Any) -> None:
         try:
             verb(**options)
+        except RunStopped as error:
+            if _is_first_process():
+                print(f"nlp-mtl: {error} (--resume, or --resume auto)", file=sys.stderr)
+            raise typer.Exit(75) from error  # EX_TEMPFAIL of sysexits.h: try again
         except NlpMtlError as error:
             if options["debug"]:
                 raise
@@ -75,21 +79,26 @@ def _nobody_reads() -> None:
 def train(
     recipe: RecipePath,
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint in output_dir.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on from the newest checkpoint in output_dir; --resume auto: or start."),
+    ] = False,
     overwrite: Annotated[bool, typer.Option(help="Remove what an earlier run left in output_dir.")] = False,
     debug: Debug = False,
 ) -> None:
     """Train a model as a recipe says, evaluate it and save it."""
     from nlp_mtl.recipe import Recipe
 
-    settings = Recipe.from_yaml(recipe, overrides or [])
+    overrides = overrides or []
+    automatic = resume and "auto" in overrides  # --resume is a flag, so the word behind it comes with the overrides
+    settings = Recipe.from_yaml(recipe, [override for override in overrides if not (resume and override == "auto")])
     _quiet_libraries()
     from accelerate import PartialState
 
     from nlp_mtl.reports import print_scores
     from nlp_mtl.run import train as run_train
 
-    results = run_train(settings, resume=resume, overwrite=overwrite)
+    results = run_train(settings, resume="auto" if automatic else resume, overwrite=overwrite)
     if PartialState().is_main_process:
         print_scores(results["scores"], results["main_metrics"])
         print(f"\nRun folder: {settings.output_dir}")
@@ -234,8 +243,7 @@ def _chunks(items: Iterator[str], size: int) -> Iterator[list[str]]:
 def _quiet_libraries() -> None:
     """Our own words on stderr; the libraries' only where something is wrong."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    is_first_process = os.environ.get("RANK", "0") == "0"
-    logging.getLogger("nlp_mtl").setLevel(logging.INFO if is_first_process else logging.WARNING)
+    logging.getLogger("nlp_mtl").setLevel(logging.INFO if _is_first_process() else logging.WARNING)
     import datasets
     import transformers
 
@@ -246,6 +254,10 @@ def _quiet_libraries() -> None:
     if not sys.stderr.isatty():
         transformers.logging.disable_progress_bar()  # also those of downloads
         datasets.disable_progress_bars()
+
+
+def _is_first_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 def main(arguments: list[str] | None = None) -> Any:

@@ -6,9 +6,10 @@ NlpMtlError
 ├── ModelError           an encoder or a model folder cannot be used
 ├── TrainingError        training cannot go on (a loss is not a number, ...)
 ├── RunError             a run folder is in the way, incomplete, or belongs to another recipe
+├── RunStopped           a run was asked to end, and saved before it did: it can be resumed
 └── MissingExtraError    an optional package is not installed; the message names the extra
 
-The command line turns each of them into one message on stderr and exit code 2.
+The command line turns each of them into one message on stderr and exit code 2; RunStopped, into 75.
 """
 
 from collections.abc import Iterable, Sequence
@@ -59,6 +60,10 @@ class TrainingError(NlpMtlError):
 
 class RunError(NlpMtlError):
     """A run folder is in the way, incomplete, or belongs to another recipe."""
+
+
+class RunStopped(NlpMtlError):
+    """A run was asked to end (SIGTERM), and saved a checkpoint before it did."""
 
 
 class MissingExtraError(NlpMtlError):

@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -21,25 +21,30 @@ from nlp_mtl.models.loading import load_model
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.recipe import Recipe
 from nlp_mtl.run_folder import check_folder, command, keep_resumption, save_model, save_results, start_folder, versions
+from nlp_mtl.training.termination import noted_termination
 from nlp_mtl.training.trainer import train as train_model
 
 logger = logging.getLogger(__name__)
 
 
-def train(recipe: Recipe | str | Path, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+def train(
+    recipe: Recipe | str | Path, *, resume: bool | Literal["auto"] = False, overwrite: bool = False
+) -> dict[str, Any]:
     """Train, evaluate and save a model as a recipe says; returns what ``results.json`` holds.
 
     Args:
         recipe: a recipe, or the path of its file.
-        resume: go on from the newest checkpoint in the recipe's ``output_dir``.
+        resume: go on from the newest checkpoint in the recipe's ``output_dir``; ``"auto"``: or start, where there is
+            none.
         overwrite: remove what an earlier run left there.
 
     Raises:
+        RunStopped: the process was sent SIGTERM while it trained; a checkpoint was written.
         NlpMtlError: of the kind that fits; nothing that was written before is lost.
     """
     recipe = _read(recipe)
     output_dir = Path(recipe.output_dir).absolute()
-    check_folder(output_dir, recipe, resume, overwrite)
+    resume = check_folder(output_dir, recipe, resume, overwrite)
     accelerator = _accelerator(recipe.training.mixed_precision)
     prepared = prepare(recipe, accelerator=accelerator)
     data = steps(
@@ -70,10 +75,11 @@ def train(recipe: Recipe | str | Path, *, resume: bool = False, overwrite: bool 
         scores = score("validation", scored)
         return scores, selection_score(scores, prepared.tasks, selection_weights(recipe, prepared))
 
-    state = train_model(
-        model, data, prepared.tasks, validate,
-        accelerator=accelerator, output_dir=output_dir, resume=resume, **arguments,
-    )  # fmt: skip
+    with noted_termination() as termination:
+        state = train_model(
+            model, data, prepared.tasks, validate,
+            accelerator=accelerator, output_dir=output_dir, resume=resume, stop=termination.agreed, **arguments,
+        )  # fmt: skip
     scores = {split: found for split in ("validation", "test") if (found := score(split, model))}
     results = {
         "scores": scores,

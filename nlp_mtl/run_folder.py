@@ -8,7 +8,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -19,13 +19,17 @@ from nlp_mtl.errors import RunError, first_line
 from nlp_mtl.recipe import COMPUTATION, Recipe
 from nlp_mtl.recipe_reading import changed_keys
 from nlp_mtl.storage import write_text, written_folder
+from nlp_mtl.training.checkpoint import checkpoints
 
 # The environment is the first to come and the last to go: it tells that a folder is a run's, and what may be removed.
 _OURS = ("recipe.yaml", "metrics.jsonl", "results.json", "model", "checkpoints", "environment.json")
 
 
-def check_folder(output_dir: Path, recipe: Recipe, resume: bool, overwrite: bool) -> None:
+def check_folder(output_dir: Path, recipe: Recipe, resume: bool | Literal["auto"], overwrite: bool) -> bool:
     """Whether a run may use its folder. Nothing is written.
+
+    Returns:
+        whether it goes on from a checkpoint there. With ``resume="auto"`` a run that has none yet starts again.
 
     Raises:
         RunError: why not, and what to do.
@@ -36,7 +40,7 @@ def check_folder(output_dir: Path, recipe: Recipe, resume: bool, overwrite: bool
         raise RunError(f"output_dir {output_dir} is a file")
     occupied = output_dir.is_dir() and any(output_dir.iterdir())
     is_run = _is_run(output_dir)
-    if resume:
+    if resume and (is_run or resume != "auto"):
         if not is_run:
             raise RunError(f"there is no run to resume in {output_dir}; start without --resume")
         changes = _changes(_saved_recipe(output_dir), recipe.to_dict())
@@ -45,12 +49,14 @@ def check_folder(output_dir: Path, recipe: Recipe, resume: bool, overwrite: bool
                 f"the run in {output_dir} was started with another recipe, so it cannot be resumed with this one:"
                 + "".join(f"\n  {change}" for change in changes)
             )
-    elif occupied and not overwrite:
+        return resume != "auto" or bool(checkpoints(output_dir / "checkpoints"))
+    if occupied and not overwrite:
         what = "a run" if is_run else "files"
         hint = "--resume to go on with it, --overwrite to remove it, or " if is_run else ""
         raise RunError(f"output_dir {output_dir} already holds {what}: use {hint}another output_dir")
-    elif occupied and not is_run:
+    if occupied and not is_run:
         raise RunError(f"output_dir {output_dir} holds files but no run, so --overwrite does not remove them")
+    return False
 
 
 def _is_run(output_dir: Path) -> bool:

@@ -276,6 +276,17 @@ def test_resume_without_a_checkpoint_or_with_another_recipe(trained: Path, tmp_p
     assert (trained / "run" / "metrics.jsonl").read_bytes() == before
 
 
+def test_resume_auto_starts_or_resumes(trained: Path, tmp_path: Path, run: Any) -> None:
+    recipe, folder = trained / "recipe.yaml", tmp_path / "new"
+    changes = [f"output_dir={folder}", "training.max_steps=1"]
+    for _ in range(2):
+        done = run("train", recipe, "--resume", "auto", *changes)
+        assert done.code == 0, done.err
+    assert len(json.loads((folder / "environment.json").read_text())["resumed"]) == 1
+    assert_clear(run("train", recipe, *changes, "--resume", "auto", "training.batch_size=8"), "another recipe")
+    assert_clear(run("train", recipe, *changes, "auto"), "`auto`")
+
+
 def test_labels_that_look_like_markup_are_shown_as_they_are(run: Any, tmp_path: Path) -> None:
     values = tiny.recipe(tmp_path)
     names = {"negative": "[/b]", "positive": "[bold] :smile:"}

@@ -8,7 +8,7 @@ import nlp_mtl
 
 PUBLIC = [
     "DataError", "MissingExtraError", "ModelError", "MultiTaskConfig", "MultiTaskModel", "NlpMtlError", "Predictor",
-    "Recipe", "RecipeError", "RunError", "TrainingError", "evaluate", "load", "train",
+    "Recipe", "RecipeError", "RunError", "RunStopped", "TrainingError", "evaluate", "load", "train",
 ]  # fmt: skip
 HEAVY = {"torch", "transformers", "datasets", "accelerate", "tokenizers", "seqeval", "sklearn", "pandas", "pyarrow"}
 

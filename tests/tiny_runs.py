@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,6 +89,20 @@ def finish(process: "subprocess.Popen[str]", timeout: float = 120) -> tuple[int,
         process.communicate()
         raise
     return process.returncode, output, errors
+
+
+def children(process: "subprocess.Popen[str]") -> list[int]:
+    """The processes that a process started."""
+    return [int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def wait_for_lines(run: Path, count: int) -> None:
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline:
+        if (run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").read_bytes().count(b"\n") >= count:
+            return
+        time.sleep(0.002)
+    raise TimeoutError(f"{run} has not logged {count} lines")
 
 
 @contextmanager

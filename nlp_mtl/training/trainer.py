@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from nlp_mtl.data.batches import StepBatches, StepDataset
-from nlp_mtl.errors import RunError, TrainingError, listed
+from nlp_mtl.errors import RunError, RunStopped, TrainingError, listed
 from nlp_mtl.metrics import Scores
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.models.precision import autocast
@@ -28,6 +28,7 @@ from nlp_mtl.training.balancing import summed_loss, weighted_sum
 from nlp_mtl.training.checkpoint import TrainingState
 from nlp_mtl.training.cpu import keep_freed_memory, quick_step, zero_gradients
 from nlp_mtl.training.optimizer import averaged, parameter_groups, schedule_factor, set_learning_rates
+from nlp_mtl.training.termination import ignore_termination
 from nlp_mtl.training.threads import SharedSteps, draws_only_quick_dropout
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ def train(
     mixed_precision: str,
     num_workers: int,
     resume: bool = False,
+    stop: Callable[[], bool] = lambda: False,
 ) -> TrainingState:
     """Train a model; at the end it holds the weights of the best evaluation (of the last step without any).
 
@@ -72,12 +74,14 @@ def train(
         evaluate: called every ``eval_every`` steps and at the end.
         output_dir: gets ``metrics.jsonl`` and ``checkpoints/``.
         resume: go on from the newest checkpoint there.
+        stop: asked once a step, on every process, and gives all of them the same answer: whether to save and end.
 
     Other arguments are the recipe's keys; see :class:`nlp_mtl.recipe.TrainingSpec`.
 
     Raises:
         TrainingError: a loss or a gradient is not a finite number; names step, task and rows.
         RunError: there is no checkpoint to resume from, or it does not fit, or none can be written.
+        RunStopped: ``stop`` said so; a checkpoint was written.
     """
     on_cpu = accelerator.device.type == "cpu"
     if on_cpu:
@@ -161,12 +165,19 @@ def train(
             _judge(state, selection, early_stopping_patience)
             _tell(state, num_steps, tasks, scores, selection)
             state.finished = state.finished or is_last
-        if saving:
+        stopping = stop() and not state.finished
+        if stopping:
+            recorder.fetch()
+        if saving or stopping:
             state.pending = recorder.pending()
             if accelerator.is_main_process:
                 checkpoint.save_checkpoint(folder, model, optimizer, state, average and average.module)
                 checkpoint.rotate(folder, keep_last)
             accelerator.wait_for_everyone()
+        if stopping:
+            raise RunStopped(
+                f"stopped after step {state.step} of {num_steps}, which is saved: resume the run from there"
+            )
         if state.finished:
             break
     bar.close()
@@ -217,6 +228,7 @@ def _loader(data: StepDataset, steps: range, num_workers: int, seed: int) -> Dat
         generator=torch.Generator().manual_seed(seed),  # its own, so that workers leave the global one alone
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if num_workers else None,
+        worker_init_fn=ignore_termination,
     )
 
 

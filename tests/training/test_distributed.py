@@ -1,13 +1,27 @@
 """Two real processes (gloo) train as one does. `accelerate launch --cpu` would silently start one, so torchrun does."""
 
 import json
+import os
+import re
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_runs import finish, lines, loss_lines, score_lines, start, values, weights, write_yaml
+from tiny_runs import (
+    children,
+    finish,
+    lines,
+    loss_lines,
+    score_lines,
+    start,
+    values,
+    wait_for_lines,
+    weights,
+    write_yaml,
+)
 
 from nlp_mtl import Recipe, train
 
@@ -119,3 +133,26 @@ def test_data_that_cannot_be_read_stops_all_processes(tmp_path: Path) -> None:
     assert code != 0
     assert "broken.jsonl" in errors
     assert not (tmp_path / "run").exists()
+
+
+@slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the launcher's processes in Linux's /proc")
+def test_when_one_of_two_processes_is_terminated_both_save_the_same_step_and_the_run_can_be_resumed(
+    tmp_path: Path,
+) -> None:
+    plain = values(tmp_path, dropout=0.2, num_epochs=20, eval_every=120)
+    file = write_yaml(tmp_path, plain)
+    launcher = start("train", file, "--resume", "auto", processes=2)
+    run = Path(plain["output_dir"])
+    wait_for_lines(run, 5)
+    os.kill(children(launcher)[1], signal.SIGTERM)
+    code, _, errors = finish(launcher)
+    assert code != 0
+    (stopped,) = re.findall(r"stopped after step (\d+) of 120, which is saved", errors)  # told once
+    assert (run / "checkpoints" / f"step-{stopped}" / "state.json").is_file()
+    code, _, errors = finish(start("train", file, "--resume", "auto", processes=2))
+    assert code == 0, errors
+    code, _, errors = finish(start("train", file, f"output_dir={tmp_path / 'whole'}", processes=2))
+    assert code == 0, errors
+    for name in ("metrics.jsonl", "model/model.safetensors"):
+        assert (run / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name

@@ -1,7 +1,9 @@
 """A run that was stopped, in whatever way, and resumed ends as one that was not: bit for bit."""
 
 import json
+import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -10,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import assert_same_end, finish, lines, start, tiny_recipe, values, write_yaml
+from tiny_runs import assert_same_end, children, finish, lines, start, tiny_recipe, values, wait_for_lines, write_yaml
 
 from nlp_mtl import Recipe, RunError, train
 
@@ -133,6 +135,39 @@ def test_a_run_folder_that_was_moved_can_be_resumed(tmp_path: Path, monkeypatch)
     assert_same_end(tmp_path / "run", copy)
 
 
+def test_resuming_if_there_is_something_to_resume(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, dropout=0.2, num_epochs=1, save_every=2, eval_every=6, keep_last=99)
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    train(moved(recipe, whole), resume="auto")  # nothing there yet
+    train(moved(recipe, run), resume="auto")
+    stopped_after(run, 4, tmp_path / "stopped")
+    train(moved(recipe, tmp_path / "stopped"), resume="auto")
+    assert len(json.loads((tmp_path / "stopped" / "environment.json").read_text())["resumed"]) == 1
+    assert_same_end(whole, tmp_path / "stopped")
+    shutil.rmtree(run / "checkpoints")  # as if it had died before its first checkpoint
+    train(moved(recipe, run), resume="auto")
+    assert "resumed" not in json.loads((run / "environment.json").read_text())
+    assert_same_end(whole, run)
+
+
+@pytest.mark.parametrize("checkpoints", [True, False])
+def test_another_recipes_run_and_other_files_are_not_touched_by_resuming_if_there_is_something(
+    tmp_path: Path, checkpoints: bool
+) -> None:
+    recipe = tiny_recipe(tmp_path, max_steps=2)
+    train(recipe)
+    run = tmp_path / "run"
+    if not checkpoints:
+        shutil.rmtree(run / "checkpoints")
+    before = sorted(run.rglob("*"))
+    with pytest.raises(RunError, match="another recipe"):
+        train(moved(recipe, run, batch_size=8), resume="auto")
+    assert sorted(run.rglob("*")) == before
+    (run / "environment.json").unlink()
+    with pytest.raises(RunError, match="already holds files"):
+        train(recipe, resume="auto")
+
+
 def test_resuming_without_a_checkpoint_says_what_to_do_instead(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path, max_steps=2)
     with pytest.raises(RunError, match=r"no run to resume .*without --resume"):
@@ -167,15 +202,6 @@ def test_a_damaged_recipe_in_the_run_folder_is_told(tmp_path: Path, content: str
         train(recipe, resume=True)
 
 
-def wait_for_lines(run: Path, count: int) -> None:
-    deadline = time.monotonic() + 100
-    while time.monotonic() < deadline:
-        if (run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").read_bytes().count(b"\n") >= count:
-            return
-        time.sleep(0.002)
-    raise TimeoutError(f"{run} has not logged {count} lines")
-
-
 def long_run(folder: Path, num_workers: int) -> tuple[Recipe, Path]:
     """A recipe of 120 steps, and as a file for another run folder."""
     folder.mkdir()
@@ -202,21 +228,43 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(tmp_path: Path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
 @pytest.mark.usefixtures("cores")
-def test_a_run_that_is_interrupted_stops_at_once_and_can_be_resumed(tmp_path: Path, sent: int, code: int) -> None:
+def test_a_run_that_is_interrupted_stops_at_once_and_can_be_resumed(tmp_path: Path) -> None:
     recipe, file = long_run(tmp_path / "files", num_workers=0)
     killed = tmp_path / "files" / "killed"
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     process = start("train", file)
     signal.signal(signal.SIGINT, handler)
     wait_for_lines(killed, 10)
-    process.send_signal(sent)
+    process.send_signal(signal.SIGINT)
     found, _, errors = finish(process, timeout=20)
-    assert found == code
+    assert found == 130
     assert "Traceback" not in errors
     assert lines(killed)[-1]["step"] < 120
     found, _, errors = finish(start("train", file, "--resume"))
     assert found == 0, errors
+    train(recipe)
+    assert_same_end(Path(recipe.output_dir), killed)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds loader workers in Linux's /proc")
+@pytest.mark.usefixtures("cores")
+def test_a_run_that_is_terminated_with_all_its_workers_saves_first_and_loses_no_step(tmp_path: Path) -> None:
+    recipe, file = long_run(tmp_path / "files", num_workers=2)
+    killed = tmp_path / "files" / "killed"
+    process = start("train", file, "--resume", "auto")
+    wait_for_lines(killed, 10)
+    for pid in (*children(process), process.pid):
+        os.kill(pid, signal.SIGTERM)
+    found, _, errors = finish(process, timeout=20)
+    assert found == 75, errors
+    assert "Traceback" not in errors
+    stopped = int(re.search(r"stopped after step (\d+) of 120, which is saved", errors)[1])
+    assert lines(killed)[-1]["step"] <= stopped < 120
+    assert (killed / "checkpoints" / f"step-{stopped}" / "state.json").is_file()
+    found, _, errors = finish(start("train", file, "--resume", "auto"))
+    assert found == 0, errors
+    assert f"Resuming after step {stopped} of 120" in errors
     train(recipe)
     assert_same_end(Path(recipe.output_dir), killed)
