@@ -112,7 +112,11 @@ def _read(recipe: Recipe | str | Path) -> Recipe:
 
 
 def _accelerator(mixed_precision: str) -> Accelerator:
-    """Processes and devices as Accelerate finds them; what is learned is the recipe's business alone."""
+    """Processes and devices as Accelerate finds them; what is learned is the recipe's business alone.
+
+    Raises:
+        RunError: it does not find the processes that were started: each would train for itself, in the same folder.
+    """
     launched_with = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if launched_with not in ("no", mixed_precision):
         logger.warning(
@@ -121,7 +125,16 @@ def _accelerator(mixed_precision: str) -> Accelerator:
         )  # fmt: skip
     # The trainer says itself what runs in bfloat16, and which micro-batches make a step.
     plugin = GradientAccumulationPlugin(num_steps=1)
-    return Accelerator(mixed_precision="no", gradient_accumulation_plugin=plugin)
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    # Without a GPU, Accelerate takes no notice of several processes unless it is told to use the CPU.
+    on_cpu = started > 1 and not torch.accelerator.is_available()
+    accelerator = Accelerator(mixed_precision="no", gradient_accumulation_plugin=plugin, cpu=on_cpu)
+    if accelerator.num_processes != started:
+        raise RunError(
+            f"the launcher started {started} processes, but Accelerate sees {accelerator.num_processes}: "
+            "start one, or set ACCELERATE_USE_CPU=true to use the CPUs"
+        )
+    return accelerator
 
 
 def check(recipe: Recipe | str | Path) -> dict[str, Any]:

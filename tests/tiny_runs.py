@@ -73,7 +73,7 @@ def start(*arguments: str | Path, processes: int = 1, cwd: Path | None = None) -
     if processes > 1:
         launcher += ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"]
     threads = "2" if processes == 1 else "1"
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(
         [*launcher, "nlp_mtl", *map(str, arguments)],
         cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

@@ -23,7 +23,7 @@ from tiny_runs import (
     write_yaml,
 )
 
-from nlp_mtl import Recipe, train
+from nlp_mtl import Recipe, RunError, train
 
 slow = pytest.mark.slow  # every process imports torch
 
@@ -156,3 +156,14 @@ def test_when_one_of_two_processes_is_terminated_both_save_the_same_step_and_the
     assert code == 0, errors
     for name in ("metrics.jsonl", "model/model.safetensors"):
         assert (run / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_processes_that_accelerate_does_not_see_are_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")  # as on a pod of a job of several, without a local rank
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    plain = values(tmp_path)
+    with pytest.raises(RunError, match="started 4 processes, but Accelerate sees 1"):
+        train(Recipe.from_dict(plain))
+    assert not Path(plain["output_dir"]).exists()
