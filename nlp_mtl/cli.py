@@ -155,6 +155,9 @@ def predict(
         raise typer.BadParameter("give texts, or - to read lines from standard input", param_hint="TEXT")
     if texts and "-" in texts and len(texts) > 1:
         raise typer.BadParameter("`-` (read standard input) and texts exclude each other", param_hint="TEXT")
+    for text in texts or ():
+        if os.path.isfile(text):
+            print(f"nlp-mtl: {text} is taken as a text; for the lines of that file: - < {text}", file=sys.stderr)
     _quiet_libraries()
     from nlp_mtl.inference.predictor import load
 
@@ -214,9 +217,20 @@ def copy(
 
 
 def _lines() -> Iterator[str]:
-    # Bytes that are not UTF-8 become the replacement character, so a bad line does not stop the others.
-    sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
-    return (line.rstrip("\r\n") for line in sys.stdin)
+    sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
+    told = False
+    for number, line in enumerate(sys.stdin, start=1):
+        text = line.rstrip("\r\n")
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # a bad line does not stop the others
+            text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            if not told:
+                print(
+                    f"nlp-mtl: line {number} is not text in UTF-8; what cannot be read becomes \ufffd", file=sys.stderr
+                )
+                told = True
+        yield text
 
 
 def _json(value: Any) -> str:

@@ -105,6 +105,22 @@ def test_predict_reads_lines_from_standard_input_and_keeps_empty_ones(
     assert all(list(line["predictions"]) == ["sentiment"] for line in lines)
 
 
+def test_a_line_that_is_not_utf_8_is_answered_and_told(
+    trained: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("anna\ncafé\n".encode("latin-1") + b"\xff\n")))
+    done = run("predict", trained / "run", "--tasks", "sentiment")
+    assert [json.loads(line)["text"] for line in done.out.splitlines()] == ["anna", "caf\ufffd", "\ufffd"]
+    assert done.err.count("line 2 is not text in UTF-8") == done.err.count("nlp-mtl:") == 1
+
+
+def test_the_name_of_a_file_is_a_text_and_told_to_be_one(trained: Path, run: Any) -> None:
+    file = str(trained / "recipe.yaml")
+    done = run("predict", trained / "run", file, "anna", "--tasks", "sentiment")
+    assert [json.loads(line)["text"] for line in done.out.splitlines()] == [file, "anna"]
+    assert f"- < {file}" in done.err
+
+
 def test_check_tells_rows_labels_sampling_and_padding(trained: Path, run: Any) -> None:
     done = run("check", trained / "recipe.yaml")
     assert done.code == 0

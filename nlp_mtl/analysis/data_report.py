@@ -58,6 +58,7 @@ def data_report(
         },
         "first_micro_batch": _micro_batch_report(tasks, data),
         "odd": [
+            *_odd_steps(data),
             *_odd_labels(tasks, encoded),
             *(
                 problem
@@ -137,6 +138,15 @@ def _micro_batch_report(tasks: Sequence[Task], data: StepDataset) -> dict[str, A
         "padding_in_step": 1 - float(lengths.sum()) / padded,
         "labelled_rows": labelled,
     }
+
+
+def _odd_steps(data: StepDataset) -> Iterator[str]:
+    rows, batch_size = sum(len(split) for split in data.splits), data.sampler.batch_size
+    if batch_size > rows:
+        yield (
+            f"training.batch_size ({batch_size:,}) is more than all {rows:,} rows to train on, so a step goes over "
+            "some of them more than once"
+        )
 
 
 def _odd_labels(tasks: Sequence[Task], encoded: Mapping[str, Mapping[str, EncodedSplit]]) -> Iterator[str]:

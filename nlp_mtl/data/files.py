@@ -130,8 +130,11 @@ def _read_file(
     except (DatasetGenerationError, ValueError, OSError, EOFError, ImportError) as error:
         cause = (error.__cause__ or error) if isinstance(error, DatasetGenerationError) else error
         if any(words in str(cause) for words in _NO_ROWS):
-            raise DataError(f"dataset `{dataset}`, split {split}: {file} is empty") from error
-        problem = (_broken_line(file) if form == "json" else "") or first_line(cause)
+            raise DataError(f"dataset `{dataset}`, split {split}: {file} is empty (it holds no rows)") from error
+        problem = _not_text(file) if form != "parquet" else ""
+        problem = problem or (_broken_line(file) if form == "json" else "") or first_line(cause)
+        if "Error tokenizing" in problem:
+            problem += " (a field that holds the delimiter is put in double quotes; `delimiter` names another one)"
         raise DataError(f"dataset `{dataset}`, split {split}: {file} cannot be read: {problem}") from error
     if columns and form != "conll" and list(rows[0].values()) == list(columns):
         raise DataError(
@@ -197,6 +200,20 @@ def _load(builder: str, split: str, file: str, arguments: Mapping[str, Any]) -> 
         raise
 
 
+def _not_text(file: str) -> str:
+    """What is wrong with the first line that is no UTF-8; empty if there is none, or the file cannot be seen."""
+    try:
+        with (gzip.open if file.endswith(".gz") else open)(file, "rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    line.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    return f"line {number} is not text in UTF-8 (byte {line[error.start]:#04x}): save it as UTF-8"
+    except (OSError, EOFError):
+        pass  # remote, cut, or not gzip after all: the reader's own error tells
+    return ""
+
+
 def _broken_line(file: str) -> str:
     """The first line of a JSON Lines file that is no object; empty if there is none or this is another JSON."""
     try:
@@ -210,9 +227,7 @@ def _broken_line(file: str) -> str:
                     return f"line {number} is not valid JSON: {error.msg} at character {error.pos + 1}"
                 if not isinstance(value, dict):
                     return f"line {number} is not a JSON object: {line.strip()[:60]}"
-    except UnicodeDecodeError:
-        return "it is not text in UTF-8"
-    except (OSError, EOFError):
+    except (OSError, EOFError, UnicodeDecodeError):
         pass  # cut, or not gzip after all: the reader's own error tells
     return ""
 

@@ -1,6 +1,7 @@
 """Labels as datasets give them (strings, class labels, numbers) to label sets and ids."""
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from nlp_mtl.errors import DataError, did_you_mean, listed
 from nlp_mtl.tasks import Metric, Task, TaskType, are_iob, is_iob
 
 logger = logging.getLogger(__name__)
+_NUMBER = re.compile(r"-?\d+")
 
 MISSING = -100
 """The id of "no label here": what torch's losses ignore."""
@@ -22,7 +24,9 @@ MISSING = -100
 class LabelReader:
     """Turns the values of one label column into ids of a task's label set."""
 
-    def __init__(self, task: str, labels: Sequence[str], names: Sequence[str] | None, label_map: Mapping[str, str]):
+    def __init__(
+        self, task: str, labels: Sequence[str], names: Mapping[int, str] | None, label_map: Mapping[str, str]
+    ) -> None:
         self.task = task
         self.labels = tuple(labels)
         ids = {label: place for place, label in enumerate(labels)}
@@ -31,10 +35,10 @@ class LabelReader:
             self._ids |= ids
             self._ids |= {given: ids[wanted] for given, wanted in label_map.items() if wanted in ids}
         else:
-            wanted = {n: label_map.get(name, name) for n, name in enumerate(names)}
+            # -1 is what the Hub's test splits without labels hold, unless it has a name.
+            wanted = {n: label_map.get(name, name) for n, name in names.items()}
+            self._ids |= {-1: MISSING, MISSING: MISSING}
             self._ids |= {n: ids[label] for n, label in wanted.items() if label in ids}
-            self._ids[-1] = MISSING  # what the Hub's test splits without labels hold
-            self._ids[MISSING] = MISSING
 
     def __call__(self, value: Any) -> int:
         """The id of one value; None: no label.
@@ -46,9 +50,12 @@ class LabelReader:
 
     def unknown(self, value: Any, where: str) -> DataError:
         """The error for a value that is not in the label set."""
+        if isinstance(value, str):
+            hint = did_you_mean(value, self.labels)
+        else:
+            hint = f' `label_names` names numbers from 0 on, `label_map: {{"{value}": name of {value}, ...}}` any'
         return DataError(
-            f"task `{self.task}`: unknown label {value!r} in {where}; the label set is {listed(self.labels)}."
-            + (did_you_mean(value, self.labels) if isinstance(value, str) else "")
+            f"task `{self.task}`: unknown label {value!r} in {where}; the label set is {listed(self.labels)}.{hint}"
         )
 
 
@@ -78,7 +85,7 @@ def resolve_task(
         DataError: labels are not what the task needs.
     """
     label_map = dict(label_map or {})
-    names_of: dict[str, list[str] | None] = {}
+    names_of: dict[str, dict[int, str] | None] = {}
     found: dict[str, list[str]] = {}
     occurring: set[str] = set()
     mapped: set[str] = set()
@@ -87,9 +94,9 @@ def resolve_task(
         given = _occurring(loaded[dataset], column, names)
         values = {label_map.get(label, label) for label in given}
         occurring |= values
-        mapped |= given | set(names or ())
+        mapped |= given | set((names or {}).values())
         names_of[dataset] = names
-        found[dataset] = sorted(values) if names is None else [label_map.get(label, label) for label in names]
+        found[dataset] = sorted(values) if names is None else [label_map.get(name, name) for name in names.values()]
     for label in [label for label in label_map if label not in mapped]:
         logger.warning(
             "Task `%s`: label_map renames `%s`, which does not occur.%s", name, label, did_you_mean(label, mapped)
@@ -137,7 +144,7 @@ def _names_of(
     column: str,
     label_names: Sequence[str] | None,
     label_map: Mapping[str, str],
-) -> list[str] | None:
+) -> dict[int, str] | None:
     """The names behind a label column's numbers. None: it holds strings."""
     place = f"task `{task}`: the label column `{column}` of dataset `{loaded.name}`"
     feature = next(iter(loaded.splits.values())).rows.features[column]
@@ -157,11 +164,17 @@ def _names_of(
                 f"{place} has the classes {listed(inner.names)}, but label_names does not list {listed(unknown)}; "
                 "rename with `label_map: {given: wanted}`"
             )
-        return list(inner.names)
+        return dict(enumerate(inner.names))
     if isinstance(inner, datasets.Value) and inner.dtype.startswith(("int", "uint")):
-        if label_names is None:
-            raise DataError(f"{place} holds numbers; say what they mean: `label_names: [name of 0, name of 1, ...]`")
-        return list(label_names)
+        if label_names is not None:
+            return dict(enumerate(label_names))
+        numbers = {int(given): given for given in label_map if _NUMBER.fullmatch(given)}
+        if not numbers:
+            raise DataError(
+                f"{place} holds numbers; say what they mean: `label_names: [name of 0, name of 1, ...]`, or where they "
+                'do not count from 0, `label_map: {"1": name of 1, ...}`'
+            )
+        return numbers
     if isinstance(inner, datasets.Value) and inner.dtype == "bool":
         raise DataError(f"{place} holds booleans; save them as text or as 0 and 1 with `label_names`")
     if not (isinstance(inner, datasets.Value) and inner.dtype in ("string", "large_string", "null")):
@@ -169,11 +182,11 @@ def _names_of(
     return None
 
 
-def _occurring(loaded: LoadedDataset, column: str, names: Sequence[str] | None) -> set[str]:
+def _occurring(loaded: LoadedDataset, column: str, names: Mapping[int, str] | None) -> set[str]:
     """The labels that a column holds somewhere, as they are given."""
     values = {value for split in loaded.splits.values() for value in distinct_values(split, column)} - {""}
     if names is not None:  # a number without a name counts here; whoever encodes the rows refuses it
-        return {names[n] if 0 <= n < len(names) else str(n) for n in values - {-1, MISSING}}
+        return {names.get(n, str(n)) for n in values if n in names or n not in (-1, MISSING)}
     return values
 
 
@@ -209,14 +222,14 @@ def _where_label(
     label: str,
     columns: Mapping[str, str],
     loaded: Mapping[str, LoadedDataset],
-    names_of: Mapping[str, Sequence[str] | None],
+    names_of: Mapping[str, Mapping[int, str] | None],
     label_map: Mapping[str, str],
 ) -> str:
     """Where a label of a token task first occurs."""
     for dataset, column in columns.items():
         names = names_of[dataset]
         given = {label, *(other for other, wanted in label_map.items() if wanted == label)}
-        wanted = given if names is None else {n for n, name in enumerate(names) if name in given}
+        wanted = given if names is None else {n for n, name in names.items() if name in given}
         for split in loaded[dataset].splits.values():
             for row, values in enumerate(split.rows[column]):
                 if not wanted.isdisjoint(values or ()):

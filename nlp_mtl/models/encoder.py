@@ -139,6 +139,12 @@ def cannot_load(what: str, name: str, error: Exception) -> ModelError:
             f"{what} `{name}` cannot be loaded: there is no such folder here, it is not in the cache, and the Hub "
             "cannot be reached (a folder's path starts with ./ ../ or /; HF_HUB_OFFLINE=1 uses the cache at once)"
         )
+    if isinstance(error, SafetensorError):
+        return ModelError(
+            f"{what} `{name}` cannot be loaded: its weights are damaged ({first_line(error)}). Copy or save them anew"
+        )
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        return ModelError(f"{what} `{name}` cannot be loaded: the folder has no config.json")
     if Path(name).is_dir() or name.startswith("package:"):
         return ModelError(f"{what} `{name}` cannot be loaded: {first_line(error)}")
     return ModelError(

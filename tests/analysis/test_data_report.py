@@ -12,7 +12,9 @@ from nlp_mtl.run import check
 WORDS = ["anna", "loves", "rome"]
 
 
-def report(folder: Path, rows: dict[str, dict[str, list[dict[str, Any]]]], **changes: Any) -> dict[str, Any]:
+def report(
+    folder: Path, rows: dict[str, dict[str, list[dict[str, Any]]]], batch_size: int = 2, **changes: Any
+) -> dict[str, Any]:
     """The report on text datasets ``{dataset: {split: rows}}`` that all carry the one task ``mood``."""
     values = recipe(folder, corpus=folder, encoder_folder=save_encoder(folder / "encoder"))
     files = {
@@ -24,6 +26,7 @@ def report(folder: Path, rows: dict[str, dict[str, list[dict[str, Any]]]], **cha
         for name, found in files.items()
     }
     values["tasks"] = {"mood": {"type": "text-classification", "dataset": list(rows), "labels": "label"}}
+    values["training"]["batch_size"] = batch_size
     return check(Recipe.from_dict(values))
 
 
@@ -37,6 +40,11 @@ def odd(folder: Path, rows: dict[str, dict[str, list[dict[str, Any]]]], **change
 
 def test_sound_data_has_nothing_odd(tmp_path: Path) -> None:
     assert odd(tmp_path, {"a": {"train": texts("x", "y"), "test": texts("y", start=5)}}) == []
+
+
+def test_a_step_of_more_rows_than_there_are_is_told(tmp_path: Path) -> None:
+    (found,) = odd(tmp_path, {"a": {"train": texts("x", "y"), "test": texts("y", start=5)}}, batch_size=3)
+    assert found.startswith("training.batch_size (3) is more than all 2 rows to train on")
 
 
 def test_a_label_that_train_lacks_is_told_with_its_first_row(tmp_path: Path) -> None:
@@ -116,7 +124,7 @@ def test_tags_that_break_iob2_are_told_with_row_and_word(tmp_path: Path, tags: l
 
 def test_counts_lengths_sampling_and_padding_are_those_of_the_data(tmp_path: Path) -> None:
     data = {"a": {"train": texts("x", "y", "x", "x")}, "b": {"train": texts("x", "y", start=4)}}
-    made = report(tmp_path, data)
+    made = report(tmp_path, data, batch_size=16)
     lengths = [5 + n for n in range(4)]  # three words, two special tokens, and n times "good"
     first = made["splits"][0]
     assert (first["rows"], first["tokens"], first["length_max"]) == (4, sum(lengths), 8)

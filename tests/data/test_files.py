@@ -168,6 +168,7 @@ def test_rows_that_do_not_fit_the_header_are_told(tmp_path: Path) -> None:
     (tmp_path / "all.csv").write_text("text,label\na,b,x\nc,d,x\n")
     assert "some.csv cannot be read" in problem(tmp_path, data_files="some.csv")
     assert "line 3" in problem(tmp_path, data_files="some.csv")
+    assert "double quotes" in problem(tmp_path, data_files="some.csv")
     assert "more fields than its header" in problem(tmp_path, data_files="all.csv")
 
 
@@ -198,9 +199,12 @@ def test_a_compressed_file_that_was_cut_is_told(tmp_path: Path, ending: str) -> 
     assert "end" in message.lower()
 
 
-def test_a_file_that_is_not_text_is_told(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_bytes(b"\x89PNG\r\n\x1a\n\x00\xff" * 20)
-    assert "a.jsonl cannot be read: it is not text in UTF-8" in problem(tmp_path, data_files="a.jsonl")
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.tsv", "a.conllu", "a.jsonl.gz"])
+def test_a_file_that_is_not_text_is_told_with_the_line(tmp_path: Path, name: str) -> None:
+    content = b"text\tlabel\ncaf\xe9\tx\n"
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    message = problem(tmp_path, data_files=name)
+    assert f"{tmp_path / name} cannot be read: line 2 is not text in UTF-8 (byte 0xe9): save it as UTF-8" in message
 
 
 def test_columns_name_those_of_csv_without_a_header(tmp_path: Path) -> None:

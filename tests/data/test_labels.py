@@ -94,6 +94,28 @@ def test_numbers_need_names(width: str) -> None:
     assert "label_names" in problem(numbers)
 
 
+def test_a_map_names_numbers_that_do_not_count_from_0() -> None:
+    ratings = held("d", [1, 5, 3, None, 1], test=[3])
+    task, readers = resolve(ratings, label_map={"5": "good", "1": "bad", "3": "ok"})
+    assert task.labels == ("good", "bad", "ok")
+    assert [readers["d"](value) for value in (1, 3, 5, None, -1)] == [1, 2, 0, MISSING, MISSING]
+    task, readers = resolve(held("d", [-1, 0, 1]), label_map={"-1": "neg", "0": "even", "1": "pos"})
+    assert [task.labels[readers["d"](value)] for value in (-1, 0, 1)] == ["neg", "even", "pos"]
+    assert readers["d"](MISSING) == MISSING
+    tags = held("d", [[7, 9], [9]])
+    task, readers = resolve(tags, label_map={"9": "O", "7": "B-X"}, metric="span_f1")
+    assert readers["d"](7) == task.labels.index("B-X")
+    assert 'label_map: {"1"' in problem(ratings)
+    assert 'label_map: {"1"' in problem(ratings, label_map={"one": "bad"})
+
+
+def test_a_number_that_has_no_name_is_told_with_the_ways_to_name_it() -> None:
+    _, readers = resolve(held("d", [1, 3, 5]), label_map={"1": "bad", "3": "ok"})
+    with pytest.raises(KeyError):
+        readers["d"](5)
+    assert '`label_map: {"5": name of 5, ...}`' in str(readers["d"].unknown(5, "row 2"))
+
+
 def test_lists_of_class_labels_are_tags() -> None:
     feature = datasets.List(datasets.ClassLabel(names=["O", "B-X", "I-X"]))
     task, readers = resolve(held("d", [[1, 2], [0]], feature))

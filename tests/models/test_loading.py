@@ -65,7 +65,7 @@ def change_weight(weight: torch.Tensor | None) -> Callable[[Path], None]:
 BROKEN = {
     "weights empty": (cut("model.safetensors", 0), "cannot be loaded: .*header"),
     "header cut": (cut("model.safetensors", 100), "cannot be loaded: .*header"),
-    "weights cut": (cut("model.safetensors", -100), "cannot be loaded: .*incomplete"),
+    "weights cut": (cut("model.safetensors", -100), "weights are damaged .*incomplete.*save them anew"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no file named model.safetensors"),
     "a weight missing": (change_weight(None), "its weights lack `heads.pos_head.classifier.weight`"),
     "a weight of another shape": (change_weight(torch.zeros(2, 16)), "its weights do not fit its config.json"),
