@@ -1,0 +1,78 @@
+"""Losses on their way from the device to the log."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from nlp_mtl.data.batches import StepDataset
+from nlp_mtl.errors import TrainingError, listed
+from nlp_mtl.tasks import Task
+from nlp_mtl.training.checkpoint import TrainingState
+
+
+class LossRecorder:
+    """Keeps losses on the device until a line is logged, so that steps need not wait for them."""
+
+    def __init__(self, data: StepDataset, tasks: Sequence[Task], accelerator: Accelerator, state: TrainingState):
+        self.data, self.tasks, self.accelerator = data, tasks, accelerator
+        self._waiting: list[tuple[int, Tensor, Tensor, dict[str, int]]] = []
+        self._fetched: dict[str, list[float]] = {task.name: list(state.pending.get(task.name, [])) for task in tasks}
+        self._grad_norm = 0.0
+
+    def add(self, step: int, losses: Tensor, grad_norm: Tensor, counts: dict[str, int]) -> None:
+        """One step's losses ([tasks]), gradient norm, and labelled items of each task."""
+        self._waiting.append((step, losses, grad_norm.to(losses.device), counts))
+
+    def fetch(self) -> None:
+        """Bring what waits to the CPU and check it.
+
+        Raises:
+            TrainingError: a loss or a gradient is not a finite number.
+        """
+        if not self._waiting:
+            return
+        losses = self.accelerator.reduce(torch.stack([losses for _, losses, *_ in self._waiting]), "sum").tolist()
+        norms = torch.stack([norm for _, _, norm, _ in self._waiting]).tolist()  # the same on all processes
+        for (step, _, _, counts), values, norm in zip(self._waiting, losses, norms, strict=True):
+            present = [task.name for task in self.tasks if counts[task.name]]
+            for task, value in zip(self.tasks, values, strict=True):
+                if not math.isfinite(value):
+                    raise self._not_finite(step, f"the loss of task `{task.name}` is {value}", [task.name])
+                if task.name in present:
+                    self._fetched[task.name].append(value)
+            if not math.isfinite(norm):
+                raise self._not_finite(step, f"the norm of the gradient of {listed(present)} is {norm}", present)
+        self._grad_norm = norms[-1]
+        self._waiting.clear()
+
+    def _not_finite(self, step: int, what: str, tasks: Sequence[str]) -> TrainingError:
+        plan = self.data.sampler[step]
+        where = list(dict.fromkeys(place for task in tasks for place in self.data.where(plan, task)))
+        shown = "".join(f"\n  {place}" for place in where[:8])
+        more = f"\n  and {len(where) - 8} more" if len(where) > 8 else ""
+        return TrainingError(
+            f"{what} at step {step + 1}. Nothing was saved since the last checkpoint. Try a lower learning_rate, "
+            f"or mixed_precision: no. The rows of that step:{shown}{more}"
+        )
+
+    def line(self, step: int, learning_rates: Mapping[str, float]) -> dict[str, Any]:
+        """The line for metrics.jsonl: means since the last line. A task that had no row is left out."""
+        losses = {task: sum(values) / len(values) for task, values in self._fetched.items() if values}
+        for values in self._fetched.values():
+            values.clear()
+        weights = {task.name: task.loss_weight for task in self.tasks}
+        return {
+            "step": step,
+            "loss": sum(weights[task] * loss for task, loss in losses.items()),
+            "losses": losses,
+            "grad_norm": self._grad_norm,
+            "learning_rates": dict(learning_rates),
+        }
+
+    def pending(self) -> dict[str, list[float]]:
+        """Fetched losses that no line has told yet."""
+        return {task: list(values) for task, values in self._fetched.items() if values}
