@@ -22,7 +22,7 @@ Split = Literal["train", "validation", "test"]
 
 COMPUTATION = frozenset({
     "data_dir", "output_dir", "training.max_tokens", "training.mixed_precision", "training.num_workers",
-    "training.log_every", "training.save_every", "training.keep_last",
+    "training.log_every", "training.save_every", "training.keep_last", "training.keep_best",
 })  # fmt: skip
 """Keys that say where and how a run is computed, not what it learns: a resumed run may change them."""
 
@@ -151,7 +151,9 @@ class TrainingSpec(_Section):
     save_every: Positive | None = None
     """A checkpoint every so many steps, besides the one at each evaluation."""
     keep_last: Positive = 1
-    """Checkpoints to keep, besides the best."""
+    """The newest checkpoints to keep, besides the best."""
+    keep_best: Positive = 1
+    """The best checkpoints to keep, by selection score."""
     early_stopping_patience: Positive | None = None
     """Stop after so many evaluations without a better selection score."""
     selection_weights: dict[str, Annotated[Number, Field(ge=0)]] = {}

@@ -23,6 +23,7 @@ class Run:
     """A model, its data, and a stand-in for evaluation that gives scores as told and keeps the weights it saw."""
 
     def __init__(self, recipe: Recipe, scores: Sequence[float | None] = ()) -> None:
+        self.recipe = recipe
         prepared = prepare(recipe)
         self.data, self.tasks = steps(recipe, prepared), prepared.tasks
         self.arguments = trainer_arguments(recipe, prepared)

@@ -1,14 +1,17 @@
 """Checkpoints: complete or absent. A folder is written aside, synced to disk, and renamed.
 
 ``checkpoints/step-N/`` holds ``model.safetensors``, ``optimizer.safetensors`` (AdamW's state by parameter name),
-``average.safetensors`` where weights are averaged, and ``state.json`` (:class:`TrainingState`). Nothing in it is
-pickled. Learning rates, data order and random numbers are functions of the step, so they need no state.
+``average.safetensors`` where weights are averaged, ``state.json`` (:class:`TrainingState`), and ``manifest.json`` with
+size and checksum of each. Nothing in it is pickled. Learning rates, data order and random numbers are functions of the
+step, so they need no state.
 """
 
 import json
+import logging
 import os
 import re
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,8 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from nlp_mtl.errors import RunError, first_line
-from nlp_mtl.storage import PARTIAL, aside, written_folder
+from nlp_mtl.storage import PARTIAL, aside, damage, write_manifest, written_folder
 
+logger = logging.getLogger(__name__)
 _NAME = re.compile(r"step-(\d+)")
 
 
@@ -32,6 +36,8 @@ class TrainingState:
     best_step: int | None = None
     """The evaluation with the best selection score, ..."""
     best_score: float | None = None
+    score: float | None = None
+    """The selection score of this step, if it was evaluated."""
     evaluations_without_gain: int = 0
     finished: bool = False
     """Training has ended: all steps done, or stopped early."""
@@ -64,6 +70,7 @@ def save_checkpoint(
                 save_file(weights, partial / f"{name}.safetensors")
         save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
         (partial / "state.json").write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
+        write_manifest(partial)
     return path
 
 
@@ -71,6 +78,36 @@ def checkpoints(folder: Path) -> list[Path]:
     """The complete checkpoints of a folder, oldest first."""
     found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
     return sorted(found, key=_step_of)
+
+
+def newest_sound(folder: Path) -> Path | None:
+    """The newest checkpoint that is as it was written; newer ones, which are not, are told. None: there is none."""
+    for path in reversed(checkpoints(folder)):
+        problem = damage(path)
+        if problem is None:
+            return path
+        logger.warning("Checkpoint %s is damaged (%s): an older one is sought", path, problem)
+    return None
+
+
+def later_than(path: Path) -> list[Path]:
+    """The checkpoints beside one that are of later steps."""
+    return [other for other in checkpoints(path.parent) if _step_of(other) > _step_of(path)]
+
+
+def set_aside(damaged: Iterable[Path]) -> None:
+    """Rename damaged checkpoints to ``step-N.damaged``: they are none any more, and rotation does not count them.
+
+    Raises:
+        RunError: one cannot be renamed.
+    """
+    try:
+        for path in damaged:
+            renamed = path.with_name(f"{path.name}.damaged")
+            shutil.rmtree(renamed, ignore_errors=True)
+            os.replace(path, renamed)
+    except OSError as error:
+        raise RunError(f"a damaged checkpoint cannot be renamed: {error}") from error
 
 
 def _step_of(path: Path) -> int:
@@ -110,8 +147,11 @@ def load_best(path: Path, model: nn.Module) -> None:
     """Load the weights that a checkpoint's evaluation scored: the averaged ones, where there are any.
 
     Raises:
-        RunError: they do not fit.
+        RunError: it is damaged, or does not fit.
     """
+    problem = damage(path)
+    if problem is not None:
+        raise RunError(f"checkpoint {path}, the best of the run, is damaged ({problem}): start again, with --overwrite")
     average = path / "average.safetensors"
     try:
         model.load_state_dict(load_file(average if average.exists() else path / "model.safetensors"))
@@ -119,17 +159,20 @@ def load_best(path: Path, model: nn.Module) -> None:
         raise RunError(f"checkpoint {path} does not fit the model: {first_line(error)}") from error
 
 
-def rotate(folder: Path, keep_last: int) -> None:
-    """Remove all but the newest ``keep_last`` checkpoints and the best, and what a crash left half-written.
+def rotate(folder: Path, keep_last: int, keep_best: int = 1) -> None:
+    """Remove all but the newest ``keep_last`` checkpoints and the best ``keep_best``, and what a crash half-wrote.
 
-    The best is what the state of any kept checkpoint names, so that a run can be resumed from each of them.
+    What the state of any of the newest names as the best is among them, so that a run can be resumed from each.
 
     Raises:
         RunError: one cannot be removed.
     """
     try:
         found = checkpoints(folder)
-        best = {_best_step(path) for path in found[-keep_last:]}
+        states = {path: _state(path) for path in found}
+        scored = [(state.score, -state.step) for state in states.values() if state and state.score is not None]
+        best = {-step for _, step in sorted(scored, reverse=True)[:keep_best]}  # of equals the first, as in training
+        best |= {state.best_step for path in found[-keep_last:] if (state := states[path]) and state.best_step}
         for path in found[:-keep_last]:
             if _step_of(path) not in best:
                 # Removing takes a while, renaming does not: what has the name of a checkpoint is complete.
@@ -140,11 +183,11 @@ def rotate(folder: Path, keep_last: int) -> None:
         raise RunError(f"an old checkpoint cannot be removed: {error}") from error
 
 
-def _best_step(path: Path) -> int | None:
+def _state(path: Path) -> TrainingState | None:
     try:
-        return _read_state(path).best_step
+        return _read_state(path)
     except (FileNotFoundError, ValueError, TypeError):
-        return None  # damaged: it names none, and nothing can be resumed from it
+        return None  # damaged: it names no best, and nothing can be resumed from it
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

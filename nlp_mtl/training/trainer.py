@@ -21,6 +21,7 @@ from nlp_mtl.errors import RunError, RunStopped
 from nlp_mtl.metrics import Scores
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.models.precision import autocast
+from nlp_mtl.storage import damage
 from nlp_mtl.tasks import Task
 from nlp_mtl.training import checkpoint, metrics_log
 from nlp_mtl.training.balancing import summed_loss, weighted_sum
@@ -57,6 +58,7 @@ def train(
     log_every: int,
     save_every: int | None,
     keep_last: int,
+    keep_best: int,
     early_stopping_patience: int | None,
     ema_decay: float,
     mixed_precision: str,
@@ -100,7 +102,7 @@ def train(
     folder, metrics_file = output_dir / "checkpoints", output_dir / "metrics.jsonl"
     state = TrainingState(data=data.digest())
     if resume:
-        state = _resume(folder, model, optimizer, average, data)
+        state = _resume(folder, model, optimizer, average, data, accelerator)
         if accelerator.is_main_process:
             metrics_log.cut_after(metrics_file, state.step)
         logger.info("Resuming after step %d of %d", state.step, len(data))
@@ -142,7 +144,7 @@ def train(
         clear()
         if average is not None:
             average.update_parameters(model)
-        state.step = step + 1
+        state.step, state.score = step + 1, None
         recorder.add(step, losses, grad_norm, batches.counts)
         bar.update()
 
@@ -172,7 +174,7 @@ def train(
             state.pending = recorder.pending()
             if accelerator.is_main_process:
                 checkpoint.save_checkpoint(folder, model, optimizer, state, average and average.module)
-                checkpoint.rotate(folder, keep_last)
+                checkpoint.rotate(folder, keep_last, keep_best)
             accelerator.wait_for_everyone()
         if stopping:
             raise RunStopped(
@@ -193,20 +195,31 @@ def _resume(
     optimizer: torch.optim.Optimizer,
     average: AveragedModel | None,
     data: StepDataset,
+    accelerator: Accelerator,
 ) -> TrainingState:
-    found = checkpoint.checkpoints(folder)
-    if not found:
-        raise RunError(f"there is no checkpoint to resume from in {folder}; start again, with --overwrite")
-    state = checkpoint.restore(found[-1], model, optimizer, average and average.module)
+    newest = checkpoint.newest_sound(folder)
+    if newest is None:
+        kind = "sound checkpoint" if checkpoint.checkpoints(folder) else "checkpoint"
+        raise RunError(f"there is no {kind} to resume from in {folder}; start again, with --overwrite")
+    state = checkpoint.restore(newest, model, optimizer, average and average.module)
     if average is not None:
         average.n_averaged.fill_(state.step)  # so that its next update is not taken for its first
     if state.data != data.digest():
         raise RunError(
-            f"the training data has changed since {found[-1]} was written, so the run cannot be resumed: bring the "
+            f"the training data has changed since {newest} was written, so the run cannot be resumed: bring the "
             "data back as it was, or start again, with --overwrite"
         )
-    if state.best_step is not None and folder / f"step-{state.best_step}" not in found:
-        logger.warning("The checkpoint of step %d, the best so far, is gone: the best is sought anew", state.best_step)
+    damaged, best = checkpoint.later_than(newest), folder / f"step-{state.best_step}"
+    best_is_lost = state.best_step is not None and best != newest and damage(best) is not None
+    if best_is_lost and best.is_dir():
+        damaged.append(best)
+    accelerator.wait_for_everyone()  # all processes have seen what is there
+    if accelerator.is_main_process:
+        checkpoint.set_aside(damaged)
+    if best_is_lost:
+        logger.warning(
+            "The checkpoint of step %d, the best so far, is gone or damaged: the best is sought anew", state.best_step
+        )
         state.best_step = state.best_score = None
     return state
 
@@ -266,6 +279,7 @@ def _forward_backward(
 
 def _judge(state: TrainingState, selection: float | None, patience: int | None) -> None:
     """Note whether this evaluation is the best, and whether to stop."""
+    state.score = selection
     if selection is None:
         return
     if state.best_score is None or selection > state.best_score:

@@ -13,7 +13,17 @@ from torch import nn
 
 from nlp_mtl import storage
 from nlp_mtl.errors import RunError
-from nlp_mtl.training.checkpoint import TrainingState, checkpoints, load_best, restore, rotate, save_checkpoint
+from nlp_mtl.training.checkpoint import (
+    TrainingState,
+    checkpoints,
+    later_than,
+    load_best,
+    newest_sound,
+    restore,
+    rotate,
+    save_checkpoint,
+    set_aside,
+)
 from nlp_mtl.training.optimizer import parameter_groups
 
 
@@ -81,14 +91,16 @@ def test_averaged_weights_come_back_beside_the_others(tmp_path: Path) -> None:
     (path / "average.safetensors").unlink()
     with pytest.raises(RunError, match="step-3"):
         restore(path, other, other_optimizer, other_average)
-    load_best(path, other)
-    assert_same(model, other)
+    with pytest.raises(RunError, match=r"average\.safetensors is missing"):
+        load_best(path, other)
 
 
 def test_a_checkpoint_holds_tensors_and_json_and_no_pickle(tmp_path: Path) -> None:
     path, *_ = saved(tmp_path)
-    assert sorted(file.name for file in path.iterdir()) == ["model.safetensors", "optimizer.safetensors", "state.json"]
+    names = ["model.safetensors", "optimizer.safetensors", "state.json"]
+    assert sorted(file.name for file in path.iterdir()) == ["manifest.json", *names]
     assert json.loads((path / "state.json").read_text())["step"] == 3
+    assert list(json.loads((path / "manifest.json").read_text())["files"]) == names
 
 
 def test_checkpoints_are_in_the_order_of_their_steps_and_nothing_else_is_one(tmp_path: Path) -> None:
@@ -174,20 +186,28 @@ def test_a_file_where_the_folder_should_be_is_told(tmp_path: Path) -> None:
 
 
 @settings(deadline=None, max_examples=50)
-@given(steps=st.sets(st.integers(1, 200), min_size=1, max_size=12), keep_last=st.integers(1, 5), data=st.data())
-def test_rotation_keeps_the_newest_and_what_each_of_them_calls_the_best(
-    tmp_path_factory: pytest.TempPathFactory, steps: set[int], keep_last: int, data
+@given(
+    steps=st.sets(st.integers(1, 200), min_size=1, max_size=12),
+    keep_last=st.integers(1, 5),
+    keep_best=st.integers(1, 3),
+    data=st.data(),
+)
+def test_rotation_keeps_the_newest_the_best_and_what_each_of_the_newest_calls_the_best(
+    tmp_path_factory: pytest.TempPathFactory, steps: set[int], keep_last: int, keep_best: int, data
 ) -> None:
     folder = tmp_path_factory.mktemp("rotation")
     best: dict[int, int | None] = {}
+    scores: dict[int, float | None] = {}
     for step in sorted(steps):
         best[step] = data.draw(st.sampled_from([None, *(other for other in sorted(steps) if other <= step)]))
         (folder / f"step-{step}").mkdir()
-        state = TrainingState(step, best_step=best[step])
+        scores[step] = data.draw(st.sampled_from([None, 0.1, 0.5, 0.9]))  # not all are evaluated, some equally good
+        state = TrainingState(step, best_step=best[step], score=scores[step])
         (folder / f"step-{step}" / "state.json").write_text(json.dumps(asdict(state)))
-    rotate(folder, keep_last)
+    rotate(folder, keep_last, keep_best)
     kept = sorted(steps)[-keep_last:]
-    wanted = {*kept, *(best[step] for step in kept)} - {None}
+    by_score = sorted((step for step in steps if scores[step] is not None), key=lambda step: (-scores[step], step))
+    wanted = {*kept, *(best[step] for step in kept), *by_score[:keep_best]} - {None}
     assert {path.name for path in folder.iterdir()} == {f"step-{step}" for step in wanted}
 
 
@@ -214,6 +234,48 @@ def test_a_damaged_checkpoint_is_told_with_its_path(tmp_path: Path, name: str, d
     with pytest.raises(RunError, match=r"checkpoint .*step-3.*Remove it to resume from an older one") as error:
         restore(path, *trainable(1))
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+def test_one_changed_bit_is_found_and_the_newest_sound_checkpoint_taken(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = [saved(tmp_path, step)[0] for step in (1, 2, 3)]
+    assert newest_sound(tmp_path) == paths[2]
+    content = bytearray((paths[2] / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (paths[2] / name).write_bytes(content)
+    assert newest_sound(tmp_path) == paths[1]
+    assert f"{paths[2]} is damaged ({name}" in caplog.text
+    with pytest.raises(RunError, match="step-3, the best of the run, is damaged"):
+        load_best(paths[2], trainable(1)[0])
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "manifest.json"])
+def test_a_missing_file_and_one_cut_short_are_damage(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, *_ = saved(tmp_path)
+    content = (path / name).read_bytes()
+    (path / name).write_bytes(content[:-20])
+    assert newest_sound(tmp_path) is None
+    (path / name).unlink()
+    assert newest_sound(tmp_path) is None
+    assert f"{name} is missing" in caplog.text
+    (path / name).write_bytes(content)
+    assert newest_sound(tmp_path) == path
+
+
+def test_what_is_set_aside_is_no_checkpoint_any_more_and_is_kept(tmp_path: Path) -> None:
+    paths = [saved(tmp_path, step)[0] for step in (1, 2, 3)]
+    assert later_than(paths[0]) == paths[1:]
+    for _ in range(2):  # also where one of that name was set aside before
+        set_aside(later_than(paths[0]))
+        assert checkpoints(tmp_path) == paths[:1]
+        assert (tmp_path / "step-3.damaged" / "model.safetensors").is_file()
+        saved(tmp_path, 3)
+    rotate(tmp_path, 1)
+    assert {path.name for path in tmp_path.iterdir()} == {"step-3", "step-2.damaged", "step-3.damaged"}
 
 
 @pytest.mark.parametrize("content", ["[]", "null", '{"stepp": 3}', '"text"'])
@@ -248,5 +310,5 @@ def test_what_is_renamed_is_on_disk_before(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(storage, "_sync", lambda path: events.append(path.name))
     monkeypatch.setattr(os, "replace", lambda old, new: (events.append("rename"), rename(old, new)))
     saved(tmp_path)
-    assert set(events[:3]) == {"model.safetensors", "optimizer.safetensors", "state.json"}
-    assert events[3:] == ["rename", tmp_path.name]
+    assert set(events[:4]) == {"model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"}
+    assert events[4:] == ["rename", tmp_path.name]

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_runs import assert_same_end, children, finish, lines, start, tiny_recipe, values, wait_for_lines, write_yaml
+from trained import Run, run, same
 
 from nlp_mtl import Recipe, RunError, train
 
@@ -179,17 +180,51 @@ def test_resuming_without_a_checkpoint_says_what_to_do_instead(tmp_path: Path) -
     train(recipe, overwrite=True)
 
 
-def test_a_damaged_newest_checkpoint_is_told_and_without_it_the_older_one_is_taken(tmp_path: Path) -> None:
-    recipe = tiny_recipe(tmp_path, save_every=3, keep_last=9, num_epochs=1)
+def damage(checkpoint: Path) -> None:
+    file = checkpoint / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-8] + b"\0" * 8)
+
+
+@pytest.mark.parametrize("keep_last", [1, 9])
+def test_a_damaged_newest_checkpoint_is_told_and_the_older_one_taken(
+    tmp_path: Path, keep_last: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = tiny_recipe(tmp_path, save_every=2, eval_every=4, keep_last=9, num_epochs=1, dropout=0.2)
     train(recipe)
-    run, copy = tmp_path / "run", stopped_after(tmp_path / "run", 6, tmp_path / "copy")
-    file = copy / "checkpoints" / "step-6" / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(RunError, match="step-6"):
-        train(moved(recipe, copy), resume=True)
-    shutil.rmtree(file.parent)
-    train(moved(recipe, copy), resume=True)
+    run, copy = tmp_path / "run", stopped_after(tmp_path / "run", 4, tmp_path / "copy")
+    damage(copy / "checkpoints" / "step-4")
+    train(moved(recipe, copy, keep_last=keep_last), resume=True)
+    assert "step-4 is damaged (model.safetensors does not hold what was written)" in caplog.text
+    assert (copy / "checkpoints" / "step-4.damaged").is_dir()
+    shutil.rmtree(copy / "checkpoints" / "step-4.damaged")
+    shutil.rmtree(copy / "checkpoints" / "step-2", ignore_errors=True)
     assert_same_end(run, copy)
+
+
+def test_when_the_best_checkpoint_is_damaged_the_best_is_sought_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = run(tmp_path, [0.9, 0.5, 0.7, 0.6], max_steps=4, eval_every=1, keep_last=9)
+    first.train()
+    folder = tmp_path / "run" / "checkpoints"
+    for step in (3, 4):
+        shutil.rmtree(folder / f"step-{step}")
+    damage(folder / "step-1")
+    again = Run(first.recipe, [0.7, 0.6])
+    state = again.train(resume=True)
+    assert "step 1, the best so far, is gone or damaged" in caplog.text
+    assert (state.best_step, state.best_score) == (3, 0.7)
+    assert same(again.weights(), again.evaluated[0])
+
+
+def test_without_any_sound_checkpoint_nothing_is_resumed_and_nothing_touched(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, max_steps=1)
+    train(recipe)
+    damage(tmp_path / "run" / "checkpoints" / "step-1")
+    before = sorted((tmp_path / "run").rglob("*"))
+    with pytest.raises(RunError, match=r"no sound checkpoint to resume from .*--overwrite"):
+        train(recipe, resume=True)
+    assert sorted((tmp_path / "run").rglob("*")) == before
 
 
 @pytest.mark.parametrize("content", ["", "[1, 2]", "{", "\x00\x01"])
