@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -258,8 +259,14 @@ def _quiet_libraries() -> None:
     """Our own words on stderr; the libraries' only where something is wrong."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("nlp_mtl").setLevel(logging.INFO if _is_first_process() else logging.WARNING)
-    import datasets
-    import transformers
+    from rich.console import Console
+
+    # It takes seconds, and nothing else would be seen.
+    shown = sys.stderr.isatty() and _is_first_process()
+    with Console(stderr=True).status("Loading libraries") if shown else nullcontext():
+        import accelerate  # noqa: F401
+        import datasets
+        import transformers
 
     # The Hub's client tells each of its retries; what comes of them is told in our words.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
