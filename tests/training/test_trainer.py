@@ -11,6 +11,7 @@ from trained import Run, run, same
 
 from nlp_mtl import Recipe
 from nlp_mtl.models.multitask import MultiTaskModel
+from nlp_mtl.storage import MANIFEST, write_manifest
 from nlp_mtl.training.optimizer import schedule_factor
 from nlp_mtl.training.trainer import _step_seed
 
@@ -93,6 +94,8 @@ def test_patience_is_remembered_by_a_resumed_run(tmp_path: Path) -> None:
     assert Run(recipe, [0.5, 0.4]).train().finished  # all of its four steps are done
     (state_file,) = (tmp_path / "run" / "checkpoints" / "step-4").glob("state.json")
     state_file.write_text(state_file.read_text().replace('"finished": true', '"finished": false'))
+    (state_file.parent / MANIFEST).unlink()
+    write_manifest(state_file.parent)
     longer = recipe.model_copy(update={"training": recipe.training.model_copy(update={"max_steps": None})})
     state = Run(longer, [0.3, 0.9]).train(resume=True)
     assert (state.step, state.best_step, state.best_score) == (6, 2, 0.5)
