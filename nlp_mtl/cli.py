@@ -92,7 +92,9 @@ def train(
 
     overrides = overrides or []
     automatic = resume and "auto" in overrides  # --resume is a flag, so the word behind it comes with the overrides
-    settings = Recipe.from_yaml(recipe, [override for override in overrides if not (resume and override == "auto")])
+    if automatic:
+        overrides.remove("auto")
+    settings = Recipe.from_yaml(recipe, overrides)
     _quiet_libraries()
     from accelerate import PartialState
 

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import warnings
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -131,7 +132,8 @@ def _read_file(
         cause = (error.__cause__ or error) if isinstance(error, DatasetGenerationError) else error
         if any(words in str(cause) for words in _NO_ROWS):
             raise DataError(f"dataset `{dataset}`, split {split}: {file} is empty (it holds no rows)") from error
-        problem = _not_text(file) if form != "parquet" else ""
+        is_seen_into = form != "parquet" and not file.endswith((".bz2", ".xz", ".zst"))
+        problem = _not_text(file) if is_seen_into else ""
         problem = problem or (_broken_line(file) if form == "json" else "") or first_line(cause)
         if "Error tokenizing" in problem:
             problem += " (a field that holds the delimiter is put in double quotes; `delimiter` names another one)"
@@ -153,7 +155,7 @@ def _check_width(dataset: str, split: str, file: str, columns: Sequence[str], de
     if "://" in file:
         return
     try:
-        with (gzip.open if file.endswith(".gz") else open)(file, "rt", encoding="utf-8-sig") as lines:
+        with _opened(file, "rt", encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
                 fields = line.rstrip("\r\n").split(delimiter)
                 is_token = line.strip() and not line.startswith(("-DOCSTART-", "# "))
@@ -162,7 +164,7 @@ def _check_width(dataset: str, split: str, file: str, columns: Sequence[str], de
                         f"dataset `{dataset}`, split {split}: line {number} of {file} has {len(fields)} columns "
                         f"({listed(fields)}), but `columns` names {len(columns)}: {listed(columns)}"
                     )
-    except (OSError, EOFError, UnicodeDecodeError):
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error):
         return  # the reader's own error tells
 
 
@@ -200,16 +202,20 @@ def _load(builder: str, split: str, file: str, arguments: Mapping[str, Any]) -> 
         raise
 
 
+def _opened(file: str, mode: str, **options: Any) -> Any:
+    return (gzip.open if file.endswith(".gz") else open)(file, mode, **options)
+
+
 def _not_text(file: str) -> str:
     """What is wrong with the first line that is no UTF-8; empty if there is none, or the file cannot be seen."""
     try:
-        with (gzip.open if file.endswith(".gz") else open)(file, "rb") as lines:
+        with _opened(file, "rb") as lines:
             for number, line in enumerate(lines, start=1):
                 try:
                     line.decode("utf-8")
                 except UnicodeDecodeError as error:
                     return f"line {number} is not text in UTF-8 (byte {line[error.start]:#04x}): save it as UTF-8"
-    except (OSError, EOFError):
+    except (OSError, EOFError, zlib.error):
         pass  # remote, cut, or not gzip after all: the reader's own error tells
     return ""
 
@@ -217,7 +223,7 @@ def _not_text(file: str) -> str:
 def _broken_line(file: str) -> str:
     """The first line of a JSON Lines file that is no object; empty if there is none or this is another JSON."""
     try:
-        with (gzip.open if file.endswith(".gz") else open)(file, "rt", encoding="utf-8-sig") as lines:
+        with _opened(file, "rt", encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
                 if number == 1 and line.startswith("["):
                     break
@@ -227,7 +233,7 @@ def _broken_line(file: str) -> str:
                     return f"line {number} is not valid JSON: {error.msg} at character {error.pos + 1}"
                 if not isinstance(value, dict):
                     return f"line {number} is not a JSON object: {line.strip()[:60]}"
-    except (OSError, EOFError, UnicodeDecodeError):
+    except (OSError, EOFError, zlib.error):
         pass  # cut, or not gzip after all: the reader's own error tells
     return ""
 

@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from nlp_mtl.errors import RunError, first_line
-from nlp_mtl.storage import PARTIAL, aside, damage, write_manifest, written_folder
+from nlp_mtl.storage import PARTIAL, aside, written_folder
+from nlp_mtl.training.manifest import damage, write_manifest
 
 logger = logging.getLogger(__name__)
 _NAME = re.compile(r"step-(\d+)")
@@ -36,8 +37,6 @@ class TrainingState:
     best_step: int | None = None
     """The evaluation with the best selection score, ..."""
     best_score: float | None = None
-    score: float | None = None
-    """The selection score of this step, if it was evaluated."""
     evaluations_without_gain: int = 0
     finished: bool = False
     """Training has ended: all steps done, or stopped early."""
@@ -45,6 +44,8 @@ class TrainingState:
     """Losses that wait for the next line of metrics.jsonl, by task."""
     data: str = ""
     """What was learned from, as :meth:`nlp_mtl.data.batches.StepDataset.digest` has it: a resumed run checks it."""
+    score: float | None = None
+    """The selection score of this step, if it was evaluated."""
 
 
 def save_checkpoint(

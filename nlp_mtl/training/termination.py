@@ -23,26 +23,25 @@ class Termination:
         self._together = distributed.is_initialized() and distributed.get_world_size() > 1
         # Of its own, on CPU: reading the answer on a GPU would wait for the step.
         self._group = distributed.new_group(backend="gloo") if self._together else None
-        self._sum: Tensor | None = None
-        self._work: distributed.Work | None = None
+        self._on_its_way: tuple[Tensor, distributed.Work] | None = None
 
     def agreed(self) -> bool:
         """Whether to end after this step. Every process calls it once a step."""
         if not self._together:
             return self.asked
-        answer = False
-        if self._work is not None and self._sum is not None:
-            self._work.wait()
-            answer = bool(self._sum.item())
-        self._sum = torch.tensor(int(self.asked))
-        self._work = distributed.all_reduce(self._sum, group=self._group, async_op=True)
+        answer = self.close()
+        asked = torch.tensor(int(self.asked))
+        self._on_its_way = asked, distributed.all_reduce(asked, group=self._group, async_op=True)
         return answer
 
-    def close(self) -> None:
-        """Wait for what is still on its way."""
-        if self._work is not None:
-            self._work.wait()
-            self._work = None
+    def close(self) -> bool:
+        """Wait for what is still on its way; whether it says that a process was asked."""
+        if self._on_its_way is None:
+            return False
+        asked, work = self._on_its_way
+        self._on_its_way = None
+        work.wait()
+        return bool(asked.item())
 
 
 def ignore_termination(_: int) -> None:
@@ -57,18 +56,18 @@ def noted_termination() -> Iterator[Termination]:
     Where Python cannot take signals (outside its main thread) or another handler is set, nothing is changed.
     """
     termination = Termination()
-    before = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread() or before is not signal.SIG_DFL:
-        yield termination
-        return
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    is_ours = in_main_thread and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
     def note(number: int, frame: FrameType | None) -> None:
         termination.asked = True
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    signal.signal(signal.SIGTERM, note)
+    if is_ours:
+        signal.signal(signal.SIGTERM, note)
     try:
         yield termination
         termination.close()
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if is_ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -63,11 +63,8 @@ class SharedSteps:
     def __init__(self, model: MultiTaskModel) -> None:
         self.model, self.twin = model, twin(model)
         self._cores = torch.get_num_threads()
+        self._half = max(1, self._cores // 2)
         self._thread = ThreadPoolExecutor(1, "nlp_mtl_step", initializer=torch.set_num_threads, initargs=(self._half,))
-
-    @property
-    def _half(self) -> int:
-        return max(1, self._cores // 2)
 
     def __call__(self, forward_backward: ForwardBackward, batches: StepBatches, seed: int) -> Tensor:
         """Add a step's gradients to the model's; returns its losses ([tasks])."""

@@ -21,13 +21,13 @@ from nlp_mtl.errors import RunError, RunStopped
 from nlp_mtl.metrics import Scores
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.models.precision import autocast
-from nlp_mtl.storage import damage
 from nlp_mtl.tasks import Task
 from nlp_mtl.training import checkpoint, metrics_log
 from nlp_mtl.training.balancing import summed_loss, weighted_sum
 from nlp_mtl.training.checkpoint import TrainingState
 from nlp_mtl.training.cpu import keep_freed_memory, quick_step, zero_gradients
 from nlp_mtl.training.loss_recorder import LossRecorder
+from nlp_mtl.training.manifest import damage
 from nlp_mtl.training.optimizer import averaged, parameter_groups, schedule_factor, set_learning_rates
 from nlp_mtl.training.termination import ignore_termination
 from nlp_mtl.training.threads import SharedSteps, draws_only_quick_dropout

@@ -1,3 +1,4 @@
+import bz2
 import gc
 import gzip
 import json
@@ -197,6 +198,19 @@ def test_a_compressed_file_that_was_cut_is_told(tmp_path: Path, ending: str) -> 
     message = problem(tmp_path, data_files=f"a.{ending}.gz")
     assert f"a.{ending}.gz cannot be read" in message
     assert "end" in message.lower()
+
+
+@pytest.mark.parametrize("ending", ["jsonl.gz", "csv.gz", "csv.bz2"])
+def test_a_compressed_file_with_a_damaged_inside_is_told_and_not_taken_for_another_encoding(
+    tmp_path: Path, ending: str
+) -> None:
+    rows = b"".join(b'{"text": "%d", "label": "x"}\n' % (n * 7919) for n in range(5000))
+    content = bytearray(bz2.compress(rows) if ending.endswith("bz2") else gzip.compress(rows))
+    content[len(content) // 2 : len(content) // 2 + 40] = b"\xff" * 40
+    (tmp_path / f"a.{ending}").write_bytes(content)
+    message = problem(tmp_path, data_files=f"a.{ending}")
+    assert f"a.{ending} cannot be read" in message
+    assert "UTF-8" not in message
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.tsv", "a.conllu", "a.jsonl.gz"])

@@ -11,7 +11,7 @@ from trained import Run, run, same
 
 from nlp_mtl import Recipe
 from nlp_mtl.models.multitask import MultiTaskModel
-from nlp_mtl.storage import MANIFEST, write_manifest
+from nlp_mtl.training.manifest import MANIFEST, write_manifest
 from nlp_mtl.training.optimizer import schedule_factor
 from nlp_mtl.training.trainer import _step_seed
 
