@@ -12,15 +12,17 @@ import numpy as np
 from accelerate import Accelerator
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from nlp_mtl.data.batches import Framing, StepDataset, frame
 from nlp_mtl.data.encoding import EncodedSplit, encode_split
+from nlp_mtl.data.items import Framing, frame
 from nlp_mtl.data.labels import LabelReader, resolve_task
 from nlp_mtl.data.layout import MICRO_BATCH_COST
 from nlp_mtl.data.loading import LoadedDataset, load_splits
 from nlp_mtl.data.sampling import Sampler, sampling_rates
+from nlp_mtl.data.steps import StepDataset
 from nlp_mtl.errors import DataError, ModelError, Problem, RecipeError, listed
 from nlp_mtl.models.encoder import load_encoder, load_encoder_config, load_tokenizer, longest_input
 from nlp_mtl.models.multitask import MultiTaskModel, from_encoder
+from nlp_mtl.models.packing import family_refusal
 from nlp_mtl.recipe import SPLITS, Recipe
 from nlp_mtl.tasks import Task
 from nlp_mtl.training.threads import num_threads
@@ -236,6 +238,36 @@ def new_model(recipe: Recipe, prepared: Prepared) -> MultiTaskModel:
     )
 
 
+def packs(model: MultiTaskModel, layout: str) -> bool:
+    """Whether texts are packed under a layout, ``auto``, ``padded`` or ``packed``; the model is then fit for it.
+
+    Raises:
+        ModelError: they should be packed, but the encoder cannot read them so.
+    """
+    return layout != "padded" and _packs(model.pack(), layout)
+
+
+def will_pack(recipe: Recipe) -> bool:
+    """Whether texts will be packed, as far as the encoder's configuration tells (its weights are not read).
+
+    Raises:
+        ModelError: as :func:`packs`.
+    """
+    if recipe.training.layout == "padded":
+        return False
+    return _packs(family_refusal(load_encoder_config(recipe.encoder, recipe.encoder_revision)), recipe.training.layout)
+
+
+def _packs(why_not: str | None, layout: str) -> bool:
+    if why_not and layout == "packed":
+        raise ModelError(
+            f"training.layout is packed, but the encoder cannot read packed texts: {why_not}; choose auto or padded"
+        )
+    if why_not:
+        logger.info("Texts are padded, as the encoder cannot read packed ones: %s", why_not)
+    return not why_not
+
+
 def selection_weights(recipe: Recipe, prepared: Prepared) -> dict[str, float]:
     """``{task: weight}`` of the mean that chooses the best model."""
     given = recipe.training.selection_weights
@@ -258,7 +290,7 @@ def trainer_arguments(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
         message = "early stopping needs a validation split with labels of a task that counts for the selection score"
         raise RecipeError([Problem("training.early_stopping_patience", message)])
     settings = recipe.training.model_dump(
-        exclude={"num_epochs", "max_steps", "batch_size", "max_tokens", "dropout", "selection_weights"}
+        exclude={"num_epochs", "max_steps", "batch_size", "max_tokens", "dropout", "selection_weights", "layout"}
     )
     settings["eval_every"] = settings["eval_every"] or steps_per_epoch(recipe, prepared)
     return {**settings, "seed": recipe.seed}

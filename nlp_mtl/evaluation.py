@@ -9,8 +9,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from nlp_mtl.data.batches import Framing, read_items
 from nlp_mtl.data.encoding import EncodedSplit, label_column
+from nlp_mtl.data.items import Framing, read_items
 from nlp_mtl.data.labels import MISSING
 from nlp_mtl.inference.scoring import score_items
 from nlp_mtl.metrics import Scores, score_task
@@ -28,6 +28,7 @@ def evaluate(
     framing: Framing,
     *,
     max_tokens: int,
+    packed: bool = False,
     mixed_precision: str = "no",
     accelerator: Accelerator | None = None,
     progress: bool = False,
@@ -39,6 +40,7 @@ def evaluate(
 
     Args:
         splits: ``{dataset: split}``.
+        packed: read texts without padding; see :meth:`nlp_mtl.models.multitask.MultiTaskModel.pack`.
         accelerator: to share the rows among processes.
         progress: show a bar.
 
@@ -58,6 +60,7 @@ def evaluate(
             present,
             framing,
             max_tokens,
+            packed,
             mixed_precision,
             accelerator,
             dataset if progress else None,
@@ -83,6 +86,7 @@ def _answers(
     tasks: Sequence[Task],
     framing: Framing,
     max_tokens: int,
+    packed: bool,
     mixed_precision: str,
     accelerator: Accelerator | None,
     title: str | None,
@@ -102,6 +106,7 @@ def _answers(
                 tasks,
                 framing,
                 max_tokens=max_tokens,
+                packed=packed,
                 mixed_precision=mixed_precision,
                 on_rows=lambda count: bar.update(count * processes),
             )

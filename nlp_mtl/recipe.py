@@ -21,8 +21,8 @@ Split = Literal["train", "validation", "test"]
 
 
 COMPUTATION = frozenset({
-    "data_dir", "output_dir", "training.max_tokens", "training.mixed_precision", "training.num_workers",
-    "training.log_every", "training.save_every", "training.keep_last", "training.keep_best",
+    "data_dir", "output_dir", "training.max_tokens", "training.layout", "training.mixed_precision",
+    "training.num_workers", "training.log_every", "training.save_every", "training.keep_last", "training.keep_best",
 })  # fmt: skip
 """Keys that say where and how a run is computed, not what it learns: a resumed run may change them."""
 
@@ -113,7 +113,7 @@ class SamplingSpec(_Section):
 
 
 class TrainingSpec(_Section):
-    """The optimization. ``max_tokens``, ``mixed_precision`` and ``num_workers`` are about hardware."""
+    """The optimization. ``max_tokens``, ``layout``, ``mixed_precision`` and ``num_workers`` are about hardware."""
 
     num_epochs: Number = Field(default=3, gt=0, le=1_000_000)
     """One epoch is as many rows as the training splits have together."""
@@ -123,6 +123,9 @@ class TrainingSpec(_Section):
     """Rows in an optimizer step: what is learned."""
     max_tokens: Positive = 4096
     """Tokens in a micro-batch, padding counted: what fits."""
+    layout: Literal["auto", "padded", "packed"] = "auto"
+    """``packed``: the texts of a micro-batch stand one behind the other, without padding, each read for itself; not
+    all encoders can. ``auto``: packed where the encoder can."""
     learning_rate: Number = Field(default=5e-5, gt=0)
     """Peak learning rate of the encoder."""
     head_learning_rate: Number = Field(default=1e-3, gt=0)

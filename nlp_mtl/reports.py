@@ -90,7 +90,7 @@ def print_check(report: Mapping[str, Any]) -> None:
     steps, first = report["steps"], report["first_micro_batch"]
     console.print(
         f"Steps: {steps['steps']:,} of {steps['batch_size']} rows ({steps['rows']:,} rows), windows of at most "
-        f"{steps['max_length']} tokens, micro-batches of at most {steps['max_tokens']}.\n"
+        f"{steps['max_length']} tokens, {steps['layout']} micro-batches of at most {steps['max_tokens']}.\n"
         f"First step: {_count(first['micro_batches_in_step'], 'micro-batch', 'es')}, "
         f"{first['padding_in_step']:.1%} padding. Its first: {_count(first['rows'], 'row', 's')} of up to "
         f"{first['longest']} tokens, {first['padding']:.1%} padding; labelled rows: "

@@ -11,8 +11,17 @@ from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, set_seed
 
 from nlp_mtl.analysis.data_report import data_report
-from nlp_mtl.build import describe_data, new_model, prepare, selection_weights, steps, trainer_arguments
-from nlp_mtl.data.batches import frame
+from nlp_mtl.build import (
+    describe_data,
+    new_model,
+    packs,
+    prepare,
+    selection_weights,
+    steps,
+    trainer_arguments,
+    will_pack,
+)
+from nlp_mtl.data.items import frame
 from nlp_mtl.errors import DataError, RunError
 from nlp_mtl.evaluation import evaluate as evaluate_splits
 from nlp_mtl.evaluation import selection_score
@@ -56,6 +65,7 @@ def train(
     arguments = trainer_arguments(recipe, prepared)
     set_seed(recipe.seed)  # the heads' first weights
     model = new_model(recipe, prepared)
+    packed = data.packed = packs(model, recipe.training.layout)
     # Only now is an old run removed: what could fail before has not.
     if accelerator.is_main_process and not resume:
         start_folder(output_dir, recipe, accelerator)
@@ -66,6 +76,7 @@ def train(
         return evaluate_splits(
             scored, prepared.split(split), prepared.tasks, prepared.framing,
             max_tokens=recipe.training.max_tokens,
+            packed=packed,
             mixed_precision=recipe.training.mixed_precision,
             accelerator=accelerator,
             progress=progress,
@@ -142,10 +153,11 @@ def check(recipe: Recipe | str | Path) -> dict[str, Any]:
     recipe = _read(recipe)
     prepared = prepare(recipe)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    data = steps(recipe, prepared, device=device)
+    data.packed = will_pack(recipe)
     return data_report(
-        prepared.tasks, prepared.loaded, prepared.encoded, prepared.framing, steps(recipe, prepared, device=device),
-        progress=sys.stderr.isatty(),
-    )  # fmt: skip
+        prepared.tasks, prepared.loaded, prepared.encoded, prepared.framing, data, progress=sys.stderr.isatty()
+    )
 
 
 def evaluate(
@@ -178,6 +190,7 @@ def evaluate(
     scores = evaluate_splits(
         model, prepared.split(split), prepared.tasks, prepared.framing,
         max_tokens=max(recipe.training.max_tokens, config.max_length),
+        packed=packs(model, recipe.training.layout),
         mixed_precision=recipe.training.mixed_precision,
         accelerator=accelerator,
         progress=sys.stderr.isatty() and accelerator.is_main_process,

@@ -31,7 +31,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from nlp_mtl import Recipe
-from nlp_mtl.build import Prepared, prepare, steps, trainer_arguments
+from nlp_mtl.build import Prepared, packs, prepare, steps, trainer_arguments
 from nlp_mtl.data.encoding import label_column
 from nlp_mtl.metrics import Scores
 from nlp_mtl.models.encoder import load_encoder
@@ -85,6 +85,7 @@ def ours(recipe: Recipe, prepared: Prepared, batch_size: int, folder: Path) -> f
     accelerator = Accelerator(mixed_precision="no")
     data = steps(recipe, prepared, device=accelerator.device.type)
     model = from_encoder(load_encoder(recipe.encoder), prepared.tasks, max_length=prepared.framing.max_length)
+    data.packed = packs(model, recipe.training.layout)
     folder.mkdir(parents=True)
     ends: list[float] = []  # the last step is done when the model is evaluated; saving it does not count
 

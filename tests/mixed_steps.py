@@ -8,11 +8,12 @@ import numpy as np
 from datasets import Dataset, Features, List, Value
 from tiny import text_row, token_row, tokenizer
 
-from nlp_mtl.data.batches import Framing, StepDataset, frame
 from nlp_mtl.data.encoding import EncodedSplit, encode_split
+from nlp_mtl.data.items import Framing, frame
 from nlp_mtl.data.labels import LabelReader
 from nlp_mtl.data.loading import LoadedDataset, LoadedSplit
 from nlp_mtl.data.sampling import Sampler
+from nlp_mtl.data.steps import StepDataset
 from nlp_mtl.tasks import Task
 
 NER = Task(

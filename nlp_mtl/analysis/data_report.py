@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from nlp_mtl.data.batches import Framing, StepDataset, item_lengths
 from nlp_mtl.data.encoding import EncodedSplit, label_column
+from nlp_mtl.data.items import Framing, item_lengths
 from nlp_mtl.data.labels import MISSING
 from nlp_mtl.data.loading import LoadedDataset, LoadedSplit
+from nlp_mtl.data.steps import StepDataset
 from nlp_mtl.tasks import Task, iob2_break
 
 _SHOWN = 3
@@ -53,6 +54,7 @@ def data_report(
             "steps": len(data),
             "rows": data.sampler.num_rows,
             "batch_size": data.sampler.batch_size,
+            "layout": "packed" if data.packed else "padded",
             "max_tokens": data.max_tokens,
             "max_length": framing.max_length,
         },
@@ -125,7 +127,12 @@ def _micro_batch_report(tasks: Sequence[Task], data: StepDataset) -> dict[str, A
     lengths = item_lengths(items, data.framing)
     micro_batches = data.layout(lengths)
     first = micro_batches[0]
-    padded = sum(int(lengths[batch].max()) * len(batch) for batch in micro_batches)
+
+    def padding(batches: Sequence[np.ndarray]) -> float:
+        padded = 0 if data.packed else sum(int(lengths[batch].max()) * len(batch) for batch in batches)
+        useful = sum(int(lengths[batch].sum()) for batch in batches)
+        return 1 - useful / max(padded, useful)
+
     labelled = {
         task.name: sum(any(label != MISSING for label in items[i].labels.get(task.name, ())) for i in first)
         for task in tasks
@@ -134,8 +141,8 @@ def _micro_batch_report(tasks: Sequence[Task], data: StepDataset) -> dict[str, A
         "micro_batches_in_step": len(micro_batches),
         "rows": len(first),
         "longest": int(lengths[first].max()),
-        "padding": 1 - float(lengths[first].sum()) / float(lengths[first].max() * len(first)),
-        "padding_in_step": 1 - float(lengths.sum()) / padded,
+        "padding": padding([first]),
+        "padding_in_step": padding(micro_batches),
         "labelled_rows": labelled,
     }
 

@@ -8,7 +8,7 @@ from typing import Any, overload
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from nlp_mtl.data.batches import frame, windowed
+from nlp_mtl.data.items import frame, windowed
 from nlp_mtl.data.tokenization import encode_words
 from nlp_mtl.errors import ModelError, did_you_mean, listed
 from nlp_mtl.inference.decoding import decode_text, decode_tokens
@@ -49,6 +49,7 @@ class Predictor:
         self.tokenizer = tokenizer
         self.tasks = model.config.task_list()
         self.max_tokens = max_tokens
+        self.packed = self.model.pack() is None
         self.mixed_precision = mixed_precision
         self._framing = frame(tokenizer, model.config.max_length, model.config.window_overlap)
 
@@ -119,7 +120,7 @@ class Predictor:
         max_tokens = max(self.max_tokens, self._framing.max_length)
         found = score_items(
             self.model, items, len(texts), tasks, self._framing,
-            max_tokens=max_tokens, mixed_precision=self.mixed_precision,
+            max_tokens=max_tokens, packed=self.packed, mixed_precision=self.mixed_precision,
         )  # fmt: skip
         return [
             {

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 
-from nlp_mtl.data.batches import Framing, Item, collate, item_lengths, word_positions
-from nlp_mtl.data.layout import MICRO_BATCH_COST, cut
+from nlp_mtl.data.batches import collate
+from nlp_mtl.data.items import Framing, Item, item_lengths, word_positions
+from nlp_mtl.data.layout import MICRO_BATCH_COST, cut, pack_sorted
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.models.precision import autocast
 from nlp_mtl.tasks import Task
@@ -28,6 +30,7 @@ def score_items(
     framing: Framing,
     *,
     max_tokens: int,
+    packed: bool = False,
     mixed_precision: str = "no",
     on_rows: Callable[[float], object] = lambda count: None,
 ) -> Probabilities:
@@ -39,6 +42,7 @@ def score_items(
     Args:
         items: windows whose ``place`` is the row they belong to, below ``num_rows``.
         tasks: the heads to run.
+        packed: without padding; see :meth:`nlp_mtl.models.multitask.MultiTaskModel.pack`.
         on_rows: told how many rows (a window is a part of one) were just done, for progress bars.
     """
     device = model.device
@@ -47,16 +51,23 @@ def score_items(
     names = [task.name for task in tasks]
     logits: dict[str, list[Any]] = {name: [None] * len(items) for name in names}
     cost = MICRO_BATCH_COST.get(device.type, MICRO_BATCH_COST["cuda"])
-    for batch in cut(item_lengths(items, framing), max_tokens, cost) if items else []:
+    lengths = item_lengths(items, framing)
+    for batch in pack_sorted(lengths, max_tokens) if packed else cut(lengths, max_tokens, cost):
         chosen = [items[i] for i in batch]
-        inputs = {key: value.to(device) for key, value in collate(chosen, (), framing).inputs.items()}
+        inputs = send_to_device(collate(chosen, (), framing, packed=packed).inputs, device)
         with autocast(device, mixed_precision):
             output = model(**inputs, tasks=names)
+        longest = lengths[batch].max()
+        starts = np.cumsum(lengths[batch]) - lengths[batch] if packed else np.arange(len(batch)) * longest
         for task in tasks:
             found = output[task.name].float().cpu().numpy()
-            for row, i in enumerate(batch):
-                one = found[row]
-                logits[task.name][i] = one[word_positions(items[i], framing)] if one.ndim == 2 else one
+            if task.type == "token-classification":
+                found = found.reshape(-1, found.shape[-1])  # [tokens of all rows, labels]
+                for start, i in zip(starts, batch, strict=True):
+                    logits[task.name][i] = found[start + word_positions(items[i], framing)]
+            else:
+                for one, i in zip(found, batch, strict=True):
+                    logits[task.name][i] = one
         on_rows(sum(item.share for item in chosen))
     model.train(was_training)
     return {task.name: _rows(task, items, logits[task.name], num_rows) for task in tasks}

@@ -13,7 +13,6 @@ import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -24,6 +23,7 @@ from transformers import (
 )
 
 from nlp_mtl.errors import MissingExtraError, ModelError, first_line, listed
+from nlp_mtl.models.packing import position_offset
 
 UNREADABLE = (
     OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError,
@@ -204,10 +204,5 @@ def longest_input(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) 
 
 
 def _position_offset(config: PreTrainedConfig) -> int:
-    """RoBERTa and its kin count positions from behind the padding token's id."""
     with torch.device("meta"):
-        encoder = AutoModel.from_config(copy.deepcopy(config))
-    for name, module in encoder.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            return 0 if module.padding_idx is None else module.padding_idx + 1
-    return 0
+        return position_offset(AutoModel.from_config(copy.deepcopy(config)))

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.configuration_utils import SubConfigSpec
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from nlp_mtl.models.heads import build_head, from_meta, reads_pooler, rows_of, stock_pooler
+from nlp_mtl.models.packing import encode_packed, pooled, refusal, token_places
 from nlp_mtl.tasks import Task, task_from_dict
 
 
@@ -75,6 +77,7 @@ class MultiTaskModel(PreTrainedModel):
             {f"{task.name}_head": build_head(task.type, encoder_config, task.labels) for task in tasks}
         )
         self.task_names = tuple(task.name for task in tasks)
+        self.token_tasks = frozenset(task.name for task in tasks if task.type == "token-classification")
         self.post_init()
 
     def head(self, task: str) -> PreTrainedModel:
@@ -83,35 +86,64 @@ class MultiTaskModel(PreTrainedModel):
         assert isinstance(head, PreTrainedModel)
         return head
 
+    def pack(self) -> str | None:
+        """Make the encoder fit for packed texts, besides padded ones; returns why it cannot be, or None."""
+        return refusal(self.encoder)
+
     def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cu_seq_lens: Tensor | None = None,
+        max_length: int = 0,
         rows: Mapping[str, Tensor] | None = None,
         tasks: Sequence[str] | None = None,
     ) -> dict[str, Tensor]:
-        """One pass through the encoder, and through the heads.
+        """One pass through the encoder, and through the heads, over padded texts or (:meth:`pack`) packed ones.
 
         Args:
-            input_ids: [rows, tokens].
-            attention_mask: [rows, tokens], 1 for tokens and 0 for padding.
+            input_ids: [rows, tokens]; [1, tokens] packed.
+            attention_mask: [rows, tokens], 1 for tokens and 0 for padding; not for packed texts.
+            position_ids: [1, tokens] packed, counted from 0 in each row.
+            cu_seq_lens: [rows + 1] int32, where each packed row starts, and the end. Given, the texts are packed.
+            max_length: tokens of the longest packed row.
             rows: ``{task: [r]}``, the rows that each head sees, possibly none: its logits then have no rows, and
                 its parameters still take part in the backward pass. Default: all rows for each task of ``tasks``.
+                Packed: the places of tokens, [n] for token tasks, [r, longest] for text tasks, -1 behind a row's end.
             tasks: the heads to run, by default all. Not together with ``rows``.
 
         Returns:
-            ``{task: logits}``: [r, tokens, labels] for token tasks, [r, labels] for text tasks.
+            ``{task: logits}``: [r, tokens, labels] for token tasks ([1, n, labels] packed), [r, labels] for text tasks.
         """
+        names = self.task_names if tasks is None else tasks
+        if cu_seq_lens is not None:
+            assert position_ids is not None
+            hidden = encode_packed(self.encoder, input_ids, position_ids, cu_seq_lens, max_length)
+            if rows is None:
+                texts = token_places(cu_seq_lens, max_length)
+                tokens = torch.arange(input_ids.shape[1], device=hidden.device)
+                rows = {name: tokens if name in self.token_tasks else texts for name in names}
+            return {name: self._packed_logits(name, hidden[0], places) for name, places in rows.items()}
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         output = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
         if rows is None:
-            names = self.task_names if tasks is None else tasks
             return {name: self.head(name)(output, attention_mask=attention_mask).logits for name in names}
         return {
             name: self.head(name)(rows_of(output, chosen), attention_mask=attention_mask[chosen]).logits
             for name, chosen in rows.items()
         }
+
+    def _packed_logits(self, task: str, hidden: Tensor, places: Tensor) -> Tensor:
+        """Token heads read each token for itself; text heads get padded rows, and what the pooler makes of them."""
+        shape = places.shape if places.ndim == 2 else (1, len(places))
+        chosen = hidden.index_select(0, places.clamp(min=0).flatten()).view(*shape, hidden.shape[-1])
+        output = BaseModelOutputWithPooling(
+            last_hidden_state=chosen, pooler_output=pooled(self.encoder, chosen) if task in self.pooled_tasks else None
+        )
+        logits: Tensor = self.head(task)(output, attention_mask=(places >= 0).long().view(shape)).logits
+        return logits
 
     def unused_parameters(self, active: Iterable[str]) -> list[nn.Parameter]:
         """The parameters that no task of ``active`` reads: those of the other heads, and maybe the pooler; or all."""

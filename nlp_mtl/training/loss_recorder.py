@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from nlp_mtl.data.batches import StepDataset
+from nlp_mtl.data.steps import StepDataset
 from nlp_mtl.errors import TrainingError, listed
 from nlp_mtl.tasks import Task
 from nlp_mtl.training.checkpoint import TrainingState

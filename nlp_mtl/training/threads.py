@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nlp_mtl.data.batches import StepBatches
+from nlp_mtl.data.steps import StepBatches
+from nlp_mtl.models.dropout import quick_dropout
 from nlp_mtl.models.multitask import MultiTaskModel
-from nlp_mtl.training.cpu import quick_dropout, quick_step
+from nlp_mtl.training.cpu import quick_step
 
 ForwardBackward = Callable[[nn.Module, StepBatches], Tensor]
 """Adds the gradients of micro-batches to a model's, and returns their share of the tasks' losses ([tasks])."""

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from nlp_mtl.data.batches import StepBatches, StepDataset
+from nlp_mtl.data.steps import StepBatches, StepDataset
 from nlp_mtl.errors import RunError, RunStopped
 from nlp_mtl.metrics import Scores
 from nlp_mtl.models.multitask import MultiTaskModel

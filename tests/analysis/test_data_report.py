@@ -13,7 +13,11 @@ WORDS = ["anna", "loves", "rome"]
 
 
 def report(
-    folder: Path, rows: dict[str, dict[str, list[dict[str, Any]]]], batch_size: int = 2, **changes: Any
+    folder: Path,
+    rows: dict[str, dict[str, list[dict[str, Any]]]],
+    batch_size: int = 2,
+    layout: str = "auto",
+    **changes: Any,
 ) -> dict[str, Any]:
     """The report on text datasets ``{dataset: {split: rows}}`` that all carry the one task ``mood``."""
     values = recipe(folder, corpus=folder, encoder_folder=save_encoder(folder / "encoder"))
@@ -26,7 +30,7 @@ def report(
         for name, found in files.items()
     }
     values["tasks"] = {"mood": {"type": "text-classification", "dataset": list(rows), "labels": "label"}}
-    values["training"]["batch_size"] = batch_size
+    values["training"] |= {"batch_size": batch_size, "layout": layout}
     return check(Recipe.from_dict(values))
 
 
@@ -124,7 +128,7 @@ def test_tags_that_break_iob2_are_told_with_row_and_word(tmp_path: Path, tags: l
 
 def test_counts_lengths_sampling_and_padding_are_those_of_the_data(tmp_path: Path) -> None:
     data = {"a": {"train": texts("x", "y", "x", "x")}, "b": {"train": texts("x", "y", start=4)}}
-    made = report(tmp_path, data, batch_size=16)
+    made, packed = (report(tmp_path, data, batch_size=16, layout=layout) for layout in ("padded", "packed"))
     lengths = [5 + n for n in range(4)]  # three words, two special tokens, and n times "good"
     first = made["splits"][0]
     assert (first["rows"], first["tokens"], first["length_max"]) == (4, sum(lengths), 8)
@@ -136,6 +140,8 @@ def test_counts_lengths_sampling_and_padding_are_those_of_the_data(tmp_path: Pat
     assert (step["micro_batches_in_step"], step["rows"], step["longest"]) == (1, 12, 10)
     assert step["padding"] == step["padding_in_step"] == pytest.approx(1 - 2 * (sum(lengths) + 9 + 10) / (12 * 10))
     assert step["labelled_rows"] == {"mood": 12}
+    assert [one["steps"]["layout"] for one in (made, packed)] == ["padded", "packed"]
+    assert packed["first_micro_batch"] == {**step, "padding": 0, "padding_in_step": 0}
 
 
 def test_a_dataset_that_is_not_trained_on_is_told_as_that(tmp_path: Path) -> None:

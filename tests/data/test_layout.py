@@ -1,11 +1,12 @@
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nlp_mtl.data.layout import cut, layout
+from nlp_mtl.data.layout import cut, layout, pack, pack_sorted
 
 examples = settings(max_examples=100, deadline=None)
 lengths_of = st.lists(st.integers(1, 60), max_size=60)
@@ -186,3 +187,67 @@ def test_the_layout_is_a_pure_function() -> None:
 def test_one_row_for_many_processes_goes_to_one_of_them(num_processes: int) -> None:
     dealt = layout([12], num_processes, 64)
     assert sorted(len(mine[0]) for mine in dealt) == [0] * (num_processes - 1) + [1]
+
+
+# ---- packed
+
+
+def load(batch: np.ndarray, lengths: Sequence[int]) -> int:
+    """Tokens of a packed micro-batch."""
+    return sum(lengths[place] for place in batch)
+
+
+@examples
+@given(lengths_of, st.integers(1, 5), limits)
+def test_packed_micro_batches_hold_every_item_once_and_are_as_many_for_all(
+    lengths: list[int], num_processes: int, max_tokens: int
+) -> None:
+    dealt = pack(lengths, num_processes, max_tokens)
+    batches = [batch for batches in dealt for batch in batches]
+    assert places(batches) == list(range(len(lengths)))
+    assert len({len(batches) for batches in dealt}) == 1
+    assert all(load(batch, lengths) <= max_tokens for batch in batches)
+    if len(lengths) >= len(batches):
+        assert all(len(batch) for batch in batches)
+
+
+@examples
+@given(lengths_of, st.integers(1, 5), limits)
+def test_packed_micro_batches_differ_by_no_more_than_an_item(
+    lengths: list[int], num_processes: int, max_tokens: int
+) -> None:
+    loads = [load(batch, lengths) for batches in pack(lengths, num_processes, max_tokens) for batch in batches]
+    assert max(loads) - min(loads) <= max(lengths, default=0)
+
+
+@examples
+@given(lengths_of, st.integers(1, 5), limits)
+def test_there_are_no_more_packed_micro_batches_than_needed(
+    lengths: list[int], num_processes: int, max_tokens: int
+) -> None:
+    dealt = pack(lengths, num_processes, max_tokens)
+    # Half full at least, but for the last of each process: else two of them would be one.
+    assert (len(dealt[0]) - 1) * num_processes * max_tokens / 2 <= sum(lengths)
+
+
+def test_longer_items_of_a_packed_micro_batch_come_first() -> None:
+    lengths = [5, 9, 9, 2, 5, 7]
+    for batch in [*pack(lengths, 1, 100)[0], *pack_sorted(lengths, 100)]:
+        assert [lengths[place] for place in batch] == [9, 9, 7, 5, 5, 2]
+
+
+@examples
+@given(lengths_of, limits)
+def test_a_pass_over_packed_items_goes_from_long_to_short_and_fills_its_micro_batches(
+    lengths: list[int], max_tokens: int
+) -> None:
+    batches = pack_sorted(lengths, max_tokens)
+    found = [int(place) for batch in batches for place in batch]
+    assert found == sorted(range(len(lengths)), key=lambda place: -lengths[place])
+    assert all(0 < load(batch, lengths) <= max_tokens for batch in batches)
+    for batch, following in pairwise(batches):
+        assert load(batch, lengths) + lengths[following[0]] > max_tokens
+
+
+def test_an_item_longer_than_a_packed_micro_batch_gets_its_own() -> None:
+    assert [batch.tolist() for batch in pack_sorted([3, 50, 4], 10)] == [[1], [2, 0]]

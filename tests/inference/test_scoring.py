@@ -1,3 +1,5 @@
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from mixed_steps import NER, POS, SENTIMENT, TASKS, framing
 from stock_models import by_hand, stock, tiny_model, window_logits
 from tiny import tokenizer
 
-from nlp_mtl.data.batches import Item, windowed
+from nlp_mtl.data.items import Item, windowed
 from nlp_mtl.data.tokenization import encode_words
 from nlp_mtl.inference.scoring import score_items
 
@@ -24,10 +26,14 @@ def items() -> list[Item]:
     return [i for n in range(len(TEXTS)) for i in windowed(n, pieces[n], starts[n], {}, framing())]
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "modernbert", "deberta-v2"])
-def test_one_pass_says_what_stock_models_of_one_task_say_row_by_row(family: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "packed"),
+    [("deberta-v2", False), *product(("bert", "roberta", "modernbert", "electra"), (False, True))],
+)
+def test_one_pass_says_what_stock_models_of_one_task_say_row_by_row(family: str, packed: bool) -> None:
     model = tiny_model(family)
-    found = score_items(model, items(), len(TEXTS), TASKS, framing(), max_tokens=64)
+    assert not packed or model.pack() is None
+    found = score_items(model, items(), len(TEXTS), TASKS, framing(), max_tokens=64, packed=packed)
     for task in TASKS:
         one = stock(model, task)
         for words, probabilities in zip(TEXTS, found[task.name], strict=True):
@@ -55,10 +61,12 @@ def test_a_text_in_several_windows_is_answered_by_the_mean_of_their_logits() -> 
     assert np.abs(found - expected.softmax(-1).mean(0).numpy()).max() > 1e-4  # the test could tell
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("max_tokens", [16, 40, 10_000])
-def test_micro_batches_change_nothing(max_tokens: int) -> None:
+def test_micro_batches_change_nothing(max_tokens: int, packed: bool) -> None:
     model = tiny_model()
-    found = score_items(model, items(), len(TEXTS), TASKS, framing(), max_tokens=max_tokens)
+    model.pack()
+    found = score_items(model, items(), len(TEXTS), TASKS, framing(), max_tokens=max_tokens, packed=packed)
     one_by_one = score_items(model, items(), len(TEXTS), TASKS, framing(), max_tokens=1)
     for task in TASKS:
         for a, b in zip(found[task.name], one_by_one[task.name], strict=True):

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, PreTrainedModel
 
-from nlp_mtl.data.batches import StepBatches, StepDataset, TaskRows
+from nlp_mtl.data.batches import TaskRows
 from nlp_mtl.data.encoding import EncodedSplit
 from nlp_mtl.data.labels import MISSING
 from nlp_mtl.data.sampling import StepPlan
+from nlp_mtl.data.steps import StepBatches, StepDataset
 from nlp_mtl.models.heads import head_config
 from nlp_mtl.models.multitask import MultiTaskModel, from_encoder
 from nlp_mtl.tasks import Task

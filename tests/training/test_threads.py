@@ -16,8 +16,8 @@ from mixed_steps import MAX_LENGTH, TASKS, splits, steps
 from torch import Tensor, nn
 from trained import run, same
 
-from nlp_mtl.data.batches import StepBatches
 from nlp_mtl.data.encoding import EncodedSplit
+from nlp_mtl.data.steps import StepBatches
 from nlp_mtl.models.multitask import MultiTaskModel, from_encoder
 from nlp_mtl.models.precision import autocast
 from nlp_mtl.training import trainer
@@ -58,10 +58,13 @@ def clear(model: MultiTaskModel) -> None:
     zero_gradients(torch.optim.SGD(model.parameters()), model.get_input_embeddings())
 
 
+@pytest.mark.parametrize("layout", ["padded", "packed"])
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_two_threads_give_the_gradients_and_losses_of_one(family: str, data: list[EncodedSplit]) -> None:
+def test_two_threads_give_the_gradients_and_losses_of_one(family: str, layout: str, data: list[EncodedSplit]) -> None:
     model = in_training(family)
-    batches = steps(data, max_tokens=40, num_threads=2)[0]
+    if layout == "packed" and model.pack() is not None:
+        pytest.skip("the family cannot pack")
+    batches = steps(data, max_tokens=40, num_threads=2, packed=layout == "packed")[0]
     assert len(batches.micro_batches) > 4
     clear(model)
     expected_losses = learn(model, batches)
@@ -79,9 +82,13 @@ def test_two_threads_give_the_gradients_and_losses_of_one(family: str, data: lis
         assert all(parameter.grad is None for parameter in shared.twin.parameters())
 
 
-def test_gradients_with_dropout_are_the_same_bits_whichever_thread_is_the_quicker(data: list[EncodedSplit]) -> None:
+@pytest.mark.parametrize("packed", [False, True])
+def test_gradients_with_dropout_are_the_same_bits_whichever_thread_is_the_quicker(
+    packed: bool, data: list[EncodedSplit]
+) -> None:
     model = in_training(dropout=0.3)
-    batches = steps(data, max_tokens=40, num_threads=2)[0]
+    model.pack()
+    batches = steps(data, max_tokens=40, num_threads=2, packed=packed)[0]
 
     def slowly(slow: nn.Module | None, called: nn.Module, batches: StepBatches) -> Tensor:
         if called is slow:

@@ -150,11 +150,13 @@ def test_with_layer_decay_the_log_tells_the_rate_of_each_layer(tmp_path: Path) -
 
 def test_the_first_step_does_not_depend_on_how_it_is_laid_out(tmp_path: Path) -> None:
     firsts = []
-    for max_tokens in (64, 128, 4096):
-        a_run = run(tmp_path / str(max_tokens), max_tokens=max_tokens, max_steps=1)
+    for layout, max_tokens in itertools.product(("padded", "packed"), (64, 128, 4096)):
+        a_run = run(tmp_path / f"{layout}-{max_tokens}", layout=layout, max_tokens=max_tokens, max_steps=1)
         a_run.train()
+        assert a_run.data.packed is (layout == "packed")
         firsts.append((len(a_run.data[0].micro_batches), loss_lines(a_run.folder)[0]))
-    assert len({count for count, _ in firsts}) == 3
+    for counts in ([count for count, _ in firsts[:3]], [count for count, _ in firsts[3:]]):
+        assert len(set(counts)) == 3
     for _, line in firsts[1:]:
         assert line["losses"] == pytest.approx(firsts[0][1]["losses"], rel=1e-5)
         assert line["grad_norm"] == pytest.approx(firsts[0][1]["grad_norm"], rel=1e-5)

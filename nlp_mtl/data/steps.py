@@ -1,0 +1,113 @@
+"""The steps of a run as data: planned, cut into micro-batches, dealt to a process."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from nlp_mtl.data.batches import MicroBatch, collate
+from nlp_mtl.data.encoding import EncodedSplit
+from nlp_mtl.data.items import Framing, Item, item_lengths, read_items
+from nlp_mtl.data.layout import MICRO_BATCH_COST, layout, pack
+from nlp_mtl.data.sampling import Sampler, StepPlan
+from nlp_mtl.tasks import Task
+
+
+class StepBatches(NamedTuple):
+    """What one process computes in one step."""
+
+    step: int
+    micro_batches: list[MicroBatch]
+    counts: dict[str, int]
+    """``{task: labelled items in the whole step}``, over all processes."""
+
+
+class StepDataset(Dataset[StepBatches]):
+    """The steps of a run, laid out for one process: item number ``step`` is a pure function of the step.
+
+    Where threads share a process's part, its micro-batches are theirs by turns.
+    """
+
+    def __init__(
+        self,
+        splits: Sequence[EncodedSplit],
+        sampler: Sampler,
+        tasks: Sequence[Task],
+        framing: Framing,
+        *,
+        max_tokens: int,
+        micro_batch_cost: int = MICRO_BATCH_COST["cpu"],
+        process: int = 0,
+        num_processes: int = 1,
+        num_threads: int = 1,
+        packed: bool = False,
+    ) -> None:
+        self.splits = splits
+        self.sampler = sampler
+        self.tasks = tasks
+        self.framing = framing
+        self.max_tokens = max_tokens
+        self.micro_batch_cost = micro_batch_cost
+        self.process = process
+        self.num_processes = num_processes
+        self.num_threads = num_threads
+        self.packed = packed
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __getitem__(self, step: int) -> StepBatches:
+        plan = self.sampler[step]
+        items = self.items(plan)
+        laid_out = self.layout(item_lengths(items, self.framing))
+        micro_batches = [
+            collate([items[i] for i in batch], self.tasks, self.framing, packed=self.packed) for batch in laid_out
+        ]
+        return StepBatches(step, micro_batches, self.counts(plan))
+
+    def layout(self, lengths: np.ndarray) -> list[np.ndarray]:
+        """The micro-batches of this process, as places of items. ``lengths``: [items of the step], in tokens."""
+        num_shares = self.num_processes * self.num_threads
+        if self.packed:
+            shares = pack(lengths, num_shares, self.max_tokens)
+        else:
+            shares = layout(lengths, num_shares, self.max_tokens, self.micro_batch_cost)
+        of_threads = shares[self.process * self.num_threads : (self.process + 1) * self.num_threads]
+        batches = [batch for round in zip(*of_threads, strict=True) for batch in round]
+        # Threads, unlike processes, need not all have something to run.
+        return [batch for batch in batches if len(batch)] if self.num_threads > 1 else batches
+
+    def items(self, plan: StepPlan) -> list[Item]:
+        """The windows of a plan's rows; ``place`` counts rows, dataset by dataset."""
+        items: list[Item] = []
+        num_rows = 0
+        for dataset in np.unique(plan.datasets):
+            rows = plan.rows[plan.datasets == dataset]
+            items += read_items(self.splits[dataset], rows, self.tasks, self.framing, num_rows)
+            num_rows += len(rows)
+        return items
+
+    def counts(self, plan: StepPlan) -> dict[str, int]:
+        """``{task: labelled items}`` of a plan: what losses are divided by, on every process alike."""
+        counts = {task.name: 0 for task in self.tasks}
+        for dataset in np.unique(plan.datasets):
+            rows = plan.rows[plan.datasets == dataset]
+            for task, labelled in self.splits[dataset].labelled.items():
+                counts[task] += int(labelled[rows].sum())
+        return counts
+
+    def digest(self) -> str:
+        """What tells other training data from these: tokens and labels of every row, dataset by dataset."""
+        parts = [split.digest() for split in self.splits]
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+    def where(self, plan: StepPlan, task: str) -> list[str]:
+        """The places of a plan's rows that carry a task's labels, for messages."""
+        found: list[Any] = []
+        for dataset, row in zip(plan.datasets, plan.rows, strict=True):
+            split = self.splits[dataset]
+            if task in split.labelled and split.labelled[task][row]:
+                found.append(split.source.where(int(row)))
+        return found

@@ -1,0 +1,192 @@
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mixed_steps import TASKS, framing, splits
+from stock_models import tiny_model
+from tiny import FAMILIES, PAD, VOCABULARY, encoder
+from torch import Tensor
+from transformers import AutoModel, NomicBertConfig
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from nlp_mtl.data.batches import MicroBatch, collate
+from nlp_mtl.data.items import read_items
+from nlp_mtl.models import packing
+from nlp_mtl.models.multitask import MultiTaskModel
+from nlp_mtl.training.balancing import summed_loss
+
+FIXED = {"deberta-v2", "mpnet"}
+PACKABLE = sorted(set(FAMILIES) - FIXED)
+
+
+def micro_batch(*, packed: bool, labelled: bool = True) -> MicroBatch:
+    """All rows of the tiny corpus, one of them empty, some of them windows of a long text."""
+    items = [one for split in splits() for one in read_items(split, range(len(split)), TASKS, framing())]
+    if not labelled:
+        items = [one._replace(labels={}) for one in items]
+    return collate(items, TASKS, framing(), packed=packed)
+
+
+def loss_and_gradients(model: MultiTaskModel, batch: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    model.zero_grad()
+    logits = model(**batch.inputs, rows={task: rows.rows for task, rows in batch.tasks.items()})
+    loss = torch.stack([summed_loss(logits[task], rows) for task, rows in batch.tasks.items()]).sum()
+    loss.backward()
+    return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("family", PACKABLE)
+def test_loss_and_gradients_of_packed_texts_are_those_of_padded_ones(family: str, training: bool) -> None:
+    model = tiny_model(family).train(training)  # its dropout rates are 0
+    expected_loss, expected = loss_and_gradients(model, micro_batch(packed=False))
+    assert model.pack() is None
+    loss, found = loss_and_gradients(model, micro_batch(packed=True))
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=1e-5)
+    assert found.keys() == expected.keys()
+    for name in found:
+        largest = expected[name].abs().max().item()
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-5 * max(largest, 1), msg=name)
+
+
+@pytest.mark.parametrize("family", PACKABLE)
+def test_a_model_fit_for_packed_texts_answers_padded_ones_as_before(family: str) -> None:
+    model = tiny_model(family).eval()
+    inputs = micro_batch(packed=False).inputs
+    expected = model(**inputs)
+    assert model.pack() is None
+    for task, logits in model(**inputs).items():
+        assert torch.equal(logits, expected[task])
+
+
+@pytest.mark.parametrize("family", PACKABLE)
+def test_without_rows_every_head_sees_all_packed_texts(family: str) -> None:
+    model = tiny_model(family).eval()
+    model.pack()
+    padded, packed = micro_batch(packed=False).inputs, micro_batch(packed=True).inputs
+    expected, found = model(**padded), model(**packed)
+    there = padded["attention_mask"].bool()
+    for task in ("ner", "pos"):
+        torch.testing.assert_close(found[task][0], expected[task][there], rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(found["sentiment"], expected["sentiment"], rtol=1e-5, atol=1e-4)
+    assert set(model(**packed, tasks=["pos"])) == {"pos"}
+
+
+def test_heads_without_a_row_in_packed_texts_get_gradients_of_zero() -> None:
+    model = tiny_model("bert")
+    model.pack()
+    _, gradients = loss_and_gradients(model, micro_batch(packed=True, labelled=False))
+    assert gradients.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert not any(gradient.any() for gradient in gradients.values())
+
+
+@pytest.mark.parametrize("family", sorted(FIXED))
+def test_families_whose_attention_cannot_be_replaced_are_refused_with_the_reason(family: str) -> None:
+    model = tiny_model(family)
+    assert "cannot be replaced" in str(model.pack())
+    assert "cannot be replaced" in str(packing.family_refusal(model.config.encoder_config))
+
+
+@pytest.mark.parametrize("family", PACKABLE)
+def test_a_configuration_tells_which_families_may_pack(family: str) -> None:
+    assert packing.family_refusal(encoder(family).config) is None
+
+
+def test_nomic_bert_packs_too() -> None:
+    config = NomicBertConfig(
+        vocab_size=len(VOCABULARY), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=64, pad_token_id=PAD,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    assert packing.refusal(AutoModel.from_config(config)) is None
+
+
+def test_an_encoder_that_lets_texts_leak_is_refused_and_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    def leaking(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> Any:
+        return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, packing.ATTENTION, leaking)
+    model = tiny_model("bert")
+    assert "differ by" in str(model.pack())
+    assert model.encoder.config._attn_implementation == "sdpa"
+
+
+def test_an_encoder_that_does_not_take_positions_is_refused_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("bert").train()
+
+    def forward(input_ids: Tensor, attention_mask: Tensor) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(model.encoder, "forward", forward)
+    assert "TypeError" in str(model.pack())
+    assert model.encoder.training
+
+
+def test_an_encoder_loaded_with_an_attention_of_its_own_keeps_it() -> None:
+    model = tiny_model("bert")
+    model.encoder.set_attn_implementation("flex_attention")
+    assert "`flex_attention`" in str(model.pack())
+    assert model.encoder.config._attn_implementation == "flex_attention"
+
+
+# ---- attention itself
+
+LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=9)
+
+
+def states(tokens: int, seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(2, tokens, 4, generator=generator).requires_grad_() for _ in range(3)]
+
+
+def by_hand(given: list[Tensor], lengths: list[int], window: int | None, scale: float) -> Tensor:
+    """Softmax attention of each text alone, in the open."""
+    out = []
+    for q, k, v in zip(*(one.split(lengths, dim=1) for one in given), strict=True):
+        scores = q @ k.transpose(1, 2) * scale
+        far = [[window is not None and abs(i - j) >= window for j in range(q.shape[1])] for i in range(q.shape[1])]
+        out.append(scores.masked_fill(torch.tensor(far), -torch.inf).softmax(-1) @ v)
+    return torch.cat(out, dim=1).transpose(0, 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(LENGTHS, st.none() | st.integers(1, 8))
+def test_each_text_attends_to_itself_alone(lengths: list[int], window: int | None) -> None:
+    ends = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
+    given_states = states(sum(lengths))
+    expected = by_hand(given_states, lengths, window, 0.3)
+    weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
+    wanted = torch.autograd.grad((expected * weights).sum(), given_states)
+    for found in (
+        packing._by_length(given_states, tuple(ends.tolist()), window, 0.3),
+        packing._padded(given_states, ends, max(lengths), window, 0.0, 0.3),
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        gradients = torch.autograd.grad((found * weights).sum(), given_states)
+        for gradient, one in zip(gradients, wanted, strict=True):
+            torch.testing.assert_close(gradient, one, rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(LENGTHS)
+def test_places_are_those_of_each_texts_tokens(lengths: list[int]) -> None:
+    ends = torch.tensor([0, *lengths]).cumsum(0)
+    places = packing.token_places(ends, max(lengths))
+    assert [row[row >= 0].tolist() for row in places] == [
+        list(range(start, stop)) for start, stop in pairwise(ends.tolist())
+    ]
+    assert [int((row >= 0).sum()) for row in places] == lengths
+    assert all((row[length:] == -1).all() for row, length in zip(places, lengths, strict=True))
+
+
+def test_a_sliding_window_holds_without_a_mask_too() -> None:
+    model = tiny_model("modernbert").eval()
+    ids = torch.randint(5, len(VOCABULARY), (1, 40), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model.encoder(input_ids=ids).last_hidden_state
+        model.pack()
+        torch.testing.assert_close(model.encoder(input_ids=ids).last_hidden_state, expected, rtol=1e-5, atol=1e-4)
