@@ -289,9 +289,9 @@ def trainer_arguments(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
     if recipe.training.early_stopping_patience and not scored:
         message = "early stopping needs a validation split with labels of a task that counts for the selection score"
         raise RecipeError([Problem("training.early_stopping_patience", message)])
-    settings = recipe.training.model_dump(
-        exclude={"num_epochs", "max_steps", "batch_size", "max_tokens", "dropout", "selection_weights", "layout"}
-    )
+    elsewhere = {"num_epochs", "max_steps", "batch_size", "max_tokens", "layout"}  # in the steps
+    elsewhere |= {"dropout", "selection_weights", "trackers"}
+    settings = recipe.training.model_dump(exclude=elsewhere)
     settings["eval_every"] = settings["eval_every"] or steps_per_epoch(recipe, prepared)
     return {**settings, "seed": recipe.seed}
 

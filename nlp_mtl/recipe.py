@@ -18,11 +18,15 @@ from nlp_mtl.tasks import Metric, TaskType
 
 SPLITS = ("train", "validation", "test")
 Split = Literal["train", "validation", "test"]
+Tracker = Literal[
+    "tensorboard", "trackio", "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab"
+]  # what Accelerate knows
 
 
 COMPUTATION = frozenset({
     "data_dir", "output_dir", "training.max_tokens", "training.layout", "training.mixed_precision",
     "training.num_workers", "training.log_every", "training.save_every", "training.keep_last", "training.keep_best",
+    "training.gradient_checkpointing", "training.trackers",
 })  # fmt: skip
 """Keys that say where and how a run is computed, not what it learns: a resumed run may change them."""
 
@@ -113,7 +117,8 @@ class SamplingSpec(_Section):
 
 
 class TrainingSpec(_Section):
-    """The optimization. ``max_tokens``, ``layout``, ``mixed_precision`` and ``num_workers`` are about hardware."""
+    """The optimization. ``max_tokens``, ``layout``, ``mixed_precision``, ``num_workers`` and ``gradient_checkpointing``
+    are about hardware."""
 
     num_epochs: Number = Field(default=3, gt=0, le=1_000_000)
     """One epoch is as many rows as the training splits have together."""
@@ -140,6 +145,16 @@ class TrainingSpec(_Section):
     """The share of steps in which the learning rates rise."""
     dropout: Fraction | None = None
     """The rate of every dropout in encoder and heads. Default: what the encoder's configuration says."""
+    frozen_layers: Integer | Literal["embeddings", "encoder"] = 0
+    """What of the encoder does not learn: ``encoder``, all of it; ``embeddings``; a number, the embeddings and so many
+    of the lowest layers; 0, nothing."""
+    unfreeze_every: Positive | None = None
+    """Gradual unfreezing: the heads learn alone at first, and after every so many steps one more layer of the encoder,
+    from the top. Default: all learn from the start."""
+    l1_penalty: Number = Field(default=0.0, ge=0)
+    """Adds this times the sum of the absolute weights of all matrices to the loss."""
+    l2_penalty: Number = Field(default=0.0, ge=0)
+    """The same with the sum of the squared weights; ``weight_decay`` is usually the better choice."""
     max_grad_norm: Number = Field(default=1.0, ge=0)
     """Gradients longer than this are scaled down to it; 0: never."""
     ema_decay: Fraction = 0.0
@@ -164,6 +179,10 @@ class TrainingSpec(_Section):
     Without any weights: 1 each."""
     num_workers: Integer = Field(default=0, ge=0)
     """Processes that make batches ahead; 0: the training process does."""
+    gradient_checkpointing: bool = False
+    """Keep less of the forward pass and compute it again in the backward pass: less memory, more time."""
+    trackers: list[Tracker] = []
+    """Experiment trackers that get what is logged."""
 
     @field_validator("mixed_precision", mode="before")
     @classmethod

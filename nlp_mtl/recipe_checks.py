@@ -37,7 +37,10 @@ def cross_problems(values: dict[str, Any]) -> Iterator[Problem]:
         yield Problem("sampling.temperature", "only `strategy: temperature` reads it")
     yield from _share_problems(sampling, datasets)
     training = values.get("training")
-    weights = training.get("selection_weights") if isinstance(training, dict) else None
+    training = training if isinstance(training, dict) else {}
+    if training.get("frozen_layers") == "encoder" and training.get("unfreeze_every"):
+        yield Problem("training.unfreeze_every", "`frozen_layers: encoder` leaves nothing to unfreeze; choose one")
+    weights = training.get("selection_weights")
     for name in weights if isinstance(weights, dict) else ():
         if name not in tasks:
             yield Problem(

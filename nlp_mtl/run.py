@@ -31,6 +31,7 @@ from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.recipe import Recipe
 from nlp_mtl.run_folder import check_folder, command, keep_resumption, save_model, save_results, start_folder, versions
 from nlp_mtl.training.termination import noted_termination
+from nlp_mtl.training.trackers import tracked, tracking_arguments
 from nlp_mtl.training.trainer import train as train_model
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,9 @@ def train(
     recipe = _read(recipe)
     output_dir = Path(recipe.output_dir).absolute()
     resume = check_folder(output_dir, recipe, resume, overwrite)
-    accelerator = _accelerator(recipe.training.mixed_precision)
+    accelerator = _accelerator(
+        recipe.training.mixed_precision, **tracking_arguments(recipe.training.trackers, output_dir)
+    )
     prepared = prepare(recipe, accelerator=accelerator)
     data = steps(
         recipe, prepared,
@@ -86,12 +89,15 @@ def train(
         scores = score("validation", scored)
         return scores, selection_score(scores, prepared.tasks, selection_weights(recipe, prepared))
 
-    with noted_termination() as termination:
-        state = train_model(
-            model, data, prepared.tasks, validate,
-            accelerator=accelerator, output_dir=output_dir, resume=resume, stop=termination.agreed, **arguments,
-        )  # fmt: skip
-    scores = {split: found for split in ("validation", "test") if (found := score(split, model))}
+    with tracked(accelerator, output_dir.name, recipe.to_dict()) as track:
+        with noted_termination() as termination:
+            state = train_model(
+                model, data, prepared.tasks, validate,
+                accelerator=accelerator, output_dir=output_dir, resume=resume, stop=termination.agreed, track=track,
+                **arguments,
+            )  # fmt: skip
+        scores = {split: found for split in ("validation", "test") if (found := score(split, model))}
+        track({"best": scores}, state.step)
     results = {
         "scores": scores,
         "main_metrics": {task.name: task.metric for task in prepared.tasks},
@@ -122,8 +128,11 @@ def _read(recipe: Recipe | str | Path) -> Recipe:
     return recipe if isinstance(recipe, Recipe) else Recipe.from_yaml(recipe)
 
 
-def _accelerator(mixed_precision: str) -> Accelerator:
+def _accelerator(mixed_precision: str, **tracking: Any) -> Accelerator:
     """Processes and devices as Accelerate finds them; what is learned is the recipe's business alone.
+
+    Args:
+        tracking: of :func:`nlp_mtl.training.trackers.tracking_arguments`.
 
     Raises:
         RunError: it does not find the processes that were started: each would train for itself, in the same folder.
@@ -139,7 +148,7 @@ def _accelerator(mixed_precision: str) -> Accelerator:
     started = int(os.environ.get("WORLD_SIZE", "1"))
     # Without a GPU, Accelerate takes no notice of several processes unless it is told to use the CPU.
     on_cpu = started > 1 and not torch.accelerator.is_available()
-    accelerator = Accelerator(mixed_precision="no", gradient_accumulation_plugin=plugin, cpu=on_cpu)
+    accelerator = Accelerator(mixed_precision="no", gradient_accumulation_plugin=plugin, cpu=on_cpu, **tracking)
     if accelerator.num_processes != started:
         raise RunError(
             f"the launcher started {started} processes, but Accelerate sees {accelerator.num_processes}: "

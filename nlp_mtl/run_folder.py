@@ -22,7 +22,7 @@ from nlp_mtl.storage import write_text, written_folder
 from nlp_mtl.training.checkpoint import checkpoints
 
 # The environment is the first to come and the last to go: it tells that a folder is a run's, and what may be removed.
-_OURS = ("recipe.yaml", "metrics.jsonl", "results.json", "model", "checkpoints", "environment.json")
+_OURS = ("recipe.yaml", "metrics.jsonl", "results.json", "model", "checkpoints", "trackers", "environment.json")
 
 
 def check_folder(output_dir: Path, recipe: Recipe, resume: bool | Literal["auto"], overwrite: bool) -> bool:

@@ -22,6 +22,8 @@ class StepBatches(NamedTuple):
     micro_batches: list[MicroBatch]
     counts: dict[str, int]
     """``{task: labelled items in the whole step}``, over all processes."""
+    num_tokens: int
+    """Tokens of the whole step, over all processes, padding not counted."""
 
 
 class StepDataset(Dataset[StepBatches]):
@@ -61,11 +63,12 @@ class StepDataset(Dataset[StepBatches]):
     def __getitem__(self, step: int) -> StepBatches:
         plan = self.sampler[step]
         items = self.items(plan)
-        laid_out = self.layout(item_lengths(items, self.framing))
+        lengths = item_lengths(items, self.framing)
         micro_batches = [
-            collate([items[i] for i in batch], self.tasks, self.framing, packed=self.packed) for batch in laid_out
+            collate([items[i] for i in batch], self.tasks, self.framing, packed=self.packed)
+            for batch in self.layout(lengths)
         ]
-        return StepBatches(step, micro_batches, self.counts(plan))
+        return StepBatches(step, micro_batches, self.counts(plan), int(lengths.sum()))
 
     def layout(self, lengths: np.ndarray) -> list[np.ndarray]:
         """The micro-batches of this process, as places of items. ``lengths``: [items of the step], in tokens."""

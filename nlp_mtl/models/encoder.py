@@ -101,6 +101,20 @@ def load_encoder(encoder: str, revision: str | None = None, dropout: float | Non
     return model
 
 
+def checkpoint_gradients(encoder: PreTrainedModel) -> None:
+    """Let an encoder's layers keep only what they were given, and run again in the backward pass.
+
+    Raises:
+        ModelError: its family cannot.
+    """
+    if not encoder.supports_gradient_checkpointing:
+        family = encoder.config.model_type
+        raise ModelError(f"training.gradient_checkpointing: transformers has none for a {family}; leave it out")
+    # Its new name; transformers before 5.23 has only the old one.
+    enable = getattr(encoder, "activation_checkpointing_enable", None) or encoder.gradient_checkpointing_enable
+    enable({"use_reentrant": False})  # the other kind fails where processes share a step
+
+
 def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of an encoder or a model folder, fit for texts that come as words.
 

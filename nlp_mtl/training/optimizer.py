@@ -1,11 +1,13 @@
 """Parameter groups, learning-rate schedules, and averaged weights."""
 
 import math
-import re
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from nlp_mtl.training.freezing import highest, layer_depths
 
 
 def parameter_groups(
@@ -27,8 +29,8 @@ def parameter_groups(
         layer_decay: a layer's learning rate is that of the layer above times this; the embeddings are the lowest
             layer. 1: all learn alike. (Howard and Ruder 2018, arXiv 1801.06146, "discriminative fine-tuning".)
     """
-    depths = _depths(model)
-    highest = max((depth for depth in depths.values() if depth is not None), default=0)
+    depths = layer_depths(model)
+    last = highest(depths)
     groups: dict[tuple[str, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -37,7 +39,7 @@ def parameter_groups(
         if depth is None:
             part, rate = "heads", head_learning_rate
         else:
-            part, rate = "encoder", learning_rate * layer_decay ** (highest - depth)
+            part, rate = "encoder", learning_rate * layer_decay ** (last - depth)
             if layer_decay != 1:
                 part = f"encoder layer {depth}" if depth else "embeddings"
         decays = parameter.ndim > 1  # one-dimensional parameters are biases and the scales of norms
@@ -53,24 +55,6 @@ def parameter_groups(
         group["params"].append(parameter)
         group["parameter_names"].append(name)
     return list(groups.values())
-
-
-def _depths(model: nn.Module) -> dict[str, int | None]:
-    """``{parameter: its layer}``: 0 for embeddings, 1 for the encoder's first layer, ...; None for heads."""
-    depths: dict[str, int | None] = {}
-    behind: list[str] = []
-    for name, _ in model.named_parameters():
-        layer = re.search(r"\.(\d+)\.", name)
-        # A pooler is read by heads alone; most families have the same layer in the head.
-        if name.startswith(("heads.", "encoder.pooler.")):
-            depths[name] = None
-        elif "embed" in name or "relative" in name:  # also tables of positions that all layers share
-            depths[name] = 0
-        elif layer:
-            depths[name] = int(layer[1]) + 1
-        else:
-            behind.append(name)  # a norm or a projection behind the last layer
-    return depths | dict.fromkeys(behind, max((depth for depth in depths.values() if depth is not None), default=0))
 
 
 def schedule_factor(step: int, num_steps: int, schedule: str, warmup_fraction: float) -> float:
@@ -92,6 +76,21 @@ def set_learning_rates(groups: list[dict[str, Any]], factor: float) -> None:
     """Set each group's learning rate to its peak times ``factor``."""
     for group in groups:
         group["lr"] = group["peak_lr"] * factor
+
+
+def add_penalties(parameters: Iterable[nn.Parameter], l1_penalty: float, l2_penalty: float) -> None:
+    """Add the gradients of ``l1_penalty * sum(abs(w)) + l2_penalty * sum(w ** 2)`` over matrices that learn in a step.
+
+    Biases and norms are left alone, as by weight decay. Unlike it, penalties pass through AdamW's scaling
+    (Loshchilov and Hutter 2019, arXiv 1711.05101) and count in the gradient's norm.
+    """
+    for parameter in parameters if l1_penalty or l2_penalty else ():
+        if parameter.grad is not None and parameter.ndim > 1:
+            weights = parameter.detach()
+            if l1_penalty:
+                parameter.grad.add_(weights.sign(), alpha=l1_penalty)
+            if l2_penalty:
+                parameter.grad.add_(weights, alpha=2 * l2_penalty)
 
 
 def averaged(model: nn.Module, decay: float) -> AveragedModel | None:

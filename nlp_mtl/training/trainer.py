@@ -14,11 +14,11 @@ from accelerate.utils import send_to_device
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from nlp_mtl.data.steps import StepBatches, StepDataset
 from nlp_mtl.errors import RunError, RunStopped
 from nlp_mtl.metrics import Scores
+from nlp_mtl.models.encoder import checkpoint_gradients
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.models.precision import autocast
 from nlp_mtl.tasks import Task
@@ -26,11 +26,14 @@ from nlp_mtl.training import checkpoint, metrics_log
 from nlp_mtl.training.balancing import summed_loss, weighted_sum
 from nlp_mtl.training.checkpoint import TrainingState
 from nlp_mtl.training.cpu import keep_freed_memory, quick_step, zero_gradients
+from nlp_mtl.training.freezing import Frozen, Thaw, freeze
 from nlp_mtl.training.loss_recorder import LossRecorder
 from nlp_mtl.training.manifest import damage
-from nlp_mtl.training.optimizer import averaged, parameter_groups, schedule_factor, set_learning_rates
+from nlp_mtl.training.optimizer import add_penalties, averaged, parameter_groups, schedule_factor, set_learning_rates
+from nlp_mtl.training.progress import Progress
 from nlp_mtl.training.termination import ignore_termination
 from nlp_mtl.training.threads import SharedSteps, draws_only_quick_dropout
+from nlp_mtl.training.trackers import Track
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +66,14 @@ def train(
     ema_decay: float,
     mixed_precision: str,
     num_workers: int,
+    frozen_layers: Frozen,
+    unfreeze_every: int | None,
+    l1_penalty: float,
+    l2_penalty: float,
+    gradient_checkpointing: bool,
     resume: bool = False,
     stop: Callable[[], bool] = lambda: False,
+    track: Track = lambda values, step: None,
 ) -> TrainingState:
     """Train a model; at the end it holds the weights of the best evaluation (of the last step without any).
 
@@ -77,6 +86,7 @@ def train(
         output_dir: gets ``metrics.jsonl`` and ``checkpoints/``.
         resume: go on from the newest checkpoint there.
         stop: asked once a step, on every process, and gives all of them the same answer: whether to save and end.
+        track: told what is logged, on every process.
 
     Other arguments are the recipe's keys; see :class:`nlp_mtl.recipe.TrainingSpec`.
 
@@ -88,6 +98,10 @@ def train(
     on_cpu = accelerator.device.type == "cpu"
     if on_cpu:
         keep_freed_memory()
+    freeze(model, frozen_layers)
+    thaw = Thaw(model, unfreeze_every)
+    if gradient_checkpointing:
+        checkpoint_gradients(model.encoder)
     groups = parameter_groups(
         model,
         learning_rate=learning_rate,
@@ -112,10 +126,7 @@ def train(
     recorder = LossRecorder(data, tasks, accelerator, state)
     learned = {task for task, weight in loss_weights.items() if weight}
     steps = range(num_steps if state.finished else state.step, num_steps)
-    bar = tqdm(
-        total=num_steps, initial=steps.start, desc="Training", unit="step",
-        disable=not (accelerator.is_main_process and sys.stderr.isatty()),
-    )  # fmt: skip
+    progress = Progress(steps.start, num_steps, shown=accelerator.is_main_process, on_terminal=sys.stderr.isatty())
     clear = prepared_optimizer.zero_grad
     if on_cpu:
         clear = partial(zero_gradients, prepared_optimizer, model.get_input_embeddings())
@@ -139,6 +150,8 @@ def train(
                 losses = forward_backward(prepared, batches)
         for parameter in model.unused_parameters(task for task in learned if batches.counts[task]):
             parameter.grad = None  # no row of the step needs it: no update, no decay
+        thaw.drop_gradients(step)
+        add_penalties(model.parameters(), l1_penalty, l2_penalty)
         grad_norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm or math.inf)
         prepared_optimizer.step()
         clear()
@@ -146,7 +159,7 @@ def train(
             average.update_parameters(model)
         state.step, state.score = step + 1, None
         recorder.add(step, losses, grad_norm, batches.counts)
-        bar.update()
+        progress.step(batches.num_tokens)
 
         is_last = state.step == num_steps
         evaluating = is_last or (eval_every is not None and state.step % eval_every == 0)
@@ -157,13 +170,15 @@ def train(
         if logging_now:
             rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
             line = recorder.line(state.step, rates)
-            bar.set_postfix_str(" ".join(f"{task} {loss:.3f}" for task, loss in line["losses"].items()))
+            progress.tell(line["losses"])
             if accelerator.is_main_process:
                 metrics_log.append(metrics_file, line)
+            track({**line, "tokens_a_second": progress.speed}, state.step)
         if evaluating:
             scores, selection = evaluate(_scored(model, average))
             if accelerator.is_main_process:
                 metrics_log.append(metrics_file, {"step": state.step, "selection_score": selection, "scores": scores})
+            track({"selection_score": selection, "validation": scores}, state.step)
             _judge(state, selection, early_stopping_patience)
             _tell(state, num_steps, tasks, scores, selection)
             state.finished = state.finished or is_last
@@ -182,7 +197,8 @@ def train(
             )
         if state.finished:
             break
-    bar.close()
+        progress.start()
+    progress.close()
     prepared_optimizer.zero_grad()
     if average is not None or state.best_step not in (None, state.step):
         checkpoint.load_best(folder / f"step-{state.best_step or state.step}", model)

@@ -288,3 +288,22 @@ def test_the_average_of_a_run_without_scores_is_what_it_ends_with(tmp_path: Path
     a_run = run(tmp_path, ema_decay=0.9)
     a_run.train()
     assert same(a_run.weights(), a_run.evaluated[-1])
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_gradient_checkpointing_learns_the_same(tmp_path: Path, layout: str) -> None:
+    ends = []
+    for checkpointing in (False, True):
+        a_run = run(
+            tmp_path / str(checkpointing), layout=layout, gradient_checkpointing=checkpointing, max_steps=4,
+            learning_rate=1e-4,
+        )  # fmt: skip
+        ran: list[int] = []
+        a_run.model.encoder.encoder.layer[0].attention.register_forward_hook(lambda *_, ran=ran: ran.append(1))
+        a_run.train()
+        ends.append((len(ran), a_run.data[0], loss_lines(a_run.folder)))
+    micro_batches = len(ends[0][1].micro_batches)
+    assert micro_batches >= 1
+    assert ends[1][0] > ends[0][0]  # layers ran again
+    for plain, checkpointed in zip(ends[0][2], ends[1][2], strict=True):
+        assert checkpointed["losses"] == pytest.approx(plain["losses"], rel=1e-4)
