@@ -1,23 +1,30 @@
 """Speed of training, side by side with a stock transformers Trainer, in one run on the same rows.
 
     scripts/benchmark --data PATH              # about ten minutes on two cores
-    scripts/benchmark --data PATH --rows 2000 --only ours
+    scripts/benchmark --data PATH --only packed-32 packed-32-bf16
+    scripts/benchmark --data PATH --random bert-base       # another size of encoder, with random weights
 
 Four tasks on rows of three datasets (EWT with NER and POS, SST-2, AG News) in random order. Ours learns all four in
-one run; the stock Trainer, which knows one task, trains four models one after the other on the rows of each. The
-figure is useful tokens a second: special tokens counted, padding not. The matrix peak is that of a float32 product of
-two square matrices in the process of ours.
+one run; the stock Trainer, which knows one task, trains four models one after the other on the rows of each. Each
+line is measured in a process of its own.
+
+- tokens/s: useful tokens a second: special tokens counted, padding not
+- ratio: to the stock Trainer with its default collator
+- peak: the share of what a product of two large square matrices reaches, in the same number format and process
+- padding: the share of the tokens that go through the encoder
+- waiting: the share of the time in which training waits for data (with no loader workers: makes it)
+- memory: the most that the process held
 """
 
 import argparse
 import json
 import logging
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,28 +36,48 @@ import torch
 import transformers
 from accelerate import Accelerator
 from torch import nn
+from transformers import AutoModel, BertConfig, ModernBertConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from nlp_mtl import Recipe
 from nlp_mtl.build import Prepared, packs, prepare, steps, trainer_arguments
 from nlp_mtl.data.encoding import label_column
+from nlp_mtl.data.steps import StepBatches, StepDataset
 from nlp_mtl.metrics import Scores
-from nlp_mtl.models.encoder import load_encoder
+from nlp_mtl.models.encoder import load_encoder, load_tokenizer
 from nlp_mtl.models.multitask import MultiTaskModel, from_encoder
 from nlp_mtl.tasks import Task
 from nlp_mtl.training.trainer import train
 
-PARTS = ("ours", "stock")
+PARTS = {
+    "padded-32": ("padded", 32, "no"),
+    "padded-256": ("padded", 256, "no"),
+    "packed-32": ("packed", 32, "no"),
+    "packed-64": ("packed", 64, "no"),
+    "packed-256": ("packed", 256, "no"),
+    "packed-32-bf16": ("packed", 32, "bf16"),
+    "packed-256-bf16": ("packed", 256, "bf16"),
+    "stock": ("random", 32, "no"),
+    "stock-by-length": ("group_by_length", 32, "no"),
+}
+"""Layout or the stock Trainer's sampling strategy, rows in a step, number format."""
+
+Measured = dict[str, float]
+
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "ewt_sst2_agnews.yaml"
 
 
-def matrix_peak(size: int = 2048, seconds: float = 3.0) -> float:
-    """Multiply-adds x 2 a second of a float32 matrix product."""
-    a, b = torch.rand(size, size), torch.rand(size, size)
-    a @ b
+def matrix_peak(mixed_precision: str, size: int = 2048, seconds: float = 2.0) -> float:
+    """Multiply-adds x 2 a second of a matrix product."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = torch.bfloat16 if mixed_precision == "bf16" else torch.float32
+    a, b = (torch.rand(size, size, device=device).to(kind) for _ in range(2))
+    (a @ b).sum().item()
     count, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
-        a @ b
-        count += 1
+        for _ in range(5):
+            c = a @ b
+        c[0, 0].item()
+        count += 5
     return 2 * size**3 * count / (time.perf_counter() - start)
 
 
@@ -77,15 +104,32 @@ def rows_for(prepared: Prepared, wanted: int) -> Prepared:
     return Prepared(prepared.tasks, prepared.loaded, encoded, prepared.tokenizer, prepared.framing)
 
 
-def ours(recipe: Recipe, prepared: Prepared, batch_size: int, folder: Path) -> float:
-    """Seconds for one epoch of our training loop: every row once, as the stock Trainer has them."""
+class Watched(StepDataset):
+    """Steps that tell how long they took to make, and what share of their tokens is padding."""
+
+    seconds, useful, computed = 0.0, 0, 0
+
+    def __getitem__(self, step: int) -> StepBatches:
+        start = time.perf_counter()
+        batches = super().__getitem__(step)
+        self.seconds += time.perf_counter() - start
+        self.useful += batches.num_tokens
+        self.computed += sum(batch.inputs["input_ids"].numel() for batch in batches.micro_batches)
+        return batches
+
+
+def ours(recipe: Recipe, prepared: Prepared, layout: str, batch_size: int, precision: str, folder: Path) -> Measured:
+    """One epoch of our training loop: every row once, as the stock Trainer has them."""
     once = {"batch_size": batch_size, "num_epochs": 1, "ema_decay": 0, "layer_decay": 1, "selection_weights": {}}
+    once |= {"layout": layout, "mixed_precision": precision}
     changes = {"sampling": {}, "training": recipe.training.model_dump() | once, "output_dir": str(folder)}
     recipe = Recipe.from_dict(recipe.to_dict() | changes)
     accelerator = Accelerator(mixed_precision="no")
     data = steps(recipe, prepared, device=accelerator.device.type)
+    data.__class__ = Watched
+    assert isinstance(data, Watched)
     model = from_encoder(load_encoder(recipe.encoder), prepared.tasks, max_length=prepared.framing.max_length)
-    data.packed = packs(model, recipe.training.layout)
+    data.packed = packs(model, layout)
     folder.mkdir(parents=True)
     ends: list[float] = []  # the last step is done when the model is evaluated; saving it does not count
 
@@ -99,10 +143,11 @@ def ours(recipe: Recipe, prepared: Prepared, batch_size: int, folder: Path) -> f
         accelerator=accelerator, output_dir=folder,
         **trainer_arguments(recipe, prepared) | {"eval_every": None},
     )  # fmt: skip
-    return ends[-1] - start
+    seconds = ends[-1] - start
+    return {"seconds": seconds, "waiting": data.seconds / seconds, "padding": 1 - data.useful / data.computed}
 
 
-def stock(encoder: str, prepared: Prepared, task: Task, folder: Path, strategy: str, mixed_precision: str) -> float:
+def stock(encoder: str, prepared: Prepared, task: Task, folder: Path, strategy: str) -> float:
     """Seconds for one epoch of a stock Trainer on the rows of one task."""
     split = next(splits["train"] for splits in prepared.encoded.values() if task.name in splits["train"].labelled)
     framing, is_tokens = prepared.framing, task.type == "token-classification"
@@ -127,7 +172,7 @@ def stock(encoder: str, prepared: Prepared, task: Task, folder: Path, strategy: 
     model = auto.from_pretrained(encoder, num_labels=len(task.labels), dtype=torch.float32)
     arguments = transformers.TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=32, num_train_epochs=1, learning_rate=2e-4,
-        train_sampling_strategy=strategy, bf16=mixed_precision == "bf16",
+        train_sampling_strategy=strategy,
         dataloader_pin_memory=torch.cuda.is_available(),
         report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True,
     )  # fmt: skip
@@ -149,109 +194,110 @@ def useful_tokens(prepared: Prepared, task: str | None = None) -> int:
     return sum(int((split.lengths + specials).sum()) for split in splits)
 
 
+def random_encoder(size: str, tokenizer: PreTrainedTokenizerBase, folder: Path) -> str:
+    """An encoder of a usual size with random weights: speed does not depend on what they are."""
+    configs: dict[str, PreTrainedConfig] = {"bert-base": BertConfig(), "modernbert-base": ModernBertConfig()}
+    AutoModel.from_config(configs[size], dtype=torch.float32).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--data", default=os.environ.get("NLP_MTL_DATA", "../shared/data"), help="the folder of the corpora"
     )
     parser.add_argument("--encoder", help="another encoder than the recipe's")
+    parser.add_argument("--random", choices=["bert-base", "modernbert-base"], help="one with random weights")
     parser.add_argument("--rows", type=int, default=2048)
-    parser.add_argument("--mixed-precision", default="no", choices=["no", "bf16"])
-    parser.add_argument("--only", choices=PARTS, help="leave the other out")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--json", action="store_true", help="print JSON as well")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # one part, in this process
     options = parser.parse_args()
     if not Path(options.data).is_dir():
         sys.exit(f"there is no folder {options.data}: give the corpora with --data")
-    report = measure(options) if options.only else both()
-    if options.only is None:
-        print_table(report)
+    with tempfile.TemporaryDirectory() as folder:
+        if options.here:
+            print(json.dumps(measure(options, Path(folder))))
+            return
+        arguments = ["--data", options.data, "--rows", str(options.rows)]
+        if options.random:
+            tokenizer = load_tokenizer(Recipe.from_yaml(RECIPE).encoder)
+            options.encoder = random_encoder(options.random, tokenizer, Path(folder))
+        arguments += ["--encoder", options.encoder] if options.encoder else []
+        reports = {part: in_a_process_of_its_own([*arguments, "--only", part]) for part in options.only}
+    print_table(reports)
     if options.json:
-        print(json.dumps(report))
+        print(json.dumps(reports))
 
 
-def both() -> dict[str, Any]:
-    """Both parts, one after the other, each in a process of its own: what one does to its process is its own."""
-    reports: list[dict[str, Any]] = []
-    for part in PARTS:
-        command = [sys.executable, __file__, *sys.argv[1:], "--only", part, "--json"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            lines = []
-            for line in process.stdout:
-                lines.append(line)
-                if not line.startswith("{"):
-                    print(line, end="", flush=True)
-        if process.returncode:
-            sys.exit(process.returncode)
-        reports.append(json.loads(lines[-1]))
-    speeds = {name: speed for report in reports for name, speed in report["tokens_a_second"].items()}
-    return {**reports[0], "tokens_a_second": speeds}
+def in_a_process_of_its_own(arguments: list[str]) -> dict[str, Any]:
+    """What :func:`measure` finds: what one part does to its process is its own."""
+    command = [sys.executable, __file__, *arguments, "--here"]
+    found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if found.returncode:
+        sys.exit(found.returncode)
+    report: dict[str, Any] = json.loads(found.stdout.splitlines()[-1])
+    print(f"{report['title']}: {report['tokens_a_second']:,.0f} tokens/s", flush=True)
+    return report
 
 
-def print_table(report: dict[str, Any]) -> None:
-    """Speeds, each beside that of the first stock run, and its share of the matrix peak."""
-    speeds = report["tokens_a_second"]
-    first = next(speed for name, speed in speeds.items() if name.startswith("stock"))
-    print(f"\n{'':58} tokens/s  ratio  share of peak")
-    for name, speed in speeds.items():
+def print_table(reports: dict[str, dict[str, Any]]) -> None:
+    """A line a part."""
+    first = next(iter(reports.values()))
+    print(f"\n{first['rows']}, {first['tokens']:,} tokens; {first['device']}; matrix peak, GFLOP/s: ", end="")
+    peaks = {report["precision"]: report["matrix_peak"] / 1e9 for report in reports.values()}
+    print(", ".join(f"{peak:,.0f} ({'float32' if kind == 'no' else kind})" for kind, peak in peaks.items()))
+    base = reports.get("stock", {}).get("tokens_a_second")
+    print(f"\n{'':56}tokens/s  ratio  peak  padding  waiting  memory")
+    for report in reports.values():
+        speed = report["tokens_a_second"]
+        ratio = f"{speed / base:.2f}" if base else "-"
         share = speed * report["operations_a_token"] / report["matrix_peak"]
-        print(f"{name:58} {speed:8.0f}  {speed / first:5.2f}  {share:12.0%}")
+        rest = [f"{report[key]:.1%}" if key in report else "-" for key in ("padding", "waiting")]
+        memory = f"{report['memory'] / 2**30:.1f} GB"
+        print(f"{report['title']:56}{speed:8,.0f}  {ratio:>5}  {share:4.0%}  {rest[0]:>7}  {rest[1]:>7}  {memory}")
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """One part, in this process."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     logging.disable(logging.WARNING)
 
-    overrides = [f"data_dir={options.data}", f"training.mixed_precision='{options.mixed_precision}'"]
-    recipe = Recipe.from_yaml(RECIPE, overrides + [f"encoder={options.encoder}"] * bool(options.encoder))
+    (part,) = options.only
+    kind, batch_size, precision = PARTS[part]
+    encoder = [f"encoder={options.encoder}"] if options.encoder else []
+    recipe = Recipe.from_yaml(RECIPE, [f"data_dir={options.data}", *encoder])
     prepared = rows_for(prepare(recipe, splits=["train"]), options.rows)
-    tokens = useful_tokens(prepared)
-    counts = {name: len(splits["train"]) for name, splits in prepared.encoded.items()}
-    encoder = load_encoder(recipe.encoder)
-    peak, operations = matrix_peak(), operations_a_token(encoder)
-    print(
-        f"{sum(counts.values())} rows {counts}, {tokens} tokens; {torch.get_num_threads()} threads; "
-        f"matrix peak {peak / 1e9:.0f} GFLOP/s"
-    )
-
-    speeds: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        _measure(recipe, prepared, Path(folder), options, encoder.name_or_path, tokens, speeds)
-    return {"tokens_a_second": speeds, "matrix_peak": peak, "operations_a_token": operations, "rows": counts}
-
-
-def _measure(
-    recipe: Recipe,
-    prepared: Prepared,
-    folder: Path,
-    options: argparse.Namespace,
-    encoder: str,
-    tokens: int,
-    speeds: dict[str, float],
-) -> None:
-    def note(name: str, seconds: Callable[[], float], count: int) -> None:
-        speeds[name] = count / seconds()
-        print(f"  {name}: {speeds[name]:.0f} tokens/s", flush=True)
-
-    if options.only == "ours":
-        ours(recipe, rows_for(prepared, 128), 32, folder / "warm")
-    for batch_size in (32, 64, 256) if options.only == "ours" else ():
-        name = f"ours, padded, batch_size {batch_size}"
-        note(name, lambda b=batch_size: ours(recipe, prepared, b, folder / f"ours-{b}"), tokens)
-    stock_tokens = sum(useful_tokens(prepared, task.name) for task in prepared.tasks)
-    strategies = {"random": "default collator", "group_by_length": "group_by_length"}
-    for strategy, title in strategies.items() if options.only == "stock" else ():
-
-        def run(strategy: str = strategy) -> float:
-            return sum(
-                stock(encoder, prepared, task, folder / f"{strategy}-{task.name}", strategy, options.mixed_precision)
-                for task in prepared.tasks
-            )
-
-        note(f"stock Trainer, four runs of batch 32, {title}", run, stock_tokens)
+    loaded = load_encoder(recipe.encoder)
+    device = f"{torch.get_num_threads()} threads"
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_name()
+    report: dict[str, Any] = {
+        "rows": ", ".join(f"{len(splits['train'])} rows of {name}" for name, splits in prepared.encoded.items()),
+        "tokens": useful_tokens(prepared),
+        "device": device,
+        "precision": precision,
+        "matrix_peak": matrix_peak(precision),
+        "operations_a_token": operations_a_token(loaded),
+    }
+    if part.startswith("stock"):
+        count = sum(useful_tokens(prepared, task.name) for task in prepared.tasks)
+        names = {"random": "default collator", "group_by_length": "group_by_length"}
+        report["title"] = f"stock Trainer, four runs of batch {batch_size}, {names[kind]}"
+        seconds = sum(stock(loaded.name_or_path, prepared, task, folder / task.name, kind) for task in prepared.tasks)
+    else:
+        count = report["tokens"]
+        report["title"] = f"ours, {kind}, batch_size {batch_size}" + ", bf16" * (precision == "bf16")
+        ours(recipe, rows_for(prepared, 128), kind, 32, precision, folder / "warm")
+        measured = ours(recipe, prepared, kind, batch_size, precision, folder / "measured")
+        seconds = measured.pop("seconds")
+        report |= measured
+    on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    memory = on_gpu or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return report | {"tokens_a_second": count / seconds, "memory": memory}
 
 
 if __name__ == "__main__":
