@@ -1,4 +1,4 @@
-"""Several real processes (gloo) train as one does. torchrun starts them: `accelerate launch --cpu` silently starts one."""
+"""Several real processes (gloo) train as one does. torchrun starts them: `accelerate launch --cpu` starts one."""
 
 import json
 import os
