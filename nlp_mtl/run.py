@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import GradientAccumulationPlugin, set_seed
+from accelerate.utils import GradientAccumulationPlugin, gather_object, set_seed
 
 from nlp_mtl.analysis.data_report import data_report
 from nlp_mtl.build import (
@@ -63,6 +63,11 @@ def train(
     output_dir = Path(recipe.output_dir).absolute()
     resume = check_folder(output_dir, recipe, resume, overwrite)
     accelerator = _accelerator(recipe.training.mixed_precision)
+    if len(set(gather_object([resume]))) > 1:
+        raise RunError(
+            f"some processes find a checkpoint in {output_dir} to resume from, and some do not: output_dir has to be "
+            "on a file system that all machines share"
+        )
     prepared = prepare(recipe, accelerator=accelerator)
     data = steps(
         recipe, prepared,

@@ -259,3 +259,14 @@ def test_a_kind_of_run_that_is_not_data_parallel_is_refused_before_anything_is_w
     with pytest.raises(RunError, match="a run of the kind XLA, but only data parallelism"):
         train(Recipe.from_dict(plain))
     assert not Path(plain["output_dir"]).exists()
+
+
+def test_processes_that_do_not_find_the_same_checkpoints_are_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on a machine that does not share the folder of the first one.
+    monkeypatch.setattr("nlp_mtl.run.gather_object", lambda found: [not found[0], *found])
+    plain = values(tmp_path)
+    with pytest.raises(RunError, match="output_dir has to be on a file system that all machines share"):
+        train(Recipe.from_dict(plain), resume="auto")
+    assert not Path(plain["output_dir"]).exists()
