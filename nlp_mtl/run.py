@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import GradientAccumulationPlugin, set_seed
+from accelerate.utils import GradientAccumulationPlugin, gather_object, set_seed
 
 from nlp_mtl.analysis.data_report import data_report
 from nlp_mtl.build import (
@@ -22,7 +22,7 @@ from nlp_mtl.build import (
     will_pack,
 )
 from nlp_mtl.data.items import frame
-from nlp_mtl.errors import DataError, RunError
+from nlp_mtl.errors import DataError, RunError, listed
 from nlp_mtl.evaluation import evaluate as evaluate_splits
 from nlp_mtl.evaluation import selection_score
 from nlp_mtl.metrics import Scores
@@ -35,6 +35,14 @@ from nlp_mtl.training.trackers import tracked, tracking_arguments
 from nlp_mtl.training.trainer import train as train_model
 
 logger = logging.getLogger(__name__)
+
+_SPLITS_MODELS = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
+}
+"""What `accelerate launch` sets, and what for."""
 
 
 def train(
@@ -58,6 +66,11 @@ def train(
     accelerator = _accelerator(
         recipe.training.mixed_precision, **tracking_arguments(recipe.training.trackers, output_dir)
     )
+    if len(set(gather_object([resume]))) > 1:
+        raise RunError(
+            f"some processes find a checkpoint in {output_dir} to resume from, and some do not: output_dir has to be "
+            "on a file system that all machines share"
+        )
     prepared = prepare(recipe, accelerator=accelerator)
     data = steps(
         recipe, prepared,
@@ -135,8 +148,12 @@ def _accelerator(mixed_precision: str, **tracking: Any) -> Accelerator:
         tracking: of :func:`nlp_mtl.training.trackers.tracking_arguments`.
 
     Raises:
-        RunError: it does not find the processes that were started: each would train for itself, in the same folder.
+        RunError: the launcher asks for a split model, or Accelerate does not find the processes that were started:
+            each would train for itself, in the same folder.
     """
+    wanted = [name for key, name in _SPLITS_MODELS.items() if os.environ.get(key, "").lower() in ("true", "1")]
+    if wanted:  # asked of the launcher, as Accelerate takes no notice of some of it on CPU
+        raise _whole_models_only(f"the launcher asks for {listed(wanted)}")
     launched_with = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if launched_with not in ("no", mixed_precision):
         logger.warning(
@@ -154,7 +171,18 @@ def _accelerator(mixed_precision: str, **tracking: Any) -> Accelerator:
             f"the launcher started {started} processes, but Accelerate sees {accelerator.num_processes}: "
             "start one, or set ACCELERATE_USE_CPU=true to use the CPUs"
         )
+    kind = accelerator.distributed_type.value
+    if kind != "NO" and not kind.startswith("MULTI_"):
+        raise _whole_models_only(f"Accelerate makes it a run of the kind {kind}")
     return accelerator
+
+
+def _whole_models_only(found: str) -> RunError:
+    return RunError(
+        f"{found}, but only data parallelism (DDP) is supported, where each process holds the whole model: set "
+        "distributed_type: MULTI_GPU in Accelerate's config file, or start with torchrun. If memory runs out, lower "
+        "training.max_tokens"
+    )
 
 
 def check(recipe: Recipe | str | Path) -> dict[str, Any]:

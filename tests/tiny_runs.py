@@ -67,15 +67,18 @@ def write_yaml(folder: Path, values: dict[str, Any]) -> Path:
     return path
 
 
-def start(*arguments: str | Path, processes: int = 1, cwd: Path | None = None) -> "subprocess.Popen[str]":
-    """Start ``nlp-mtl ARGUMENTS`` on the CPU, in real processes of their own."""
-    launcher = [sys.executable, "-m"]
+def start(
+    *arguments: str | Path, processes: int = 1, cwd: Path | None = None, script: Path | None = None
+) -> "subprocess.Popen[str]":
+    """Start ``nlp-mtl ARGUMENTS`` (or ``script ARGUMENTS``) on the CPU, in real processes of their own."""
+    launcher = [sys.executable]
     if processes > 1:
-        launcher += ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"]
+        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    program = [str(script)] if script else ["-m", "nlp_mtl"]
     threads = "2" if processes == 1 else "1"
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(
-        [*launcher, "nlp_mtl", *map(str, arguments)],
+        [*launcher, *program, *map(str, arguments)],
         cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 

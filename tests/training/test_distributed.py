@@ -1,4 +1,4 @@
-"""Two real processes (gloo) train as one does. `accelerate launch --cpu` would silently start one, so torchrun does."""
+"""Several real processes (gloo) train as one does. torchrun starts them: `accelerate launch --cpu` starts one."""
 
 import json
 import os
@@ -8,8 +8,10 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator, DistributedType
 from tiny_runs import (
     children,
     finish,
@@ -24,18 +26,19 @@ from tiny_runs import (
 )
 
 from nlp_mtl import Recipe, RunError, train
+from nlp_mtl.build import new_model, packs, prepare, steps
 
 slow = pytest.mark.slow  # every process imports torch
 
 
-def both(folder: Path, **options: Any) -> tuple[Path, Path]:
-    """The run folders of one process, and of two."""
-    plain = values(folder, **options)
+def both(folder: Path, plain: dict[str, Any] | None = None, processes: int = 2, **options: Any) -> tuple[Path, Path]:
+    """The run folders of one process, and of several."""
+    plain = plain or values(folder, **options)
     train(Recipe.from_dict({**plain, "output_dir": str(folder / "one")}))
     file = write_yaml(folder, {**plain, "output_dir": str(folder / "two")})
-    code, _, errors = finish(start("train", file, processes=2))
+    code, _, errors = finish(start("train", file, processes=processes))
     assert code == 0, errors
-    assert json.loads((folder / "two" / "environment.json").read_text())["num_processes"] == 2
+    assert json.loads((folder / "two" / "environment.json").read_text())["num_processes"] == processes
     return folder / "one", folder / "two"
 
 
@@ -54,9 +57,32 @@ def assert_close(one: Path, two: Path) -> None:
     assert scores[0] == scores[1]
 
 
+def tasks_of_processes(recipe: Recipe, processes: int) -> list[list[set[str]]]:
+    """For each step and process that has rows, the tasks that they carry labels of."""
+    prepared = prepare(recipe)
+    found = []
+    for process in range(processes):
+        data = steps(recipe, prepared, process=process, num_processes=processes)
+        data.packed = packs(new_model(recipe, prepared), recipe.training.layout)
+        parts = []
+        for batches in data:
+            assert len(batches.micro_batches) == 1
+            rows_of_tasks = batches.micro_batches[0].tasks
+            parts.append({task for task, (rows, *_) in rows_of_tasks.items() if len(rows)})
+        found.append(parts)
+    return [[part for part in step if part] for step in zip(*found, strict=True)]
+
+
 def test_two_processes_end_where_one_does_and_write_everything_once(tmp_path: Path) -> None:
     # Micro-batches of 64 tokens: several a step on each process. The last step has 2 rows for 2 processes.
-    one, two = both(tmp_path, max_tokens=64, batch_size=10, num_epochs=0.54, save_every=3, keep_last=99, eval_every=4)
+    plain = values(
+        tmp_path, max_tokens=64, batch_size=30, num_epochs=1.58, save_every=3, keep_last=99, eval_every=4
+    )  # fmt: skip
+    recipe = Recipe.from_dict(plain)
+    data = steps(recipe, prepare(recipe), num_processes=2)
+    assert [len(batches.micro_batches) > 1 for batches in data] == [True] * 5 + [False]
+    assert len(data.sampler[5].rows) == 2
+    one, two = both(tmp_path, plain)
     assert_close(one, two)
     assert {path.name for path in two.iterdir()} == {path.name for path in one.iterdir()}
     names = [{path.name for path in (run / "checkpoints").iterdir()} for run in (one, two)]
@@ -67,6 +93,36 @@ def test_a_process_without_any_row_takes_part(tmp_path: Path) -> None:
     # One row a step: the other process has none, and each step lacks two tasks or one.
     one, two = both(tmp_path, batch_size=1, max_steps=8, weight_decay=0.5, eval_every=8)
     assert_close(one, two)
+
+
+@slow
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_three_processes_with_one_row_each_so_that_none_has_all_tasks_end_where_one_does(
+    tmp_path: Path, layout: str
+) -> None:
+    plain = values(tmp_path, layout=layout, batch_size=3, max_steps=12, eval_every=12)
+    tasks = tasks_of_processes(Recipe.from_dict(plain), 3)
+    assert all(len(step) == 3 for step in tasks)  # each has a row in each step
+    of_words, of_texts = {"ner", "pos"}, {"sentiment"}
+    assert {frozenset(part) for step in tasks for part in step} == {frozenset(of_words), frozenset(of_texts)}
+    assert any(of_words in step and of_texts in step for step in tasks)
+    assert_close(*both(tmp_path, plain, processes=3))
+
+
+@slow
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_a_dataset_that_is_gone_over_several_times_in_a_step_is_learned_by_three_processes_as_by_one(
+    tmp_path: Path, layout: str
+) -> None:
+    plain = values(tmp_path, layout=layout, batch_size=32, num_epochs=9, max_steps=8, eval_every=8)
+    plain["sampling"] = {"strategy": "uniform"}
+    plain["datasets"]["texts"]["max_rows"] = {"train": 3}
+    recipe = Recipe.from_dict(plain)
+    data = steps(recipe, prepare(recipe))
+    assert [len(split) for split in data.splits] == [48, 3]
+    for plan in data.sampler:
+        assert np.bincount(plan.rows[plan.datasets == 1], minlength=3).min() >= 4
+    assert_close(*both(tmp_path, plain, processes=3))
 
 
 @slow
@@ -158,6 +214,19 @@ def test_when_one_of_two_processes_is_terminated_both_save_the_same_step_and_the
         assert (run / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
+@slow
+def test_a_launcher_that_is_terminated_lets_its_processes_save_the_step(tmp_path: Path) -> None:
+    plain = values(tmp_path, num_epochs=20, eval_every=120)
+    launcher = start("train", write_yaml(tmp_path, plain), "--resume", "auto", processes=2)
+    run = Path(plain["output_dir"])
+    wait_for_lines(run, 5)
+    launcher.terminate()  # as Slurm and Kubernetes do; torchrun hands it on
+    code, _, errors = finish(launcher)
+    assert code == 1  # torchrun's own
+    (stopped,) = re.findall(r"stopped after step (\d+) of 120, which is saved", errors)
+    assert (run / "checkpoints" / f"step-{stopped}" / "state.json").is_file()
+
+
 def test_processes_that_accelerate_does_not_see_are_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,4 +235,38 @@ def test_processes_that_accelerate_does_not_see_are_refused_before_anything_is_w
     plain = values(tmp_path)
     with pytest.raises(RunError, match="started 4 processes, but Accelerate sees 1"):
         train(Recipe.from_dict(plain))
+    assert not Path(plain["output_dir"]).exists()
+
+
+@pytest.mark.parametrize(
+    ("variable", "name"), [("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")]
+)
+def test_a_launcher_that_asks_for_a_split_model_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, name: str
+) -> None:
+    monkeypatch.setenv(variable, "true")  # as `accelerate launch` does; on CPU Accelerate itself would say nothing
+    plain = values(tmp_path)
+    with pytest.raises(RunError, match=rf"asks for `{name}`, but only data parallelism \(DDP\) .* MULTI_GPU"):
+        train(Recipe.from_dict(plain))
+    assert not Path(plain["output_dir"]).exists()
+
+
+def test_a_kind_of_run_that_is_not_data_parallel_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.XLA)
+    plain = values(tmp_path)
+    with pytest.raises(RunError, match="a run of the kind XLA, but only data parallelism"):
+        train(Recipe.from_dict(plain))
+    assert not Path(plain["output_dir"]).exists()
+
+
+def test_processes_that_do_not_find_the_same_checkpoints_are_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on a machine that does not share the folder of the first one.
+    monkeypatch.setattr("nlp_mtl.run.gather_object", lambda found: [not found[0], *found])
+    plain = values(tmp_path)
+    with pytest.raises(RunError, match="output_dir has to be on a file system that all machines share"):
+        train(Recipe.from_dict(plain), resume="auto")
     assert not Path(plain["output_dir"]).exists()
