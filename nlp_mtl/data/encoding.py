@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import datasets
@@ -32,13 +33,21 @@ class EncodedSplit:
 
     source: LoadedSplit
     rows: datasets.Dataset
-    lengths: np.ndarray
-    """[rows] Pieces of each row."""
-    labelled: dict[str, np.ndarray]
-    """``{task: [rows]}`` Labelled items of each row: words, or 1 for a text."""
+    tasks: tuple[str, ...]
+    """The tasks that read labels here."""
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """[rows] Pieces of each row. Training asks for neither these nor ``labelled``: they are held in memory."""
+        return _list_lengths(self.rows, "pieces")
+
+    @cached_property
+    def labelled(self) -> dict[str, np.ndarray]:
+        """``{task: [rows]}`` Labelled items of each row: words, or 1 for a text."""
+        return {task: _count_labels(self.rows, label_column(task)) for task in self.tasks}
 
     def label_counts(self, task: Task) -> np.ndarray:
         """[labels] How often each label of a task occurs."""
@@ -110,9 +119,7 @@ def encode_split(
         new_fingerprint=_fingerprint(rows, loaded, tasks, tokenizer, word_splitter),
         desc=f"Tokenizing {loaded.name} {split}",
     )
-    lengths = _list_lengths(encoded, "pieces")
-    labelled = {task.name: _count_labels(encoded, label_column(task.name)) for task, _, _ in tasks}
-    return EncodedSplit(source, encoded, lengths, labelled)
+    return EncodedSplit(source, encoded, tuple(task.name for task, _, _ in tasks))
 
 
 def _words(value: list[str | None] | None, source: LoadedSplit, place: int) -> list[str]:
