@@ -82,7 +82,9 @@ def prepare(
         for name, dataset in loaded.items():
             readings = _readings(recipe, name, tasks, readers)
             encoded[name] = {
-                split: encode_split(dataset, split, readings, tokenizer, word_splitter or recipe.word_splitter)
+                split: encode_split(
+                    dataset, split, readings, tokenizer, word_splitter or recipe.word_splitter, recipe.num_proc
+                )
                 for split in dataset.splits
                 if split in splits
             }

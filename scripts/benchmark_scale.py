@@ -203,9 +203,8 @@ def data_part(options: argparse.Namespace) -> list[dict[str, Any]]:
                 rows.append({"rows": count, "kind": kind, "text": text, "tokenised": mapped, **found})
     for small, large in zip(rows[:2], rows[-2:], strict=True):
         grown = {what: (large[what] - small[what]) / (large["rows"] - small["rows"]) for what in ("peak", "steady")}
-        print(
-            f"growth of a process that {small['kind']}: peak {grown['peak']:.0f}, steady {grown['steady']:.0f} bytes a row"
-        )
+        figures = f"peak {grown['peak']:.0f}, steady {grown['steady']:.0f} bytes a row"
+        print(f"growth of a process that {small['kind']}: {figures}")
     return rows
 
 
