@@ -94,13 +94,14 @@ def measure_plan(strategy: str, place: float, num_datasets: int, num_rows: int) 
             start = time.perf_counter()
             sampler[step]
             times.append(time.perf_counter() - start)
+        held = own_memory()
     return {
         "sizes": [min(sizes), int(np.median(sizes)), max(sizes)],
         **seconds,
         "median": float(np.median(times)),
         "longest": max(times),
-        "held": (own_memory() - before) / num_rows,
-        "peak": (peak.value - before) / num_rows,
+        "held": (held - before) / num_rows,
+        "peak": (max(peak.value, held) - before) / num_rows,
     }
 
 
@@ -175,6 +176,7 @@ def measure_data(values: dict[str, Any], num_steps: int) -> dict[str, Any]:
 
 def data_part(options: argparse.Namespace) -> list[dict[str, Any]]:
     import tiny
+    import transformers
 
     rows: list[dict[str, Any]] = []
     print(
@@ -182,14 +184,15 @@ def data_part(options: argparse.Namespace) -> list[dict[str, Any]]:
         f"{'':34} text MB  tokenised MB  to first step s    peak  steady"
     )
     with tempfile.TemporaryDirectory() as name:
+        transformers.logging.disable_progress_bar()
+        encoder = tiny.save_encoder(Path(name) / "encoder")
         for factor in (1, 10, 100):
             count, folder = factor * options.rows, Path(name) / str(factor)
             text = write_corpus(folder / "corpus", count)
-            values = tiny.recipe(folder, corpus=folder / "corpus", encoder_folder=tiny.save_encoder(folder / "encoder"))
+            values = tiny.recipe(folder, corpus=folder / "corpus", encoder_folder=encoder)
             for dataset, spec in values["datasets"].items():
                 spec["data_files"] = {"train": f"{dataset}/train.jsonl"}
-            if options.num_proc > 1:
-                values["num_proc"] = options.num_proc
+            values["num_proc"] = options.num_proc
             cache = folder / "cache"
             for kind in ("tokenises", "reads the cache"):
                 found = in_new_process("measure_data", values, 200, HF_DATASETS_CACHE=str(cache))
@@ -227,7 +230,7 @@ def main() -> None:
     parser.add_argument("--only", choices=PARTS, help="leave the other out")
     parser.add_argument("--datasets", type=int, default=1000, help="of the plan")
     parser.add_argument("--plan-rows", type=int, default=100_000_000)
-    parser.add_argument("--rows", type=int, default=10_000, help="n of the data")
+    parser.add_argument("--rows", type=int, default=5_000, help="n of the data")
     parser.add_argument("--num-proc", type=int, default=1, help="processes that tokenise")
     parser.add_argument("--json", action="store_true", help="print JSON as well")
     parser.add_argument("--call", help=argparse.SUPPRESS)

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class LoadedSplit:
     source: str
     """The split of the source that the rows were taken from: ``train`` for a carved validation split."""
     source_rows: np.ndarray
-    """[rows] The row numbers there, from 0; places in ``rows.data``, which stays whole."""
+    """[rows] The row numbers there, from 0 and ascending; places in ``rows.data``, which stays whole."""
     files: tuple[str, ...] = ()
     """The files that were read, in order; empty for data from the Hub or a folder."""
     file_sizes: tuple[int, ...] = ()
@@ -62,6 +62,15 @@ class LoadedSplit:
         """Dataset and split, in words a user can follow."""
         split = f"{self.held_out_as} (held out of {self.source})" if self.held_out_as else self.source
         return f"dataset `{self.dataset}`, split {split}"
+
+    def values(self, column: str) -> Iterator[pa.Array]:
+        """A column, a stretch of rows at a time. `datasets` would gather rows that were held out one by one."""
+        start = 0
+        for chunk in self.rows.data.column(column).chunks:
+            first, last = np.searchsorted(self.source_rows, [start, start + len(chunk)])
+            if first < last:
+                yield chunk.take(pa.array(self.source_rows[first:last] - start))
+            start += len(chunk)
 
     def take(self, places: np.ndarray) -> "LoadedSplit":
         """The rows at ``places``. They are not copied: the numbers are all that is held of them."""
@@ -271,7 +280,7 @@ def _carve(
     count = len(train.rows)
     order = np.random.default_rng([seed, count]).permutation(count)
     if stratify is not None:
-        order = _spread(order, _codes(train.rows, stratify))
+        order = _spread(order, _codes(train.values(stratify)))
     start = 0
     rest = np.ones(count, dtype=bool)
     for split, fraction in missing.items():
@@ -289,12 +298,12 @@ def _carve(
         loaded["train"] = train.take(np.flatnonzero(rest))
 
 
-def _codes(rows: datasets.Dataset, column: str) -> np.ndarray:
+def _codes(parts: Iterable[pa.Array]) -> np.ndarray:
     """[rows] A number for each value of a column, the same for the same value."""
     codes: dict[Any, int] = {}
     found = [np.zeros(0, dtype=np.int32)]
-    for batch in rows.select_columns([column]).with_format("arrow").iter(10_000):
-        values = batch.column(0).combine_chunks().dictionary_encode(null_encoding="encode")
+    for part in parts:
+        values = part.dictionary_encode(null_encoding="encode")
         known = [codes.setdefault(value, len(codes)) for value in values.dictionary.to_pylist()]
         found.append(np.array(known, dtype=np.int32)[values.indices.to_numpy()])
     return np.concatenate(found)

@@ -207,10 +207,19 @@ def test_values_and_nulls_have_codes_of_their_own(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", [{"text": "a", "label": label} for label in [*"abcab", None, *"aacb"] * 7])
     loaded = load_splits("demo", data_dir=str(tmp_path), data_files="a.jsonl", text="text", label_columns=["label"],
                          validation_fraction=0, test_fraction=0)  # fmt: skip
-    rows = loaded.splits["train"].rows
-    labels = list(rows["label"])
-    codes = _codes(rows, "label").tolist()
+    train = loaded.splits["train"]
+    labels = list(train.rows["label"])
+    codes = _codes(train.values("label")).tolist()
     assert len(set(zip(codes, labels, strict=True))) == len(set(codes)) == len(set(labels)) == 4
+
+
+def test_the_values_of_a_part_are_those_of_its_rows(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", [{"text": f"{n}", "label": f"{n % 7}"} for n in range(3500)])
+    loaded = load_splits("demo", data_dir=str(tmp_path), data_files="a.jsonl", text="text", label_columns=["label"],
+                         validation_fraction=0.4, test_fraction=0.001, max_rows={"train": 9})  # fmt: skip
+    for split in loaded.splits.values():
+        found = [value for part in split.values("text") for value in part.to_pylist()]
+        assert found == list(split.rows["text"]) == [str(n) for n in split.source_rows]
 
 
 @settings(max_examples=60, deadline=None)
