@@ -82,7 +82,9 @@ def prepare(
         for name, dataset in loaded.items():
             readings = _readings(recipe, name, tasks, readers)
             encoded[name] = {
-                split: encode_split(dataset, split, readings, tokenizer, word_splitter or recipe.word_splitter)
+                split: encode_split(
+                    dataset, split, readings, tokenizer, word_splitter or recipe.word_splitter, recipe.num_proc
+                )
                 for split in dataset.splits
                 if split in splits
             }
@@ -182,7 +184,7 @@ def steps(
     shares = sampling.shares
     train = _drawn_from(recipe, prepared)
     for task in prepared.tasks:
-        counts = [split.label_counts(task) for split in train.values() if task.name in split.labelled]
+        counts = [split.label_counts(task) for split in train.values() if task.name in split.tasks]
         occurring = [task.labels[place] for place in np.flatnonzero(sum(counts))]
         if len(occurring) < 2:
             what = f"only the label {listed(occurring)}" if occurring else "no labelled row"
@@ -282,7 +284,7 @@ def trainer_arguments(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
     """
     chosen = [task for task, weight in selection_weights(recipe, prepared).items() if weight]
     validation = prepared.split("validation").values()
-    scored = {name for split in validation for name in chosen if name in split.labelled and split.labelled[name].any()}
+    scored = {name for split in validation for name in chosen if name in split.tasks and split.labelled[name].any()}
     if recipe.training.selection_weights and (unscored := [name for name in chosen if name not in scored]):
         message = "the task has no labels in a validation split, so no model can be selected by it: leave it out"
         raise RecipeError([Problem(f"training.selection_weights.{name}", message) for name in unscored])

@@ -51,7 +51,7 @@ def evaluate(
     gold: dict[str, dict[str, list[Any]]] = defaultdict(dict)
     predicted: dict[str, dict[str, list[Any]]] = defaultdict(dict)
     for dataset, split in splits.items():
-        present = [task for task in tasks if task.name in split.labelled and split.labelled[task.name].any()]
+        present = [task for task in tasks if task.name in split.tasks and split.labelled[task.name].any()]
         if not present:
             continue
         answers = _answers(

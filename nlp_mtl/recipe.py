@@ -24,7 +24,7 @@ Tracker = Literal[
 
 
 COMPUTATION = frozenset({
-    "data_dir", "output_dir", "training.max_tokens", "training.layout", "training.mixed_precision",
+    "data_dir", "num_proc", "output_dir", "training.max_tokens", "training.layout", "training.mixed_precision",
     "training.num_workers", "training.log_every", "training.save_every", "training.keep_last", "training.keep_best",
     "training.gradient_checkpointing", "training.trackers",
 })  # fmt: skip
@@ -206,6 +206,8 @@ class Recipe(_Section):
     data_dir: str = Field(default=".", min_length=1, validate_default=True)
     """Where relative ``data_files`` start; kept as a whole path. In a recipe file: relative to that file,
     else to the current directory."""
+    num_proc: Positive = 1
+    """Processes that tokenise splits of more than a few thousand rows. What comes out is the same."""
     datasets: dict[Name, DatasetSpec] = Field(min_length=1)
     tasks: dict[Name, TaskSpec] = Field(min_length=1)
     sampling: SamplingSpec = SamplingSpec()

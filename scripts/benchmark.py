@@ -97,8 +97,7 @@ def rows_for(prepared: Prepared, wanted: int) -> Prepared:
         part = type(whole)(
             whole.source.take(chosen),
             whole.rows.select(chosen),
-            whole.lengths[chosen],
-            {task: labelled[chosen] for task, labelled in whole.labelled.items()},
+            whole.tasks,
         )
         encoded[name] = {"train": part}
     return Prepared(prepared.tasks, prepared.loaded, encoded, prepared.tokenizer, prepared.framing)
@@ -149,7 +148,7 @@ def ours(recipe: Recipe, prepared: Prepared, layout: str, batch_size: int, preci
 
 def stock(encoder: str, prepared: Prepared, task: Task, folder: Path, strategy: str) -> float:
     """Seconds for one epoch of a stock Trainer on the rows of one task."""
-    split = next(splits["train"] for splits in prepared.encoded.values() if task.name in splits["train"].labelled)
+    split = next(splits["train"] for splits in prepared.encoded.values() if task.name in splits["train"].tasks)
     framing, is_tokens = prepared.framing, task.type == "token-classification"
 
     def to_stock(row: dict[str, list[int]]) -> dict[str, object]:
@@ -190,7 +189,7 @@ def stock(encoder: str, prepared: Prepared, task: Task, folder: Path, strategy: 
 def useful_tokens(prepared: Prepared, task: str | None = None) -> int:
     """Tokens of the rows (that a task labels), special tokens counted, padding not."""
     specials = len(prepared.framing.prefix) + len(prepared.framing.suffix)
-    splits = [s["train"] for s in prepared.encoded.values() if task is None or task in s["train"].labelled]
+    splits = [s["train"] for s in prepared.encoded.values() if task is None or task in s["train"].tasks]
     return sum(int((split.lengths + specials).sum()) for split in splits)
 
 

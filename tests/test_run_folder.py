@@ -40,7 +40,7 @@ def resumable(folder: Path, **training: object) -> Recipe:
 )
 def test_a_resumed_run_may_say_anew_how_it_is_computed(tmp_path: Path, change: dict) -> None:
     recipe = resumable(tmp_path)
-    changed = recipe.model_copy(update={"training": recipe.training.model_copy(update=change)})
+    changed = recipe.model_copy(update={"num_proc": 2, "training": recipe.training.model_copy(update=change)})
     assert train(changed, resume=True)["steps"] == 6
     run = Path(recipe.output_dir)
     assert Recipe.from_yaml(run / "recipe.yaml") == changed

@@ -62,13 +62,18 @@ def assert_same_end(run: Path, other: Path) -> None:
 
 
 def write_yaml(folder: Path, values: dict[str, Any]) -> Path:
+    folder.mkdir(exist_ok=True)
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(values, sort_keys=False))
     return path
 
 
 def start(
-    *arguments: str | Path, processes: int = 1, cwd: Path | None = None, script: Path | None = None
+    *arguments: str | Path,
+    processes: int = 1,
+    cwd: Path | None = None,
+    script: Path | None = None,
+    environment: dict[str, str] | None = None,
 ) -> "subprocess.Popen[str]":
     """Start ``nlp-mtl ARGUMENTS`` (or ``script ARGUMENTS``) on the CPU, in real processes of their own."""
     launcher = [sys.executable]
@@ -76,10 +81,10 @@ def start(
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     program = [str(script)] if script else ["-m", "nlp_mtl"]
     threads = "2" if processes == 1 else "1"
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
+    given = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1", **(environment or {})}
     return subprocess.Popen(
         [*launcher, *program, *map(str, arguments)],
-        cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        cwd=cwd, env={**os.environ, **given}, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def data_report(
             for task in tasks
             for name, splits in encoded.items()
             for split, rows in splits.items()
-            if task.name in rows.labelled
+            if task.name in rows.tasks
         ],
         "sampling": _sampling_report(encoded, data),
         "steps": {
@@ -163,7 +163,7 @@ def _odd_labels(tasks: Sequence[Task], encoded: Mapping[str, Mapping[str, Encode
             (split, rows, rows.label_counts(task))
             for splits in encoded.values()
             for split, rows in splits.items()
-            if task.name in rows.labelled
+            if task.name in rows.tasks
         ]
         for place, label in enumerate(task.labels):
             if any(counts[place] for split, _, counts in read if split == "train"):
@@ -184,7 +184,7 @@ def _odd_rows(tasks: Sequence[Task], rows: EncodedSplit, framing: Framing, progr
     yield from _places(empty, rows, "no word in it")
     yield from _places(list(_cut_words(rows, framing)), rows, "a word longer than a window; only its start is read")
     for task in tasks:
-        if task.is_spans and task.name in rows.labelled:
+        if task.is_spans and task.name in rows.tasks:
             broken = []
             title = f"Checking {task.name} in {rows.source.dataset}"
             for row, ids in enumerate(_shown(rows.rows[label_column(task.name)], title, progress)):
@@ -223,7 +223,7 @@ def _related(
     """The datasets in groups: those of one task, directly or by another task, are together."""
     groups: list[set[str]] = [{name} for name in loaded]
     for task in tasks:
-        read = {name for name, splits in encoded.items() if any(task.name in s.labelled for s in splits.values())}
+        read = {name for name, splits in encoded.items() if any(task.name in s.tasks for s in splits.values())}
         apart = [group for group in groups if not group & read]
         groups = [*apart, set().union(*(group for group in groups if group & read))]
     return [[dataset for name, dataset in loaded.items() if name in group] for group in groups if group]

@@ -2,12 +2,18 @@
 
 import hashlib
 import json
+import logging
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+from filelock import FileLock, Timeout
 from transformers import PreTrainedTokenizerBase
 
 from nlp_mtl.data.labels import MISSING, LabelReader
@@ -17,8 +23,13 @@ from nlp_mtl.errors import DataError
 from nlp_mtl.tasks import Task
 from nlp_mtl.words import split_words
 
+logger = logging.getLogger(__name__)
+
 VERSION = 1
 """Part of the cache key; raised when what is encoded changes."""
+
+FEW_ROWS = 4000
+"""So many rows are tokenised sooner than other processes are started."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +43,21 @@ class EncodedSplit:
 
     source: LoadedSplit
     rows: datasets.Dataset
-    lengths: np.ndarray
-    """[rows] Pieces of each row."""
-    labelled: dict[str, np.ndarray]
-    """``{task: [rows]}`` Labelled items of each row: words, or 1 for a text."""
+    tasks: tuple[str, ...]
+    """The tasks that read labels here."""
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """[rows] Pieces of each row. Training asks for neither these nor ``labelled``: they are held in memory."""
+        return _list_lengths(self.rows, "pieces")
+
+    @cached_property
+    def labelled(self) -> dict[str, np.ndarray]:
+        """``{task: [rows]}`` Labelled items of each row: words, or 1 for a text."""
+        return {task: _count_labels(self.rows, label_column(task)) for task in self.tasks}
 
     def label_counts(self, task: Task) -> np.ndarray:
         """[labels] How often each label of a task occurs."""
@@ -68,12 +87,14 @@ def encode_split(
     tasks: Sequence[tuple[Task, str, LabelReader]],
     tokenizer: PreTrainedTokenizerBase,
     word_splitter: str,
+    num_proc: int = 1,
 ) -> EncodedSplit:
-    """Encode one split.
+    """Encode one split, or read it from the cache.
 
     Args:
         tasks: those that read labels here, each with its column and the reader of its values.
         word_splitter: how texts become words; word lists stay as they are.
+        num_proc: processes that tokenise; what comes out, and the cache, are the same.
 
     Raises:
         DataError: labels do not fit words, or are unknown; the message names the row.
@@ -81,11 +102,13 @@ def encode_split(
     source = loaded.splits[split]
     columns = list(dict.fromkeys([loaded.column, *(column for _, column, _ in tasks)]))
     rows = source.rows.select_columns(columns)
+    text_column, is_words = loaded.column, loaded.is_words
+    told = replace(source, rows=rows.select(range(0)))  # for messages; other processes get it with each job
 
     def encode(batch: Mapping[str, list[Any]], places: list[int]) -> dict[str, list[Any]]:
-        texts = batch[loaded.column]
-        if loaded.is_words:
-            words = [_words(value, source, place) for value, place in zip(texts, places, strict=True)]
+        texts = batch[text_column]
+        if is_words:
+            words = [_words(value, told, place) for value, place in zip(texts, places, strict=True)]
         else:
             words = [[t[a:b] for a, b in split_words(t, word_splitter)] for t in (t or "" for t in texts)]
         pieces, starts = encode_words(tokenizer, words)
@@ -93,7 +116,7 @@ def encode_split(
         for task, column, reader in tasks:
             read = _token_labels if task.type == "token-classification" else _text_label
             encoded[label_column(task.name)] = [
-                read(reader, value, len(row), source, place)
+                read(reader, value, len(row), told, place)
                 for value, row, place in zip(batch[column], words, places, strict=True)
             ]
         return encoded
@@ -101,18 +124,39 @@ def encode_split(
     integers = datasets.List(datasets.Value("int32"))
     names = ["pieces", "starts", *(label_column(task.name) for task, _, _ in tasks)]
     features = datasets.Features(dict.fromkeys(names, integers))  # type: ignore[arg-type]
-    encoded = rows.map(
-        encode,
-        with_indices=True,
-        batched=True,
-        remove_columns=columns,
-        features=features,
-        new_fingerprint=_fingerprint(rows, loaded, tasks, tokenizer, word_splitter),
-        desc=f"Tokenizing {loaded.name} {split}",
-    )
-    lengths = _list_lengths(encoded, "pieces")
-    labelled = {task.name: _count_labels(encoded, label_column(task.name)) for task, _, _ in tasks}
-    return EncodedSplit(source, encoded, lengths, labelled)
+    fingerprint = _fingerprint(rows, loaded, tasks, tokenizer, word_splitter)
+    with _by_one_at_a_time(rows, fingerprint, source.title), warnings.catch_warnings():
+        # The other processes use neither torch nor the tokenizer's threads, so they do not miss any.
+        warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
+        encoded = rows.map(
+            encode,
+            with_indices=True,
+            batched=True,
+            remove_columns=columns,
+            features=features,
+            num_proc=num_proc if num_proc > 1 and len(rows) > FEW_ROWS else None,
+            new_fingerprint=fingerprint,
+            desc=f"Tokenizing {loaded.name} {split}",
+        )
+    return EncodedSplit(source, encoded, tuple(task.name for task, _, _ in tasks))
+
+
+@contextmanager
+def _by_one_at_a_time(rows: datasets.Dataset, fingerprint: str, title: str) -> Iterator[None]:
+    """Runs that start together: one fills the cache, the others wait for it. A killed one leaves no lock behind."""
+    if not rows.cache_files:  # rows that are held in memory have no cache
+        yield
+        return
+    lock = FileLock(Path(rows.cache_files[0]["filename"]).with_name(f"cache-{fingerprint}.lock"))
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        logger.info("%s: waiting for another process, which tokenizes it", title)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _words(value: list[str | None] | None, source: LoadedSplit, place: int) -> list[str]:

@@ -62,7 +62,7 @@ def read_items(
 ) -> list[Item]:
     """The windows of rows of a split, in order."""
     batch = split.rows[np.asarray(rows)]
-    present = [task.name for task in tasks if task.name in split.labelled]
+    present = [task.name for task in tasks if task.name in split.tasks]
     items = []
     for offset, (pieces, starts) in enumerate(zip(batch["pieces"], batch["starts"], strict=True)):
         labels = {name: batch[label_column(name)][offset] for name in present}

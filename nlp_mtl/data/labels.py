@@ -193,11 +193,10 @@ def _occurring(loaded: LoadedDataset, column: str, names: Mapping[int, str] | No
 def distinct_values(split: LoadedSplit, column: str) -> set[Any]:
     """The values that a label column holds; nulls left out."""
     found: set[Any] = set()
-    for batch in split.rows.select_columns([column]).with_format("arrow").iter(10_000):
-        values = batch.column(0)
+    for values in split.values(column):
         while isinstance(values.type, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
             values = pc.list_flatten(values)
-        found.update(pc.unique(values.combine_chunks()).to_pylist())
+        found.update(pc.unique(values).to_pylist())
     return found - {None}
 
 

@@ -1,14 +1,15 @@
 """From a recipe's words about a dataset to its splits: files or Hub, columns, missing splits, caps."""
 
+import hashlib
 import logging
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import yaml
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
@@ -38,7 +39,7 @@ class LoadedSplit:
     source: str
     """The split of the source that the rows were taken from: ``train`` for a carved validation split."""
     source_rows: np.ndarray
-    """[rows] The row numbers there, from 0."""
+    """[rows] The row numbers there, from 0 and ascending; places in ``rows.data``, which stays whole."""
     files: tuple[str, ...] = ()
     """The files that were read, in order; empty for data from the Hub or a folder."""
     file_sizes: tuple[int, ...] = ()
@@ -62,9 +63,25 @@ class LoadedSplit:
         split = f"{self.held_out_as} (held out of {self.source})" if self.held_out_as else self.source
         return f"dataset `{self.dataset}`, split {split}"
 
+    def values(self, column: str) -> Iterator[pa.Array]:
+        """A column, a stretch of rows at a time. `datasets` would gather rows that were held out one by one."""
+        start = 0
+        for chunk in self.rows.data.column(column).chunks:
+            first, last = np.searchsorted(self.source_rows, [start, start + len(chunk)])
+            if first < last:
+                yield chunk.take(pa.array(self.source_rows[first:last] - start))
+            start += len(chunk)
+
     def take(self, places: np.ndarray) -> "LoadedSplit":
-        """The rows at ``places``."""
-        return replace(self, rows=self.rows.select(places), source_rows=self.source_rows[places])
+        """The rows at ``places``. They are not copied: the numbers are all that is held of them."""
+        chosen = self.source_rows[places]
+        # `select` does the same by way of a Python object for each row.
+        numbers = chosen.astype(f"u{chosen.itemsize}", copy=False)
+        indices = datasets.table.InMemoryTable(pa.table({"indices": numbers}))
+        digest = hashlib.sha256(self.rows._fingerprint.encode())
+        digest.update(numbers.data)
+        rows = datasets.Dataset(self.rows.data, self.rows.info, self.rows.split, indices, digest.hexdigest()[:32])
+        return replace(self, rows=rows, source_rows=chosen)
 
 
 @dataclass(frozen=True)
@@ -241,7 +258,8 @@ def _join(dataset: str, source: Mapping[str, Mapping[str, datasets.Dataset]]) ->
         rows = datasets.concatenate_datasets(list(parts.values())) if len(parts) > 1 else next(iter(parts.values()))
         files = tuple(file for file in parts if file)
         sizes = tuple(len(part) for file, part in parts.items() if file)
-        joined[split] = LoadedSplit(rows, dataset, split, np.arange(len(rows)), files, sizes)
+        numbers = np.arange(len(rows), dtype=np.uint32 if len(rows) < 2**32 else np.uint64)
+        joined[split] = LoadedSplit(rows, dataset, split, numbers, files, sizes)
     return joined
 
 
@@ -262,15 +280,9 @@ def _carve(
     count = len(train.rows)
     order = np.random.default_rng([seed, count]).permutation(count)
     if stratify is not None:
-        groups: dict[Any, list[int]] = defaultdict(list)
-        values = train.rows[stratify][:]
-        for place in order:
-            groups[values[place]].append(place)
-        # Spread each label evenly over [0, 1): any stretch of that order holds all in proportion.
-        spread = [((rank + 0.5) / len(group), place) for group in groups.values() for rank, place in enumerate(group)]
-        order = np.array([place for _, place in sorted(spread)])
+        order = _spread(order, _codes(train.values(stratify)))
     start = 0
-    held_out: list[int] = []
+    rest = np.ones(count, dtype=bool)
     for split, fraction in missing.items():
         size = round(count * fraction)
         if not 0 < size < count - start:
@@ -278,11 +290,29 @@ def _carve(
             continue
         chosen = np.sort(order[start : start + size])
         start += size
-        held_out += chosen.tolist()
+        rest[chosen] = False
         loaded[split] = replace(train.take(chosen), held_out_as=split)
         how = f", stratified by {stratify}" if stratify else ""
         notes.append(f"{train.dataset}: no {split} split; {size} of {count} train rows held out (seed {seed}{how})")
-    if held_out:
-        rest = np.ones(count, dtype=bool)
-        rest[held_out] = False
+    if not rest.all():
         loaded["train"] = train.take(np.flatnonzero(rest))
+
+
+def _codes(parts: Iterable[pa.Array]) -> np.ndarray:
+    """[rows] A number for each value of a column, the same for the same value."""
+    codes: dict[Any, int] = {}
+    found = [np.zeros(0, dtype=np.int32)]
+    for part in parts:
+        values = part.dictionary_encode(null_encoding="encode")
+        known = [codes.setdefault(value, len(codes)) for value in values.dictionary.to_pylist()]
+        found.append(np.array(known, dtype=np.int32)[values.indices.to_numpy()])
+    return np.concatenate(found)
+
+
+def _spread(order: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """``order`` with the places of each code spread evenly: any stretch of it holds all codes in proportion."""
+    counts = np.bincount(codes)
+    by_code = np.argsort(codes[order], kind="stable")
+    ranks = np.empty(len(order), dtype=np.int64)  # of each place in ``order``, among those of its code
+    ranks[by_code] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return order[np.lexsort((order, (ranks + 0.5) / counts[codes[order]]))]

@@ -139,6 +139,7 @@ class Sampler:
         """The order of the rows in a pass over a dataset; 4 bytes a row."""
         known = self._orders.get(dataset)
         if known is None or known[0] != number:
+            self._orders.pop(dataset, None)  # one order at a time: a pass may be over most rows of the run
             order = np.arange(self.sizes[dataset], dtype=np.int32)
             np.random.default_rng([self.seed, 2, dataset, number]).shuffle(order)
             known = self._orders[dataset] = (number, order)

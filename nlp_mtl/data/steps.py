@@ -8,8 +8,9 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from nlp_mtl.data.batches import MicroBatch, collate
-from nlp_mtl.data.encoding import EncodedSplit
+from nlp_mtl.data.encoding import EncodedSplit, label_column
 from nlp_mtl.data.items import Framing, Item, item_lengths, read_items
+from nlp_mtl.data.labels import MISSING
 from nlp_mtl.data.layout import MICRO_BATCH_COST, layout, pack
 from nlp_mtl.data.sampling import Sampler, StepPlan
 from nlp_mtl.tasks import Task
@@ -68,7 +69,7 @@ class StepDataset(Dataset[StepBatches]):
             collate([items[i] for i in batch], self.tasks, self.framing, packed=self.packed)
             for batch in self.layout(lengths)
         ]
-        return StepBatches(step, micro_batches, self.counts(plan), int(lengths.sum()))
+        return StepBatches(step, micro_batches, self.counts(items), int(lengths.sum()))
 
     def layout(self, lengths: np.ndarray) -> list[np.ndarray]:
         """The micro-batches of this process, as places of items. ``lengths``: [items of the step], in tokens."""
@@ -92,13 +93,12 @@ class StepDataset(Dataset[StepBatches]):
             num_rows += len(rows)
         return items
 
-    def counts(self, plan: StepPlan) -> dict[str, int]:
-        """``{task: labelled items}`` of a plan: what losses are divided by, on every process alike."""
+    def counts(self, items: Sequence[Item]) -> dict[str, int]:
+        """``{task: labelled items}`` of a plan's rows: what losses are divided by, on every process alike."""
         counts = {task.name: 0 for task in self.tasks}
-        for dataset in np.unique(plan.datasets):
-            rows = plan.rows[plan.datasets == dataset]
-            for task, labelled in self.splits[dataset].labelled.items():
-                counts[task] += int(labelled[rows].sum())
+        for labels in {item.place: item.labels for item in items}.values():  # a row's, once for all of its windows
+            for task, ids in labels.items():
+                counts[task] += len(ids) - ids.count(MISSING)
         return counts
 
     def digest(self) -> str:
@@ -111,6 +111,7 @@ class StepDataset(Dataset[StepBatches]):
         found: list[Any] = []
         for dataset, row in zip(plan.datasets, plan.rows, strict=True):
             split = self.splits[dataset]
-            if task in split.labelled and split.labelled[task][row]:
+            labels = split.rows[int(row)][label_column(task)] if task in split.tasks else []
+            if len(labels) > labels.count(MISSING):
                 found.append(split.source.where(int(row)))
         return found

@@ -125,7 +125,7 @@ def test_places_count_the_rows_of_a_plan_not_their_windows(data: list[EncodedSpl
 def test_a_row_drawn_twice_in_a_step_counts_twice(data: list[EncodedSplit]) -> None:
     plan = StepPlan(0, np.array([0, 0, 1]), np.array([3, 3, 0]))
     one = steps(data)
-    assert one.counts(plan)["pos"] == 2 * len(word_rows()[3]["upos"])
+    assert one.counts(one.items(plan))["pos"] == 2 * len(word_rows()[3]["upos"])
     assert len(one.items(plan)) == 3
 
 

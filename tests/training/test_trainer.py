@@ -58,7 +58,7 @@ def test_a_step_without_any_label_changes_nothing(tmp_path: Path) -> None:
     recipe = Recipe.from_dict({**recipe.to_dict(), "training": {**recipe.to_dict()["training"], "eval_every": 1}})
     a_run = Run(recipe)
     a_run.train()
-    counts = [any(a_run.data.counts(plan).values()) for plan in a_run.data.sampler]
+    counts = [any(a_run.data.counts(a_run.data.items(plan)).values()) for plan in a_run.data.sampler]
     assert False in counts
     for step, labelled in enumerate(counts):
         assert same(a_run.seen[step], a_run.seen[step + 1]) is not labelled, step
