@@ -20,11 +20,18 @@ from nlp_mtl.data.loading import LoadedDataset, load_splits
 from nlp_mtl.data.sampling import Sampler, sampling_rates
 from nlp_mtl.data.steps import StepDataset
 from nlp_mtl.errors import DataError, ModelError, Problem, RecipeError, listed
-from nlp_mtl.models.encoder import load_encoder, load_encoder_config, load_tokenizer, longest_input
+from nlp_mtl.models.encoder import (
+    checkpoint_gradients,
+    load_encoder,
+    load_encoder_config,
+    load_tokenizer,
+    longest_input,
+)
 from nlp_mtl.models.multitask import MultiTaskModel, from_encoder
-from nlp_mtl.models.packing import family_refusal
+from nlp_mtl.models.packing import will_pack
 from nlp_mtl.recipe import SPLITS, Recipe
 from nlp_mtl.tasks import Task
+from nlp_mtl.training.freezing import freeze, learning_layers
 from nlp_mtl.training.threads import num_threads
 
 DEFAULT_MAX_LENGTH = 512
@@ -172,10 +179,28 @@ def _readings(
     ]
 
 
+def expects_to_pack(recipe: Recipe) -> bool:
+    """Whether a recipe's texts will be packed, as far as the encoder's configuration tells: no weights are read.
+
+    Raises:
+        ModelError: they should be, but cannot.
+    """
+    return will_pack(load_encoder_config(recipe.encoder, recipe.encoder_revision), recipe.training.layout)
+
+
 def steps(
-    recipe: Recipe, prepared: Prepared, *, process: int = 0, num_processes: int = 1, device: str = "cpu"
+    recipe: Recipe,
+    prepared: Prepared,
+    *,
+    process: int = 0,
+    num_processes: int = 1,
+    device: str = "cpu",
+    packed: bool = False,
 ) -> StepDataset:
     """The training steps of a recipe, laid out for one process.
+
+    Args:
+        packed: whether the model packs; see :meth:`nlp_mtl.models.multitask.MultiTaskModel.packs`.
 
     Raises:
         DataError: there is nothing to train on, or a task has fewer than two labels in the training splits.
@@ -211,6 +236,7 @@ def steps(
         process=process,
         num_processes=num_processes,
         num_threads=num_threads(device, num_processes),
+        packed=packed,
     )
 
 
@@ -229,45 +255,23 @@ def new_model(recipe: Recipe, prepared: Prepared) -> MultiTaskModel:
     """The recipe's encoder with new heads (initialized from torch's global seed).
 
     Raises:
-        ModelError: the encoder cannot be loaded, or is of a family that has no such heads.
+        ModelError: the encoder cannot be loaded, is of a family that has no such heads, has fewer layers than are to be
+            frozen, or cannot checkpoint gradients.
     """
-    return from_encoder(
+    model = from_encoder(
         load_encoder(recipe.encoder, recipe.encoder_revision, recipe.training.dropout),
         prepared.tasks,
         word_splitter=recipe.word_splitter,
         max_length=prepared.framing.max_length,
         window_overlap=recipe.window_overlap,
     )
-
-
-def packs(model: MultiTaskModel, layout: str) -> bool:
-    """Whether texts are packed under a layout, ``auto``, ``padded`` or ``packed``; the model is then fit for it.
-
-    Raises:
-        ModelError: they should be packed, but the encoder cannot read them so.
-    """
-    return layout != "padded" and _packs(model.pack(), layout)
-
-
-def will_pack(recipe: Recipe) -> bool:
-    """Whether texts will be packed, as far as the encoder's configuration tells (its weights are not read).
-
-    Raises:
-        ModelError: as :func:`packs`.
-    """
-    if recipe.training.layout == "padded":
-        return False
-    return _packs(family_refusal(load_encoder_config(recipe.encoder, recipe.encoder_revision)), recipe.training.layout)
-
-
-def _packs(why_not: str | None, layout: str) -> bool:
-    if why_not and layout == "packed":
-        raise ModelError(
-            f"training.layout is packed, but the encoder cannot read packed texts: {why_not}; choose auto or padded"
-        )
-    if why_not:
-        logger.info("Texts are padded, as the encoder cannot read packed ones: %s", why_not)
-    return not why_not
+    freeze(model, recipe.training.frozen_layers)
+    if recipe.training.unfreeze_every and not learning_layers(model):
+        message = f"frozen_layers: {recipe.training.frozen_layers} leaves nothing to unfreeze; choose one of the two"
+        raise RecipeError([Problem("training.unfreeze_every", message)])
+    if recipe.training.gradient_checkpointing:
+        checkpoint_gradients(model.encoder)
+    return model
 
 
 def selection_weights(recipe: Recipe, prepared: Prepared) -> dict[str, float]:
@@ -292,7 +296,7 @@ def trainer_arguments(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
         message = "early stopping needs a validation split with labels of a task that counts for the selection score"
         raise RecipeError([Problem("training.early_stopping_patience", message)])
     elsewhere = {"num_epochs", "max_steps", "batch_size", "max_tokens", "layout"}  # in the steps
-    elsewhere |= {"dropout", "selection_weights", "trackers"}
+    elsewhere |= {"dropout", "frozen_layers", "gradient_checkpointing", "selection_weights", "trackers"}
     settings = recipe.training.model_dump(exclude=elsewhere)
     settings["eval_every"] = settings["eval_every"] or steps_per_epoch(recipe, prepared)
     return {**settings, "seed": recipe.seed}

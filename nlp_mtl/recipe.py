@@ -127,7 +127,7 @@ class TrainingSpec(_Section):
     batch_size: Positive = 64
     """Rows in an optimizer step: what is learned."""
     max_tokens: Positive = 4096
-    """Tokens in a micro-batch, padding counted: what fits."""
+    """Tokens in a micro-batch, padding counted where there is any: what fits."""
     layout: Literal["auto", "padded", "packed"] = "auto"
     """``packed``: the texts of a micro-batch stand one behind the other, without padding, each read for itself; not
     all encoders can. ``auto``: packed where the encoder can."""
@@ -145,7 +145,7 @@ class TrainingSpec(_Section):
     """The share of steps in which the learning rates rise."""
     dropout: Fraction | None = None
     """The rate of every dropout in encoder and heads. Default: what the encoder's configuration says."""
-    frozen_layers: Integer | Literal["embeddings", "encoder"] = 0
+    frozen_layers: Annotated[Integer, Field(ge=0)] | Literal["embeddings", "encoder"] = 0
     """What of the encoder does not learn: ``encoder``, all of it; ``embeddings``; a number, the embeddings and so many
     of the lowest layers; 0, nothing."""
     unfreeze_every: Positive | None = None

@@ -12,16 +12,17 @@ from accelerate.utils import GradientAccumulationPlugin, gather_object, set_seed
 
 from nlp_mtl.analysis.data_report import data_report
 from nlp_mtl.build import (
+    Prepared,
     describe_data,
+    expects_to_pack,
     new_model,
-    packs,
     prepare,
     selection_weights,
     steps,
     trainer_arguments,
-    will_pack,
 )
 from nlp_mtl.data.items import frame
+from nlp_mtl.data.steps import StepDataset
 from nlp_mtl.errors import DataError, RunError, listed
 from nlp_mtl.evaluation import evaluate as evaluate_splits
 from nlp_mtl.evaluation import selection_score
@@ -31,7 +32,7 @@ from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.recipe import Recipe
 from nlp_mtl.run_folder import check_folder, command, keep_resumption, save_model, save_results, start_folder, versions
 from nlp_mtl.training.termination import noted_termination
-from nlp_mtl.training.trackers import tracked, tracking_arguments
+from nlp_mtl.training.trackers import Track, tracked, tracking_arguments
 from nlp_mtl.training.trainer import train as train_model
 
 logger = logging.getLogger(__name__)
@@ -71,20 +72,33 @@ def train(
             f"some processes find a checkpoint in {output_dir} to resume from, and some do not: output_dir has to be "
             "on a file system that all machines share"
         )
+    expects_to_pack(recipe)
     prepared = prepare(recipe, accelerator=accelerator)
-    data = steps(
-        recipe, prepared,
-        process=accelerator.process_index,
-        num_processes=accelerator.num_processes,
-        device=accelerator.device.type,
-    )  # fmt: skip
+    where = {"process": accelerator.process_index, "num_processes": accelerator.num_processes}
+    data = steps(recipe, prepared, device=accelerator.device.type, **where)
     arguments = trainer_arguments(recipe, prepared)
     set_seed(recipe.seed)  # the heads' first weights
     model = new_model(recipe, prepared)
-    packed = data.packed = packs(model, recipe.training.layout)
-    # Only now is an old run removed: what could fail before has not.
-    if accelerator.is_main_process and not resume:
-        start_folder(output_dir, recipe, accelerator)
+    data.packed = model.packs(recipe.training.layout)
+    with tracked(accelerator, output_dir, recipe.to_dict(), resume=resume) as track:
+        # Only now is an old run removed: what could fail before has not.
+        if accelerator.is_main_process and not resume:
+            start_folder(output_dir, recipe, accelerator)
+        return _trained(recipe, prepared, data, model, accelerator, track, resume, arguments)
+
+
+def _trained(
+    recipe: Recipe,
+    prepared: Prepared,
+    data: StepDataset,
+    model: MultiTaskModel,
+    accelerator: Accelerator,
+    track: Track,
+    resume: bool,
+    arguments: dict[str, Any],
+) -> dict[str, Any]:
+    """Train in a run folder that is ready, evaluate and save; returns the results."""
+    output_dir = Path(recipe.output_dir).absolute()
     accelerator.wait_for_everyone()
     progress = sys.stderr.isatty() and accelerator.is_main_process
 
@@ -92,7 +106,7 @@ def train(
         return evaluate_splits(
             scored, prepared.split(split), prepared.tasks, prepared.framing,
             max_tokens=recipe.training.max_tokens,
-            packed=packed,
+            packed=data.packed,
             mixed_precision=recipe.training.mixed_precision,
             accelerator=accelerator,
             progress=progress,
@@ -102,15 +116,14 @@ def train(
         scores = score("validation", scored)
         return scores, selection_score(scores, prepared.tasks, selection_weights(recipe, prepared))
 
-    with tracked(accelerator, output_dir.name, recipe.to_dict()) as track:
-        with noted_termination() as termination:
-            state = train_model(
-                model, data, prepared.tasks, validate,
-                accelerator=accelerator, output_dir=output_dir, resume=resume, stop=termination.agreed, track=track,
-                **arguments,
-            )  # fmt: skip
-        scores = {split: found for split in ("validation", "test") if (found := score(split, model))}
-        track({"best": scores}, state.step)
+    with noted_termination() as termination:
+        state = train_model(
+            model, data, prepared.tasks, validate,
+            accelerator=accelerator, output_dir=output_dir, resume=resume, stop=termination.agreed, track=track,
+            **arguments,
+        )  # fmt: skip
+    scores = {split: found for split in ("validation", "test") if (found := score(split, model))}
+    track({"best": scores}, state.step)
     results = {
         "scores": scores,
         "main_metrics": {task.name: task.metric for task in prepared.tasks},
@@ -188,10 +201,10 @@ def _whole_models_only(found: str) -> RunError:
 def check(recipe: Recipe | str | Path) -> dict[str, Any]:
     """What a recipe's data holds and what is odd about it; see :func:`nlp_mtl.analysis.data_report.data_report`."""
     recipe = _read(recipe)
+    packed = expects_to_pack(recipe)
     prepared = prepare(recipe)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    data = steps(recipe, prepared, device=device)
-    data.packed = will_pack(recipe)
+    data = steps(recipe, prepared, device=device, packed=packed)
     return data_report(
         prepared.tasks, prepared.loaded, prepared.encoded, prepared.framing, data, progress=sys.stderr.isatty()
     )
@@ -227,7 +240,7 @@ def evaluate(
     scores = evaluate_splits(
         model, prepared.split(split), prepared.tasks, prepared.framing,
         max_tokens=max(recipe.training.max_tokens, config.max_length),
-        packed=packs(model, recipe.training.layout),
+        packed=model.packs(recipe.training.layout),
         mixed_precision=recipe.training.mixed_precision,
         accelerator=accelerator,
         progress=sys.stderr.isatty() and accelerator.is_main_process,

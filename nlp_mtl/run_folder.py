@@ -97,6 +97,8 @@ def start_folder(output_dir: Path, recipe: Recipe, accelerator: Accelerator) -> 
         output_dir.mkdir(parents=True, exist_ok=True)
         for name in _OURS:
             path = output_dir / name
+            if name == "trackers" and accelerator.log_with:
+                continue  # they run already, and have cleared theirs
             if path.is_dir():
                 shutil.rmtree(path)
             else:

@@ -39,7 +39,7 @@ from torch import nn
 from transformers import AutoModel, BertConfig, ModernBertConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from nlp_mtl import Recipe
-from nlp_mtl.build import Prepared, packs, prepare, steps, trainer_arguments
+from nlp_mtl.build import Prepared, prepare, steps, trainer_arguments
 from nlp_mtl.data.encoding import label_column
 from nlp_mtl.data.steps import StepBatches, StepDataset
 from nlp_mtl.metrics import Scores
@@ -120,15 +120,15 @@ class Watched(StepDataset):
 def ours(recipe: Recipe, prepared: Prepared, layout: str, batch_size: int, precision: str, folder: Path) -> Measured:
     """One epoch of our training loop: every row once, as the stock Trainer has them."""
     once = {"batch_size": batch_size, "num_epochs": 1, "ema_decay": 0, "layer_decay": 1, "selection_weights": {}}
-    once |= {"layout": layout, "mixed_precision": precision}
+    once |= {"layout": layout, "mixed_precision": precision, "num_workers": 0}
     changes = {"sampling": {}, "training": recipe.training.model_dump() | once, "output_dir": str(folder)}
     recipe = Recipe.from_dict(recipe.to_dict() | changes)
     accelerator = Accelerator(mixed_precision="no")
     data = steps(recipe, prepared, device=accelerator.device.type)
-    data.__class__ = Watched
+    data.__class__ = Watched  # of the same making
     assert isinstance(data, Watched)
     model = from_encoder(load_encoder(recipe.encoder), prepared.tasks, max_length=prepared.framing.max_length)
-    data.packed = packs(model, layout)
+    data.packed = model.packs(layout)
     folder.mkdir(parents=True)
     ends: list[float] = []  # the last step is done when the model is evaluated; saving it does not count
 
@@ -282,11 +282,13 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "matrix_peak": matrix_peak(precision),
         "operations_a_token": operations_a_token(loaded),
     }
+    name = loaded.name_or_path
+    del loaded  # not of what is measured
     if part.startswith("stock"):
         count = sum(useful_tokens(prepared, task.name) for task in prepared.tasks)
         names = {"random": "default collator", "group_by_length": "group_by_length"}
         report["title"] = f"stock Trainer, four runs of batch {batch_size}, {names[kind]}"
-        seconds = sum(stock(loaded.name_or_path, prepared, task, folder / task.name, kind) for task in prepared.tasks)
+        seconds = sum(stock(name, prepared, task, folder / task.name, kind) for task in prepared.tasks)
     else:
         count = report["tokens"]
         report["title"] = f"ours, {kind}, batch_size {batch_size}" + ", bf16" * (precision == "bf16")
@@ -295,7 +297,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         seconds = measured.pop("seconds")
         report |= measured
     on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    memory = on_gpu or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    memory = on_gpu or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return report | {"tokens_a_second": count / seconds, "memory": memory}
 
 

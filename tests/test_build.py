@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tiny import recipe, write_corpus, write_jsonl
 
 from nlp_mtl import DataError, ModelError, Recipe, RecipeError
-from nlp_mtl.build import Prepared, new_model, packs, prepare, steps, steps_per_epoch, trainer_arguments, will_pack
+from nlp_mtl.build import Prepared, expects_to_pack, new_model, prepare, steps, steps_per_epoch, trainer_arguments
 
 
 def tiny_recipe(folder: Path, changes: dict[str, Any] | None = None, **training: Any) -> Recipe:
@@ -233,21 +233,21 @@ def test_an_epoch_is_one_of_the_datasets_that_are_trained_on(tiny: tuple[Recipe,
 @pytest.mark.parametrize(("layout", "packed"), [("auto", True), ("packed", True), ("padded", False)])
 def test_texts_are_packed_where_the_encoder_can(tiny: tuple[Recipe, Prepared], layout: str, packed: bool) -> None:
     made = with_training(tiny[0], layout=layout)
-    assert packs(new_model(made, tiny[1]), layout) is will_pack(made) is packed
+    assert new_model(made, tiny[1]).packs(layout) is expects_to_pack(made) is packed
 
 
 def test_an_encoder_that_cannot_pack_pads_and_says_why_or_is_refused(tmp_path: Path, caplog) -> None:
     made = tiny_recipe(tmp_path, encoder_folder=tiny_models.save_encoder(tmp_path / "deberta", "deberta-v2"))
     model = new_model(made, prepare(made))
     with caplog.at_level(logging.INFO):
-        assert packs(model, "auto") is will_pack(made) is False
+        assert model.packs("auto") is expects_to_pack(made) is False
     assert (
         caplog.messages.count(
             "Texts are padded, as the encoder cannot read packed ones: the attention of a deberta-v2 cannot be replaced"
         )
         == 2
     )
-    for refused in (lambda: packs(model, "packed"), lambda: will_pack(with_training(made, layout="packed"))):
-        with pytest.raises(ModelError, match=r"training\.layout is packed, but .* deberta-v2 .*choose auto or padded"):
+    for refused in (lambda: model.packs("packed"), lambda: expects_to_pack(with_training(made, layout="packed"))):
+        with pytest.raises(ModelError, match=r"layout: packed, but .* deberta-v2 .*choose auto or padded"):
             refused()
-    assert packs(model, "padded") is False
+    assert model.packs("padded") is False

@@ -10,9 +10,8 @@ from accelerate.utils import set_seed
 from tiny_runs import tiny_recipe
 
 from nlp_mtl import Recipe
-from nlp_mtl.build import packs, prepare, steps, trainer_arguments
-from nlp_mtl.models.encoder import load_encoder
-from nlp_mtl.models.multitask import MultiTaskModel, from_encoder
+from nlp_mtl.build import new_model, prepare, steps, trainer_arguments
+from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.training.checkpoint import TrainingState
 from nlp_mtl.training.trainer import train
 
@@ -30,8 +29,8 @@ class Run:
         self.folder = Path(recipe.output_dir)
         self.folder.mkdir(exist_ok=True)
         set_seed(recipe.seed)
-        self.model = from_encoder(load_encoder(recipe.encoder), self.tasks)
-        self.data.packed = packs(self.model, recipe.training.layout)
+        self.model = new_model(recipe, prepared)
+        self.data.packed = self.model.packs(recipe.training.layout)
         self.scores, self.seen = list(scores), []
 
     def train(self, **changes: Any) -> TrainingState:

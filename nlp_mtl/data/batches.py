@@ -29,7 +29,7 @@ class MicroBatch(NamedTuple):
 
     inputs: dict[str, Any]
     """Arguments of the model: ``input_ids`` and ``attention_mask``, [rows, tokens]. Packed: ``input_ids`` and
-    ``position_ids``, [1, tokens], ``cu_seq_lens``, [rows + 1], and ``max_length``."""
+    ``position_ids``, [1, tokens], ``cu_seq_lens``, [rows + 1], and ``lengths``, a list of numbers."""
     tasks: dict[str, TaskRows]
     """All tasks, also those of which no row carries labels."""
 
@@ -49,7 +49,7 @@ def collate(items: Sequence[Item], tasks: Sequence[Task], framing: Framing, *, p
             "input_ids": torch.tensor([[token for row in rows for token in row]]),
             "position_ids": torch.from_numpy(np.concatenate([np.arange(length) for length in lengths]))[None],
             "cu_seq_lens": torch.from_numpy(ends.astype(np.int32)),
-            "max_length": int(lengths.max()),
+            "lengths": lengths.tolist(),
         }
         return MicroBatch(inputs, {task.name: _packed_rows(task, items, ends, framing) for task in tasks})
     input_ids = np.full((len(rows), lengths.max()), framing.pad_id, dtype=np.int64)

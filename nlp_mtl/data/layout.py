@@ -113,6 +113,7 @@ def pack(lengths: Sequence[int] | np.ndarray, num_processes: int, max_tokens: in
     """
     lengths = np.maximum(lengths, 1)
     order = np.argsort(-lengths, kind="stable")
+    max_tokens = max(max_tokens, int(lengths.max(initial=1)))  # an item that is longer stands alone
     count = num_processes * max(1, math.ceil(lengths.sum() / (max_tokens * num_processes)))
     while True:
         batches: list[list[int]] = [[] for _ in range(count)]

@@ -30,26 +30,32 @@ class Predictor:
         tokenizer: PreTrainedTokenizerBase,
         *,
         max_tokens: int = 4096,
+        layout: str = "auto",
         mixed_precision: str = "no",
     ) -> None:
         """
         Args:
             model: on the device where it is to run.
-            max_tokens: tokens in a micro-batch, padding counted; a single window may be longer.
+            max_tokens: tokens in a micro-batch, padding counted where there is any; a single window may be longer.
+            layout: ``packed``: texts without padding, which not all encoders can read; ``padded``; ``auto``: packed
+                where the encoder can.
             mixed_precision: ``no``, or ``bf16``, which is faster and a little less exact.
 
         Raises:
             ValueError: an argument is not what is said here.
+            ModelError: texts should be packed, but the encoder cannot read them so.
         """
         if mixed_precision not in ("no", "bf16"):
             raise ValueError(f"mixed_precision is {mixed_precision!r}; expected 'no' or 'bf16'")
+        if layout not in ("auto", "padded", "packed"):
+            raise ValueError(f"layout is {layout!r}; expected 'auto', 'padded' or 'packed'")
         if max_tokens < 1:
             raise ValueError(f"max_tokens is {max_tokens}; expected at least 1")
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.tasks = model.config.task_list()
         self.max_tokens = max_tokens
-        self.packed = self.model.pack() is None
+        self.packed = model.packs(layout)
         self.mixed_precision = mixed_precision
         self._framing = frame(tokenizer, model.config.max_length, model.config.window_overlap)
 
@@ -154,7 +160,7 @@ def load(path: str | Path, *, revision: str | None = None, device: str | None = 
     Args:
         revision: branch, tag or commit on the Hub.
         device: where to run; default: the GPU if there is one.
-        options: ``max_tokens`` and ``mixed_precision`` of :class:`Predictor`.
+        options: ``max_tokens``, ``layout`` and ``mixed_precision`` of :class:`Predictor`.
 
     Raises:
         ModelError: there is no model, or it is not one of ours.

@@ -33,12 +33,13 @@ class QuickDropout(TorchFunctionMode):
         self._generator = np.random.Generator(np.random.SFC64(seed))
 
     def __enter__(self) -> "QuickDropout":
+        self._outer = getattr(_active, "dropout", None)
         _active.dropout = self
         super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        _active.dropout = None
+        _active.dropout = self._outer
         super().__exit__(*error)
 
     def __torch_function__(

@@ -33,20 +33,20 @@ class _Batch(NamedTuple):
     """[texts, 1, length, 1] 0 for padding."""
 
 
-@lru_cache(maxsize=16)
-def _batches(ends: tuple[int, ...], heads: int, window: int | None) -> tuple[list[_Batch], Tensor]:
+@lru_cache(maxsize=4)
+def _batches(lengths: tuple[int, ...], heads: int, window: int | None) -> tuple[list[_Batch], Tensor]:
     """The batches of packed texts, and where each row of [tokens * heads] stands in all of theirs; once for all layers.
 
     Args:
-        ends: where each text starts, and the end.
+        lengths: tokens of each text.
     """
-    lengths = np.diff(ends)
-    batches, back, filled = [], np.zeros((ends[-1], heads), dtype=np.int64), 0
+    starts = np.cumsum([0, *lengths])[:-1]
+    batches, back, filled = [], np.zeros((sum(lengths), heads), dtype=np.int64), 0
     for first, stop in pairwise(_cuts(lengths)):
-        count, longest = stop - first, int(lengths[first:stop].max())
+        count, longest = stop - first, max(lengths[first:stop])
         head, offsets = np.arange(heads)[:, None], np.arange(longest)
-        is_token = offsets < lengths[first:stop, None]  # [count, longest]
-        tokens = np.array(ends[first:stop])[:, None] + np.where(is_token, offsets, 0)
+        is_token = offsets < np.array(lengths[first:stop])[:, None]  # [count, longest]
+        tokens = starts[first:stop, None] + np.where(is_token, offsets, 0)
         # All of a batch's [text, head, token], in the places of [token, head].
         back.T[:, tokens[is_token]] = (
             (filled + np.arange(count * heads).reshape(count, heads, 1) * longest + offsets)
@@ -69,7 +69,7 @@ def _batches(ends: tuple[int, ...], heads: int, window: int | None) -> tuple[lis
     return batches, torch.from_numpy(back.reshape(-1))
 
 
-def _cuts(lengths: np.ndarray) -> list[int]:
+def _cuts(lengths: Sequence[int]) -> list[int]:
     """Where texts that stand side by side are cut into batches."""
     cuts, squares = [0], 0
     for place, length in enumerate(lengths):
@@ -81,12 +81,14 @@ def _cuts(lengths: np.ndarray) -> list[int]:
     return [*cuts, len(lengths)]
 
 
-def attend(states: Sequence[Tensor], ends: tuple[int, ...], window: int | None, dropout: float, scale: float) -> Tensor:
+def attend(
+    states: Sequence[Tensor], lengths: tuple[int, ...], window: int | None, dropout: float, scale: float
+) -> Tensor:
     """Each text attends to itself, some of it dropped out; in float32 at least, whatever the states are in.
 
     Args:
         states: query, key and value, [heads, tokens, size] each.
-        ends: where each text starts, and the end.
+        lengths: tokens of each text.
         window: a token sees those that are less than this away; None: all of its text.
         dropout: the rate.
 
@@ -95,7 +97,7 @@ def attend(states: Sequence[Tensor], ends: tuple[int, ...], window: int | None, 
     """
     given = states[0].dtype
     heads, tokens, size = states[0].shape
-    batches, back = _batches(ends, heads, window)
+    batches, back = _batches(lengths, heads, window)
     kind = torch.promote_types(given, torch.float32)
     flat = [one.transpose(0, 1).to(kind).reshape(-1, size) for one in states]
     with torch.autocast("cpu", enabled=False):

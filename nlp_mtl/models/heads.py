@@ -113,6 +113,21 @@ def reads_pooler(type: TaskType, encoder_config: PretrainedConfig) -> bool:
         return torch.autograd.grad(logits.sum(), pooled, allow_unused=True)[0] is not None
 
 
+def reads_first_token_only(type: TaskType, encoder_config: PretrainedConfig) -> bool:
+    """Whether the stock model's head looks at no token of a text but the first: its gradient tells."""
+    with torch.device("cpu"), torch.inference_mode(False), torch.enable_grad():
+        head = build_head(type, encoder_config, ["a", "b"]).eval()
+        generator = torch.Generator().manual_seed(0)  # the global one is for first weights
+        for parameter in head.parameters():
+            parameter.data.normal_(generator=generator)
+        hidden = torch.randn(2, 3, encoder_config.hidden_size, generator=generator).requires_grad_()
+        output = BaseModelOutputWithPooling(hidden, torch.zeros(2, encoder_config.hidden_size))
+        logits = head(output, attention_mask=torch.ones(2, 3, dtype=torch.long)).logits
+        # A head that reads the pooler alone gives its gradient to parameters only; stock poolers read the first token.
+        gradient = torch.autograd.grad(logits.sum(), hidden, allow_unused=True)[0] if logits.requires_grad else None
+    return gradient is None or not gradient[:, 1:].any()
+
+
 def _unfit(encoder_config: PretrainedConfig, why: str) -> ModelError:
     return ModelError(
         f"the encoder is of the family `{encoder_config.model_type}`, {why}; "

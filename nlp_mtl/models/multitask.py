@@ -10,8 +10,15 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.configuration_utils import SubConfigSpec
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from nlp_mtl.models.heads import build_head, from_meta, reads_pooler, rows_of, stock_pooler
-from nlp_mtl.models.packing import encode_packed, pooled, refusal, token_places
+from nlp_mtl.models.heads import (
+    build_head,
+    from_meta,
+    reads_first_token_only,
+    reads_pooler,
+    rows_of,
+    stock_pooler,
+)
+from nlp_mtl.models.packing import encode_packed, packs, pooled, token_places
 from nlp_mtl.tasks import Task, task_from_dict
 
 
@@ -69,6 +76,8 @@ class MultiTaskModel(PreTrainedModel):
         types = sorted({task.type for task in tasks})
         pooled_types = {type for type in types if reads_pooler(type, encoder_config)}
         self.pooled_tasks = frozenset(task.name for task in tasks if task.type in pooled_types)
+        first_token_types = {type for type in types if reads_first_token_only(type, encoder_config)}
+        self.first_token_tasks = frozenset(task.name for task in tasks if task.type in first_token_types)
         poolers = [stock_pooler(type, encoder_config) for type in types]
         _fit_pooler(encoder, next(filter(None, poolers), None), is_read=bool(pooled_types))
         self.encoder = encoder
@@ -86,9 +95,15 @@ class MultiTaskModel(PreTrainedModel):
         assert isinstance(head, PreTrainedModel)
         return head
 
-    def pack(self) -> str | None:
-        """Make the encoder fit for packed texts, besides padded ones; returns why it cannot be, or None."""
-        return refusal(self.encoder)
+    def packs(self, layout: str) -> bool:
+        """Whether texts are packed under a layout: ``auto`` (where the encoder can), ``padded`` or ``packed``.
+
+        The encoder is then fit for packed texts, besides padded ones.
+
+        Raises:
+            ModelError: they should be packed, but the encoder cannot read them so.
+        """
+        return packs(self.encoder, layout)
 
     def forward(
         self,
@@ -96,18 +111,18 @@ class MultiTaskModel(PreTrainedModel):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         cu_seq_lens: Tensor | None = None,
-        max_length: int = 0,
+        lengths: Sequence[int] = (),
         rows: Mapping[str, Tensor] | None = None,
         tasks: Sequence[str] | None = None,
     ) -> dict[str, Tensor]:
-        """One pass through the encoder, and through the heads, over padded texts or (:meth:`pack`) packed ones.
+        """One pass through the encoder, and through the heads, over padded texts or (:meth:`packs`) packed ones.
 
         Args:
             input_ids: [rows, tokens]; [1, tokens] packed.
             attention_mask: [rows, tokens], 1 for tokens and 0 for padding; not for packed texts.
             position_ids: [1, tokens] packed, counted from 0 in each row.
             cu_seq_lens: [rows + 1] int32, where each packed row starts, and the end. Given, the texts are packed.
-            max_length: tokens of the longest packed row.
+            lengths: tokens of each packed row.
             rows: ``{task: [r]}``, the rows that each head sees, possibly none: its logits then have no rows, and
                 its parameters still take part in the backward pass. Default: all rows for each task of ``tasks``.
                 Packed: the places of tokens, [n] for token tasks, [r, longest] for text tasks, -1 behind a row's end.
@@ -119,9 +134,9 @@ class MultiTaskModel(PreTrainedModel):
         names = self.task_names if tasks is None else tasks
         if cu_seq_lens is not None:
             assert position_ids is not None
-            hidden = encode_packed(self.encoder, input_ids, position_ids, cu_seq_lens, max_length)
+            hidden = encode_packed(self.encoder, input_ids, position_ids, cu_seq_lens, lengths)
             if rows is None:
-                texts = token_places(cu_seq_lens, max_length)
+                texts = token_places(cu_seq_lens, max(lengths))
                 tokens = torch.arange(input_ids.shape[1], device=hidden.device)
                 rows = {name: tokens if name in self.token_tasks else texts for name in names}
             return {name: self._packed_logits(name, hidden[0], places) for name, places in rows.items()}
@@ -136,7 +151,9 @@ class MultiTaskModel(PreTrainedModel):
         }
 
     def _packed_logits(self, task: str, hidden: Tensor, places: Tensor) -> Tensor:
-        """Token heads read each token for itself; text heads get padded rows, and what the pooler makes of them."""
+        """Token heads read each token for itself; text heads padded rows, or just first tokens where those suffice."""
+        if task in self.first_token_tasks:
+            places = places[:, :1]
         shape = places.shape if places.ndim == 2 else (1, len(places))
         chosen = hidden.index_select(0, places.clamp(min=0).flatten()).view(*shape, hidden.shape[-1])
         output = BaseModelOutputWithPooling(

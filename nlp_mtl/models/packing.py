@@ -5,6 +5,9 @@ function registered with transformers, which an encoder calls in place of its ow
 """
 
 import copy
+import logging
+from collections.abc import Sequence
+from functools import partial
 from inspect import signature
 from itertools import groupby, pairwise
 from typing import Any
@@ -16,7 +19,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, AutoModel, 
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from nlp_mtl.models.dropping_attention import attend
+from nlp_mtl.errors import ModelError
+from nlp_mtl.models.dropping_attention import attend as attend_dropping
 
 _varlen_attn: Any = None
 try:
@@ -24,8 +28,10 @@ try:
 except ImportError:  # torch before 2.10
     pass
 else:
-    if "window_size" in signature(varlen.varlen_attn).parameters:
+    if {"window_size", "scale"} <= set(signature(varlen.varlen_attn).parameters):
         _varlen_attn = varlen.varlen_attn
+
+logger = logging.getLogger(__name__)
 
 ATTENTION = "nlp_mtl_packed"
 """The name under which :func:`attention` is registered."""
@@ -34,41 +40,55 @@ ATTENTION = "nlp_mtl_packed"
 def attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
-    """Stock attention, or that of packed texts where ``cu_seq_lens_q`` tells where they end.
+    """Stock attention, or that of packed texts where ``lengths`` tells where they end.
 
     Args:
         query, key, value: [1, heads, tokens, size] of packed texts.
-        kwargs: as transformers gives them: ``scaling``, ``dropout``, ``sliding_window``; ``cu_seq_lens_q`` and
-            ``max_length_q`` as the ``cu_seq_lens`` and ``max_length`` of :func:`encode_packed`.
+        kwargs: as transformers gives them: ``scaling``, ``dropout``, ``sliding_window``; ``lengths`` and
+            ``cu_seq_lens_q`` as :func:`encode_packed` does.
 
     Returns:
         [1, tokens, heads, size]
     """
     # As the flash kernels have it: a token sees those that are less than ``sliding_window`` away.
     window = kwargs.get("sliding_window")
-    ends = kwargs.get("cu_seq_lens_q")
-    if ends is None:
+    lengths: tuple[int, ...] | None = kwargs.get("lengths")
+    if lengths is None:
         if attention_mask is None and window is not None:  # :func:`_mask` took the texts for packed ones
             attention_mask = _near(query.shape[2], window, query.device)[None, None]
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    longest, dropout = kwargs["max_length_q"], kwargs.get("dropout", 0.0)
+    dropout = kwargs.get("dropout", 0.0)
     scale = query.shape[-1] ** -0.5 if kwargs.get("scaling") is None else kwargs["scaling"]
     states = [query.squeeze(0), key.squeeze(0), value.squeeze(0)]  # [heads, tokens, size] each
-    if query.device.type != "cuda":
-        places = tuple(ends.tolist())
-        out = attend(states, places, window, dropout, scale) if dropout else _by_length(states, places, window, scale)
-    elif _varlen_attn and query.dtype in (torch.bfloat16, torch.float16) and not dropout:
+    if query.device.type == "cpu":
+        attend = partial(attend_dropping, dropout=dropout) if dropout else _by_length
+        return attend(states, lengths, window=window, scale=scale)[None], None
+    cu_seq_lens: Tensor = kwargs["cu_seq_lens_q"]
+    if not dropout and _has_kernel(query):
         q, k, v = (one.transpose(0, 1) for one in states)
         reach = (-1, -1) if window is None else (window - 1, window - 1)
-        out = _varlen_attn(q, k, v, ends, ends, longest, longest, scale=scale, window_size=reach)
+        longest = max(lengths)
+        out = _varlen_attn(q, k, v, cu_seq_lens, cu_seq_lens, longest, longest, scale=scale, window_size=reach)
     else:
-        out = _padded(states, ends, longest, window, dropout, scale)
+        out = _padded(states, cu_seq_lens, lengths, window, dropout, scale)
     return out[None], None
 
 
-def _by_length(states: list[Tensor], ends: tuple[int, ...], window: int | None, scale: float) -> Tensor:
+def _has_kernel(query: Tensor) -> bool:
+    """Whether torch's variable-length flash kernel takes such states: half precision, an Ampere GPU or later."""
+    return (
+        _varlen_attn is not None
+        and query.device.type == "cuda"
+        and query.dtype in (torch.bfloat16, torch.float16)
+        and query.shape[-1] <= 256
+        and query.shape[-1] % 8 == 0
+        and torch.cuda.get_device_capability(query.device) >= (8, 0)
+    )
+
+
+def _by_length(states: list[Tensor], lengths: tuple[int, ...], window: int | None, scale: float) -> Tensor:
     """Texts of the same length that stand side by side are one batch. For CPU, where a call costs little."""
-    runs = [(len(list(run)), length) for length, run in groupby(stop - start for start, stop in pairwise(ends))]
+    runs = [(len(list(run)), length) for length, run in groupby(lengths)]
     # One split and one concatenation: their backward passes copy each token once, that of slices once a slice.
     parts = [one.split([count * length for count, length in runs], dim=1) for one in states]
     out = []
@@ -81,21 +101,38 @@ def _by_length(states: list[Tensor], ends: tuple[int, ...], window: int | None, 
 
 
 def _padded(
-    states: list[Tensor], ends: Tensor, longest: int, window: int | None, dropout: float, scale: float
-) -> Tensor:
-    """Texts are padded for attention alone: few calls, any number format, dropout."""
-    places = token_places(ends, longest)
-    mask = (places >= 0)[:, None, None]
-    if window is not None and longest > window:
-        # A padding token sees itself: else it would see nothing, and its row would be NaN.
-        mask = mask & _near(longest, window, ends.device) | torch.eye(longest, dtype=torch.bool, device=ends.device)
-    rows = places.clamp(min=0).flatten()
-    q, k, v = (one.index_select(1, rows).unflatten(1, places.shape).transpose(0, 1) for one in states)
-    out = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
-    tokens = states[0].shape[1]
-    shifts = torch.arange(len(places), device=ends.device) * longest - ends[:-1]
-    back = torch.arange(tokens, device=ends.device) + shifts.repeat_interleave(ends.diff(), output_size=tokens)
-    return out.transpose(1, 2).flatten(0, 1).index_select(0, back)
+    states: list[Tensor], cu_seq_lens: Tensor, lengths: tuple[int, ...], window: int | None, dropout: float,
+    scale: float,
+) -> Tensor:  # fmt: skip
+    """Texts are padded for attention alone, those of about one length together: few calls, any format, dropout."""
+    out = []
+    for first, stop in pairwise(_doublings(lengths)):
+        longest, tokens = max(lengths[first:stop]), sum(lengths[first:stop])
+        ends = cu_seq_lens[first : stop + 1]
+        places = token_places(ends, longest)
+        mask = (places >= 0)[:, None, None]
+        if window is not None and longest > window:
+            # A padding token sees itself: else it would see nothing, and its row would be NaN.
+            itself = torch.eye(longest, dtype=torch.bool, device=ends.device)
+            mask = mask & _near(longest, window, ends.device) | itself
+        rows = places.clamp(min=0).flatten()
+        q, k, v = (one.index_select(1, rows).unflatten(1, places.shape).transpose(0, 1) for one in states)
+        batch = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
+        shifts = torch.arange(len(places), device=ends.device) * longest - (ends[:-1] - ends[0])
+        back = torch.arange(tokens, device=ends.device) + shifts.repeat_interleave(ends.diff(), output_size=tokens)
+        out.append(batch.transpose(1, 2).flatten(0, 1).index_select(0, back))
+    return torch.cat(out)
+
+
+def _doublings(lengths: tuple[int, ...]) -> list[int]:
+    """Where texts that stand side by side are cut, so that the longest of a group is at most twice its shortest."""
+    cuts, shortest, longest = [0], lengths[0], lengths[0]
+    for place, length in enumerate(lengths):
+        shortest, longest = min(shortest, length), max(longest, length)
+        if longest > 2 * shortest:
+            cuts.append(place)
+            shortest = longest = length
+    return [*cuts, len(lengths)]
 
 
 def _near(length: int, window: int, device: torch.device) -> Tensor:
@@ -131,7 +168,7 @@ def position_offset(encoder: nn.Module) -> int:
 
 
 def encode_packed(
-    encoder: PreTrainedModel, input_ids: Tensor, position_ids: Tensor, cu_seq_lens: Tensor, max_length: int
+    encoder: PreTrainedModel, input_ids: Tensor, position_ids: Tensor, cu_seq_lens: Tensor, lengths: Sequence[int]
 ) -> Tensor:
     """Hidden states of packed texts, [1, tokens, hidden].
 
@@ -139,15 +176,13 @@ def encode_packed(
         encoder: with :data:`ATTENTION` set.
         input_ids, position_ids: [1, tokens], positions counted from 0 in each text.
         cu_seq_lens: [texts + 1] int32, where each text starts, and the end.
-        max_length: tokens of the longest text.
+        lengths: tokens of each text; the same again, known without asking the device.
     """
     output = encoder(
         input_ids=input_ids,
         position_ids=position_ids + position_offset(encoder),
         cu_seq_lens_q=cu_seq_lens,
-        cu_seq_lens_k=cu_seq_lens,
-        max_length_q=max_length,
-        max_length_k=max_length,
+        lengths=tuple(lengths),  # loaders make lists of tuples
     )
     hidden: Tensor = output.last_hidden_state
     return hidden
@@ -164,10 +199,33 @@ def pooled(encoder: PreTrainedModel, hidden: Tensor) -> Tensor:
     return found
 
 
-def family_refusal(config: PreTrainedConfig) -> str | None:
-    """Why no encoder with a configuration can read packed texts; None where it may."""
+def packs(encoder: PreTrainedModel, layout: str) -> bool:
+    """Whether texts are packed under a layout, ``auto``, ``padded`` or ``packed``; the encoder is then fit for it.
+
+    Raises:
+        ModelError: they should be packed, but the encoder cannot read them so.
+    """
+    return layout != "padded" and _agreed(refusal(encoder), layout)
+
+
+def will_pack(config: PreTrainedConfig, layout: str) -> bool:
+    """The same, as far as an encoder's configuration tells.
+
+    Raises:
+        ModelError: as :func:`packs`.
+    """
+    if layout == "padded":
+        return False
     with torch.device("meta"):
-        return _family_refusal(AutoModel.from_config(copy.deepcopy(config)))
+        return _agreed(_family_refusal(AutoModel.from_config(copy.deepcopy(config))), layout)
+
+
+def _agreed(why_not: str | None, layout: str) -> bool:
+    if why_not and layout == "packed":
+        raise ModelError(f"layout: packed, but the encoder cannot read packed texts: {why_not}; choose auto or padded")
+    if why_not:
+        logger.info("Texts are padded, as the encoder cannot read packed ones: %s", why_not)
+    return not why_not
 
 
 def _family_refusal(encoder: PreTrainedModel) -> str | None:
@@ -180,19 +238,23 @@ def _family_refusal(encoder: PreTrainedModel) -> str | None:
 def refusal(encoder: PreTrainedModel) -> str | None:
     """Why an encoder cannot read packed texts; None where it can, and :data:`ATTENTION` is now its attention.
 
-    It is run, on texts of several lengths, to see that it reads each as if it were alone. Nothing is left changed
-    where it is refused.
+    It is run, on texts of several lengths, to see that it reads each as it did alone with its own attention. Nothing
+    is left changed where it is refused.
     """
     if why := _family_refusal(encoder):
         return why
     given = encoder.config._attn_implementation
-    if given not in ("sdpa", "eager", ATTENTION):
+    if given == ATTENTION:
+        return None
+    if given not in ("sdpa", "eager"):
         return f"it was loaded with the attention `{given}`"
-    encoder.set_attn_implementation(ATTENTION)
+    was_training = encoder.training
+    encoder.eval()
     try:
         why = _difference(encoder)
-    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+    except (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError) as error:
         why = f"it does not run on them ({type(error).__name__}: {error})"
+    encoder.train(was_training)
     if why:
         encoder.set_attn_implementation(given)
     return why
@@ -200,28 +262,32 @@ def refusal(encoder: PreTrainedModel) -> str | None:
 
 @torch.no_grad()
 def _difference(encoder: PreTrainedModel) -> str | None:
-    """What tells packed texts from the same texts read alone."""
+    """What tells packed texts from the same texts read alone, by the encoder's own attention and padded by ours."""
     config: Any = encoder.config
     window = getattr(config, "sliding_window", None) or 0
-    lengths = [3, 1, min(window + 9, getattr(config, "max_position_embeddings", 512) // 2), 3]
+    lengths = (3, 1, min(window + 9, getattr(config, "max_position_embeddings", 512) // 2), 3)
     embeddings: Any = encoder.get_input_embeddings()
     vocabulary, padding = len(embeddings.weight), getattr(config, "pad_token_id", None) or 0
     ids = (padding + torch.randint(1, vocabulary, (sum(lengths),), generator=torch.Generator())) % vocabulary
     positions = torch.cat([torch.arange(length) for length in lengths])
     ends = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
     ids, positions, ends = (one.to(encoder.device) for one in (ids[None], positions[None], ends))
-    was_training = encoder.training
-    encoder.eval()
-    try:
-        packed = encode_packed(encoder, ids, positions, ends, max(lengths))
-        alone = [
-            encoder(input_ids=text, attention_mask=torch.ones_like(text)).last_hidden_state
-            for text in ids.split(lengths, dim=1)
-        ]
-    finally:
-        encoder.train(was_training)
-    difference, largest = (packed - torch.cat(alone, dim=1)).abs().max().item(), packed.abs().max().item()
-    # Texts that leak into each other differ in the first digits, rounding in the last half of them.
-    if difference <= torch.finfo(packed.dtype).eps ** 0.5 * max(largest, 1):
-        return None
-    return f"their hidden states differ by {difference:.2g} from those of texts that it reads alone"
+    alone = _one_by_one(encoder, ids, lengths)
+    encoder.set_attn_implementation(ATTENTION)
+    for what, found in (
+        ("packed", encode_packed(encoder, ids, positions, ends, lengths)),
+        ("padded", _one_by_one(encoder, ids, lengths)),
+    ):
+        difference, largest = (found - alone).abs().max().item(), alone.abs().max().item()
+        # Texts that leak into each other differ in the first digits, rounding in the last half of them.
+        if not difference <= torch.finfo(found.dtype).eps ** 0.5 * max(largest, 1):
+            return f"hidden states of {what} texts differ by {difference:.2g} from those of texts that it reads alone"
+    return None
+
+
+def _one_by_one(encoder: PreTrainedModel, ids: Tensor, lengths: tuple[int, ...]) -> Tensor:
+    """[1, tokens, hidden]"""
+    texts = ids.split(lengths, dim=1)
+    return torch.cat(
+        [encoder(input_ids=text, attention_mask=torch.ones_like(text)).last_hidden_state for text in texts], dim=1
+    )

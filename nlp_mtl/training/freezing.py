@@ -1,5 +1,6 @@
 """Which layers of the encoder learn, and when."""
 
+import logging
 import re
 from collections.abc import Mapping
 from typing import Literal
@@ -7,6 +8,8 @@ from typing import Literal
 from torch import nn
 
 from nlp_mtl.errors import ModelError
+
+logger = logging.getLogger(__name__)
 
 Frozen = int | Literal["embeddings", "encoder"]
 """``encoder``: all of it; a number: the embeddings and so many of the lowest layers, none for 0."""
@@ -21,8 +24,11 @@ def layer_depths(model: nn.Module) -> dict[str, int | None]:
         # A pooler is read by heads alone; most families have the same layer in the head.
         if name.startswith(("heads.", "encoder.pooler.")):
             depths[name] = None
-        elif "embed" in name or "relative" in name:  # also tables of positions that all layers share
+        # Also tables of positions that all layers share, and DeBERTa's norm of one.
+        elif "embed" in name or "relative" in name or name.startswith("encoder.encoder.LayerNorm."):
             depths[name] = 0
+        elif name.startswith("encoder.encoder.conv."):  # some of DeBERTa have it beside the first layer
+            depths[name] = 1
         elif layer:
             depths[name] = int(layer[1]) + 1
         else:
@@ -54,6 +60,13 @@ def freeze(model: nn.Module, frozen: Frozen) -> None:
             parameter.requires_grad_(False)
 
 
+def learning_layers(model: nn.Module) -> set[int]:
+    """The encoder's layers that are not frozen, 0 for embeddings."""
+    depths = layer_depths(model)
+    found = {depths[name] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {depth for depth in found if depth is not None}
+
+
 class Thaw:
     """Gradual unfreezing: heads learn alone at first, then the encoder's layers join from the top, one at a time.
 
@@ -62,10 +75,11 @@ class Thaw:
     exchange: the first steps cost as much as the others.
     """
 
-    def __init__(self, model: nn.Module, steps_per_layer: int | None) -> None:
+    def __init__(self, model: nn.Module, steps_per_layer: int | None, num_steps: int) -> None:
         """
         Args:
             steps_per_layer: after so many steps the next layer joins; None: all learn from the start.
+            num_steps: of the run.
         """
         self.steps_per_layer = steps_per_layer
         depths = layer_depths(model) if steps_per_layer else {}
@@ -74,8 +88,15 @@ class Thaw:
         self._waiting = [
             (last - depth + 1, parameter)
             for name, parameter in model.named_parameters()
-            if (depth := depths.get(name)) is not None
+            if (depth := depths.get(name)) is not None and parameter.requires_grad
         ]
+        joined = (num_steps - 1) // steps_per_layer if steps_per_layer else last
+        late = max((layers for layers, _ in self._waiting), default=0) - joined
+        if late > 0:
+            logger.warning(
+                "training.unfreeze_every: of %d steps, %d a layer, the lowest %d of the encoder's layers (embeddings "
+                "counted) never learn", num_steps, steps_per_layer, late,
+            )  # fmt: skip
 
     def drop_gradients(self, step: int) -> None:
         """Take the gradients away from layers that do not learn yet in a step (counted from 0)."""

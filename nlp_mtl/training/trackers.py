@@ -1,5 +1,6 @@
 """What a run logs, sent to experiment trackers as well: by name, through Accelerate."""
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import ProjectConfiguration
 
-from nlp_mtl.errors import MissingExtraError
+from nlp_mtl.errors import MissingExtraError, RunError, first_line, listed
 
 Track = Callable[[Mapping[str, Any], int], None]
 """Takes what is logged (possibly nested) and the step."""
@@ -35,17 +36,29 @@ def tracking_arguments(names: Sequence[str], output_dir: Path) -> dict[str, Any]
 
 
 @contextmanager
-def tracked(accelerator: Accelerator, project: str, settings: Mapping[str, Any]) -> Iterator[Track]:
+def tracked(
+    accelerator: Accelerator, output_dir: Path, settings: Mapping[str, Any], *, resume: bool
+) -> Iterator[Track]:
     """Trackers that run as long as the context; the main process sends, the others do nothing.
 
     Args:
-        project: its name at the trackers.
+        output_dir: the run folder; its name is the project's at the trackers.
         settings: the run's recipe, to be shown with it.
+        resume: keep the files of trackers that are there.
+
+    Raises:
+        RunError: one cannot be started.
     """
     if not accelerator.log_with:
         yield lambda values, step: None
         return
-    accelerator.init_trackers(project, config={key: _plain(value) for key, value in flat(settings).items()})
+    if accelerator.is_main_process and not resume:
+        shutil.rmtree(output_dir / "trackers", ignore_errors=True)
+    try:
+        accelerator.init_trackers(output_dir.name, {key: _plain(value) for key, value in flat(settings).items()})
+    except Exception as error:  # of a library that may be any
+        names = listed(accelerator.log_with)
+        raise RunError(f"training.trackers: {names} cannot be started: {first_line(error)}") from error
     try:
         yield lambda values, step: accelerator.log(flat(values), step=step)
     finally:

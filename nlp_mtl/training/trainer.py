@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader
 from nlp_mtl.data.steps import StepBatches, StepDataset
 from nlp_mtl.errors import RunError, RunStopped
 from nlp_mtl.metrics import Scores
-from nlp_mtl.models.encoder import checkpoint_gradients
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.models.precision import autocast
 from nlp_mtl.tasks import Task
@@ -26,7 +25,7 @@ from nlp_mtl.training import checkpoint, metrics_log
 from nlp_mtl.training.balancing import summed_loss, weighted_sum
 from nlp_mtl.training.checkpoint import TrainingState
 from nlp_mtl.training.cpu import keep_freed_memory, quick_step, zero_gradients
-from nlp_mtl.training.freezing import Frozen, Thaw, freeze
+from nlp_mtl.training.freezing import Thaw
 from nlp_mtl.training.loss_recorder import LossRecorder
 from nlp_mtl.training.manifest import damage
 from nlp_mtl.training.optimizer import add_penalties, averaged, parameter_groups, schedule_factor, set_learning_rates
@@ -66,11 +65,9 @@ def train(
     ema_decay: float,
     mixed_precision: str,
     num_workers: int,
-    frozen_layers: Frozen,
     unfreeze_every: int | None,
     l1_penalty: float,
     l2_penalty: float,
-    gradient_checkpointing: bool,
     resume: bool = False,
     stop: Callable[[], bool] = lambda: False,
     track: Track = lambda values, step: None,
@@ -98,10 +95,7 @@ def train(
     on_cpu = accelerator.device.type == "cpu"
     if on_cpu:
         keep_freed_memory()
-    freeze(model, frozen_layers)
-    thaw = Thaw(model, unfreeze_every)
-    if gradient_checkpointing:
-        checkpoint_gradients(model.encoder)
+    thaw = Thaw(model, unfreeze_every, len(data))
     groups = parameter_groups(
         model,
         learning_rate=learning_rate,

@@ -137,7 +137,7 @@ def test_packed_texts_are_the_padded_ones_without_padding(data: list[EncodedSpli
     assert found["position_ids"].tolist() == [[place for text in texts for place in range(len(text))]]
     assert found["cu_seq_lens"].dtype == torch.int32
     assert found["cu_seq_lens"].tolist() == [0, *np.cumsum([len(text) for text in texts])]
-    assert found["max_length"] == max(map(len, texts))
+    assert found["lengths"] == [len(text) for text in texts]
 
 
 def labelled_tokens(rows: TaskRows, mask: torch.Tensor | None) -> list[tuple[int, int]]:

@@ -251,3 +251,7 @@ def test_a_pass_over_packed_items_goes_from_long_to_short_and_fills_its_micro_ba
 
 def test_an_item_longer_than_a_packed_micro_batch_gets_its_own() -> None:
     assert [batch.tolist() for batch in pack_sorted([3, 50, 4], 10)] == [[1], [2, 0]]
+
+
+def test_an_item_longer_than_max_tokens_does_not_keep_packing_from_an_end() -> None:
+    assert sorted(int(i) for batches in pack([3, 50, 4], 2, 10) for batch in batches for i in batch) == [0, 1, 2]

@@ -32,7 +32,7 @@ def items() -> list[Item]:
 )
 def test_one_pass_says_what_stock_models_of_one_task_say_row_by_row(family: str, packed: bool) -> None:
     model = tiny_model(family)
-    assert not packed or model.pack() is None
+    assert not packed or model.packs("packed")
     found = score_items(model, items(), len(TEXTS), TASKS, framing(), max_tokens=64, packed=packed)
     for task in TASKS:
         one = stock(model, task)
@@ -65,7 +65,7 @@ def test_a_text_in_several_windows_is_answered_by_the_mean_of_their_logits() -> 
 @pytest.mark.parametrize("max_tokens", [16, 40, 10_000])
 def test_micro_batches_change_nothing(max_tokens: int, packed: bool) -> None:
     model = tiny_model()
-    model.pack()
+    model.packs("packed")
     found = score_items(model, items(), len(TEXTS), TASKS, framing(), max_tokens=max_tokens, packed=packed)
     one_by_one = score_items(model, items(), len(TEXTS), TASKS, framing(), max_tokens=1)
     for task in TASKS:

@@ -16,10 +16,6 @@ LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=9)
 WINDOWS = st.none() | st.integers(1, 8)
 
 
-def ends_of(lengths: list[int]) -> tuple[int, ...]:
-    return (0, *torch.tensor(lengths).cumsum(0).tolist())
-
-
 def states(tokens: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     return [torch.randn(HEADS, tokens, SIZE, generator=generator, dtype=dtype).requires_grad_() for _ in range(3)]
@@ -50,14 +46,13 @@ def test_values_and_gradients_are_those_of_each_text_alone_under_the_same_noise(
         drawn.append((torch.rand(like.shape, generator=generator, dtype=like.dtype) >= rate) / (1 - rate))
         return drawn[-1]
 
-    ends = ends_of(lengths)
     given_states = states(sum(lengths))
     _batches.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dropping_attention, "_WASTE", waste)
         patch.setattr(dropping_attention, "noise", noise)
-        found = attend(given_states, ends, window, 0.3, 0.7)
-        batches, _ = _batches(ends, HEADS, window)
+        found = attend(given_states, tuple(lengths), window, 0.3, 0.7)
+        batches, _ = _batches(tuple(lengths), HEADS, window)
     kept, place = [], 0
     for batch, one in zip(batches, drawn, strict=True):
         for text in one.view(batch.texts, HEADS, batch.length, batch.length):
@@ -78,7 +73,7 @@ def test_values_and_gradients_are_those_of_each_text_alone_under_the_same_noise(
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=40))
 def test_batches_hold_the_texts_in_order_and_waste_no_more_than_is_worth_it(lengths: list[int]) -> None:
-    batches, _ = _batches(ends_of(lengths), HEADS, None)
+    batches, _ = _batches(tuple(lengths), HEADS, None)
     assert sum(batch.texts for batch in batches) == len(lengths)
     place = 0
     for batch in batches:
@@ -90,14 +85,14 @@ def test_batches_hold_the_texts_in_order_and_waste_no_more_than_is_worth_it(leng
 
 
 def test_texts_of_one_length_are_one_batch() -> None:
-    assert len(_batches(ends_of([30] * 50), HEADS, None)[0]) == 1
+    assert len(_batches(tuple([30] * 50), HEADS, None)[0]) == 1
 
 
 def test_states_in_bfloat16_are_attended_to_in_float32() -> None:
     given_states = states(20, torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16), pytest.MonkeyPatch.context() as patch:
         patch.setattr(dropping_attention, "noise", lambda like, rate: torch.ones_like(like))
-        found = attend(given_states, ends_of([12, 8]), None, 0.1, 0.5)
+        found = attend(given_states, (12, 8), None, 0.1, 0.5)
     expected = by_hand([one.float() for one in given_states], [12, 8], None, 0.5, None)
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, expected.bfloat16())
@@ -113,7 +108,7 @@ def test_attention_drops_out_at_its_rate(quick: bool) -> None:
     torch.manual_seed(0)
     context: Any = QuickDropout(0) if quick else nullcontext()
     with context:
-        found = attend([query * 0, key, value], ends_of(lengths), None, 0.25, 1.0)
+        found = attend([query * 0, key, value], tuple(lengths), None, 0.25, 1.0)
     assert found.mean().item() == pytest.approx(1, abs=0.03)
     kept = found[:40, :, 0] * 40 * 0.75  # whole numbers: how many of 40 equal probabilities
     torch.testing.assert_close(kept, kept.round(), rtol=0, atol=1e-3)

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModel, BertConfig, GPT2Config, T5Config
 
 from nlp_mtl import ModelError
-from nlp_mtl.models.heads import reads_pooler
+from nlp_mtl.models.heads import reads_first_token_only, reads_pooler
 from nlp_mtl.models.multitask import from_encoder
 from nlp_mtl.tasks import Task
 
@@ -78,3 +78,15 @@ def test_a_dropout_of_the_configuration_is_that_of_the_head() -> None:
     assert isinstance(config, BertConfig)
     model = from_encoder(AutoModel.from_config(config), [NER, TOPIC])
     assert {m.p for m in model.heads.modules() if isinstance(m, torch.nn.Dropout)} == {0.3}
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_stock_text_heads_look_at_the_first_token_unless_they_take_a_mean(family: str) -> None:
+    config = tiny.encoder_config(family)
+    before = torch.get_rng_state()
+    assert reads_first_token_only("text-classification", config)
+    assert not reads_first_token_only("token-classification", config)
+    assert torch.equal(torch.get_rng_state(), before)
+    if family == "modernbert":
+        config.classifier_pooling = "mean"
+        assert not reads_first_token_only("text-classification", config)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mixed_steps import TASKS, framing, splits
+from mixed_steps import MAX_LENGTH, TASKS, framing, splits
 from stock_models import tiny_model
 from tiny import FAMILIES, PAD, VOCABULARY, encoder
 from torch import Tensor
@@ -15,8 +15,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from nlp_mtl.data.batches import MicroBatch, collate
 from nlp_mtl.data.items import read_items
+from nlp_mtl.errors import ModelError
 from nlp_mtl.models import packing
-from nlp_mtl.models.multitask import MultiTaskModel
+from nlp_mtl.models.encoder import checkpoint_gradients
+from nlp_mtl.models.multitask import MultiTaskModel, from_encoder
 from nlp_mtl.training.balancing import summed_loss
 
 FIXED = {"deberta-v2", "mpnet"}
@@ -44,7 +46,7 @@ def loss_and_gradients(model: MultiTaskModel, batch: MicroBatch) -> tuple[Tensor
 def test_loss_and_gradients_of_packed_texts_are_those_of_padded_ones(family: str, training: bool) -> None:
     model = tiny_model(family).train(training)  # its dropout rates are 0
     expected_loss, expected = loss_and_gradients(model, micro_batch(packed=False))
-    assert model.pack() is None
+    assert model.packs("packed")
     loss, found = loss_and_gradients(model, micro_batch(packed=True))
     torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=1e-5)
     assert found.keys() == expected.keys()
@@ -58,7 +60,7 @@ def test_a_model_fit_for_packed_texts_answers_padded_ones_as_before(family: str)
     model = tiny_model(family).eval()
     inputs = micro_batch(packed=False).inputs
     expected = model(**inputs)
-    assert model.pack() is None
+    assert model.packs("packed")
     for task, logits in model(**inputs).items():
         assert torch.equal(logits, expected[task])
 
@@ -66,7 +68,7 @@ def test_a_model_fit_for_packed_texts_answers_padded_ones_as_before(family: str)
 @pytest.mark.parametrize("family", PACKABLE)
 def test_without_rows_every_head_sees_all_packed_texts(family: str) -> None:
     model = tiny_model(family).eval()
-    model.pack()
+    model.packs("packed")
     padded, packed = micro_batch(packed=False).inputs, micro_batch(packed=True).inputs
     expected, found = model(**padded), model(**packed)
     there = padded["attention_mask"].bool()
@@ -78,7 +80,7 @@ def test_without_rows_every_head_sees_all_packed_texts(family: str) -> None:
 
 def test_heads_without_a_row_in_packed_texts_get_gradients_of_zero() -> None:
     model = tiny_model("bert")
-    model.pack()
+    model.packs("packed")
     _, gradients = loss_and_gradients(model, micro_batch(packed=True, labelled=False))
     assert gradients.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
     assert not any(gradient.any() for gradient in gradients.values())
@@ -87,13 +89,15 @@ def test_heads_without_a_row_in_packed_texts_get_gradients_of_zero() -> None:
 @pytest.mark.parametrize("family", sorted(FIXED))
 def test_families_whose_attention_cannot_be_replaced_are_refused_with_the_reason(family: str) -> None:
     model = tiny_model(family)
-    assert "cannot be replaced" in str(model.pack())
-    assert "cannot be replaced" in str(packing.family_refusal(model.config.encoder_config))
+    assert "cannot be replaced" in str(packing.refusal(model.encoder))
+    with pytest.raises(ModelError, match=r"layout: packed, but .* cannot be replaced; choose auto or padded"):
+        packing.will_pack(model.config.encoder_config, "packed")
+    assert packing.will_pack(model.config.encoder_config, "auto") is False
 
 
 @pytest.mark.parametrize("family", PACKABLE)
 def test_a_configuration_tells_which_families_may_pack(family: str) -> None:
-    assert packing.family_refusal(encoder(family).config) is None
+    assert packing.will_pack(encoder(family).config, "packed")
 
 
 def test_nomic_bert_packs_too() -> None:
@@ -111,25 +115,38 @@ def test_an_encoder_that_lets_texts_leak_is_refused_and_left_as_it_was(monkeypat
 
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, packing.ATTENTION, leaking)
     model = tiny_model("bert")
-    assert "differ by" in str(model.pack())
+    assert "differ by" in str(packing.refusal(model.encoder))
     assert model.encoder.config._attn_implementation == "sdpa"
 
 
 def test_an_encoder_that_does_not_take_positions_is_refused_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("bert").train()
 
-    def forward(input_ids: Tensor, attention_mask: Tensor) -> None:
-        raise AssertionError
+    own = model.encoder.forward
+
+    def forward(input_ids: Tensor, attention_mask: Tensor) -> Any:
+        return own(input_ids=input_ids, attention_mask=attention_mask)
 
     monkeypatch.setattr(model.encoder, "forward", forward)
-    assert "TypeError" in str(model.pack())
+    assert "TypeError" in str(packing.refusal(model.encoder))
     assert model.encoder.training
+
+
+def test_an_encoder_whose_own_attention_does_more_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def louder(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> Any:
+        out, weights = sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+        return out * 1.5, weights
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "sdpa", louder)
+    model = tiny_model("bert")
+    assert "packed texts differ by" in str(packing.refusal(model.encoder))
+    assert model.encoder.config._attn_implementation == "sdpa"
 
 
 def test_an_encoder_loaded_with_an_attention_of_its_own_keeps_it() -> None:
     model = tiny_model("bert")
     model.encoder.set_attn_implementation("flex_attention")
-    assert "`flex_attention`" in str(model.pack())
+    assert "`flex_attention`" in str(packing.refusal(model.encoder))
     assert model.encoder.config._attn_implementation == "flex_attention"
 
 
@@ -157,13 +174,14 @@ def by_hand(given: list[Tensor], lengths: list[int], window: int | None, scale: 
 @given(LENGTHS, st.none() | st.integers(1, 8))
 def test_each_text_attends_to_itself_alone(lengths: list[int], window: int | None) -> None:
     ends = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
+    of = tuple(lengths)
     given_states = states(sum(lengths))
     expected = by_hand(given_states, lengths, window, 0.3)
     weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
     wanted = torch.autograd.grad((expected * weights).sum(), given_states)
     for found in (
-        packing._by_length(given_states, tuple(ends.tolist()), window, 0.3),
-        packing._padded(given_states, ends, max(lengths), window, 0.0, 0.3),
+        packing._by_length(given_states, of, window, 0.3),
+        packing._padded(given_states, ends, of, window, 0.0, 0.3),
     ):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
         gradients = torch.autograd.grad((found * weights).sum(), given_states)
@@ -188,5 +206,66 @@ def test_a_sliding_window_holds_without_a_mask_too() -> None:
     ids = torch.randint(5, len(VOCABULARY), (1, 40), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = model.encoder(input_ids=ids).last_hidden_state
-        model.pack()
+        model.packs("packed")
         torch.testing.assert_close(model.encoder(input_ids=ids).last_hidden_state, expected, rtol=1e-5, atol=1e-4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(LENGTHS)
+def test_texts_padded_together_are_at_most_twice_as_long_as_each_other(lengths: list[int]) -> None:
+    cuts = packing._doublings(tuple(lengths))
+    groups = [lengths[first:stop] for first, stop in pairwise(cuts)]
+    assert [length for group in groups for length in group] == lengths
+    assert all(group and max(group) <= 2 * min(group) for group in groups)
+
+
+@pytest.mark.parametrize(("window", "reach"), [(None, (-1, -1)), (5, (4, 4))])
+def test_the_kernel_for_texts_of_various_lengths_gets_what_it_is_documented_to_take(
+    window: int | None, reach: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = (7, 3, 1)
+    ends = torch.tensor([0, 7, 10, 11], dtype=torch.int32)
+    given_states = states(sum(lengths))
+    expected = by_hand(given_states, list(lengths), window, 0.3)
+
+    def kernel(q: Tensor, k: Tensor, v: Tensor, *rest: Any, scale: float, window_size: tuple[int, int]) -> Tensor:
+        assert q.shape == k.shape == v.shape == (11, 2, 4)  # [tokens, heads, size]
+        assert (rest[0] is ends, rest[1] is ends, rest[2:]) == (True, True, (7, 7))
+        assert (scale, window_size) == (0.3, reach)
+        return expected
+
+    class OnGpu(Tensor):
+        device = torch.device("cuda")
+
+    monkeypatch.setattr(packing, "_varlen_attn", kernel)
+    monkeypatch.setattr(packing, "_has_kernel", lambda query: True)
+    q, k, v = (one[None].detach().as_subclass(OnGpu) for one in given_states)
+    kwargs = {"cu_seq_lens_q": ends, "lengths": lengths, "sliding_window": window, "scaling": 0.3, "dropout": 0.0}
+    found, _ = packing.attention(torch.nn.Module(), q, k, v, None, **kwargs)
+    torch.testing.assert_close(found.detach(), expected[None].detach())
+
+
+def test_gradients_are_the_same_when_layers_run_again_with_dropout() -> None:
+    found = []
+    for again in (False, True):
+        model = from_encoder(encoder(dropout=0.3), TASKS, max_length=MAX_LENGTH, window_overlap=4).train()
+        assert model.packs("packed")
+        if again:
+            checkpoint_gradients(model.encoder)
+        torch.manual_seed(0)
+        found.append(loss_and_gradients(model, micro_batch(packed=True))[1])
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, msg=name)
+    assert any(gradient.any() for gradient in found[0].values())
+
+
+@pytest.mark.parametrize("family", PACKABLE)
+def test_packed_texts_in_bfloat16_are_as_near_to_float32_as_padded_ones(family: str) -> None:
+    model = tiny_model(family).eval()
+    expected = model(**micro_batch(packed=False).inputs)["sentiment"]
+    with torch.autocast("cpu", torch.bfloat16):
+        padded = model(**micro_batch(packed=False).inputs)["sentiment"].float()
+        assert model.packs("packed")
+        packed = model(**micro_batch(packed=True).inputs)["sentiment"].float()
+    off = [(one - expected).abs().mean().item() for one in (padded, packed)]
+    assert off[1] <= 2 * off[0] + 1e-3

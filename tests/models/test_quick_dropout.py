@@ -195,6 +195,14 @@ def test_noise_is_what_dropout_multiplies_with(quick: bool) -> None:
     assert noise(values, 0).eq(1).all()
 
 
+def test_an_outer_quick_dropout_goes_on_behind_an_inner_one() -> None:
+    with Drawn() as drawn, QuickDropout(0):
+        with QuickDropout(1):
+            pass
+        noise(torch.ones(3), 0.5)
+    assert drawn.names == []
+
+
 def test_noise_is_torchs_again_behind_quick_dropout() -> None:
     with QuickDropout(0):
         pass

@@ -2,14 +2,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import FAMILIES, encoder
-from tiny_runs import loss_lines
+from tiny import FAMILIES, encoder, encoder_config
+from tiny_runs import loss_lines, tiny_recipe
 from trained import Weights, run
+from transformers import AutoModel
 
-from nlp_mtl import ModelError
+from nlp_mtl import ModelError, RecipeError, train
+from nlp_mtl.errors import NlpMtlError
 from nlp_mtl.models.multitask import from_encoder
 from nlp_mtl.tasks import Task
 from nlp_mtl.training.freezing import Thaw, freeze, layer_depths
+from nlp_mtl.training.optimizer import add_penalties
 
 TASKS = [
     Task("ner", "token-classification", ("O", "B-PER", "I-PER"), "span_f1"),
@@ -42,7 +45,7 @@ def test_so_many_of_the_lowest_layers_do_not_change(tmp_path: Path, frozen: int 
 
 def test_more_frozen_layers_than_there_are_are_refused_with_their_number(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"frozen_layers is 3, but the encoder has 2"):
-        run(tmp_path, frozen_layers=3).train()
+        run(tmp_path, frozen_layers=3)
 
 
 def test_layers_join_from_the_top_after_every_so_many_steps(tmp_path: Path) -> None:
@@ -71,19 +74,70 @@ def test_without_unfreezing_nothing_is_dropped() -> None:
     model = from_encoder(encoder(), TASKS)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
-    Thaw(model, None).drop_gradients(0)
+    Thaw(model, None, 10).drop_gradients(0)
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+def test_penalties_add_their_gradients_to_matrices_that_learn_and_to_nothing_else() -> None:
+    torch.manual_seed(0)
+    layer, idle = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    layer(torch.ones(4, 3)).sum().backward()
+    before = {name: p.grad.clone() for name, p in layer.named_parameters()}
+    penalty = 0.3 * layer.weight.abs().sum() + 0.7 * layer.weight.square().sum()
+    (expected,) = torch.autograd.grad(penalty, [layer.weight])
+    add_penalties([*layer.parameters(), *idle.parameters()], 0.3, 0.7)
+    torch.testing.assert_close(layer.weight.grad, before["weight"] + expected)
+    assert torch.equal(layer.bias.grad, before["bias"])
+    assert idle.weight.grad is None
+
+
 @pytest.mark.parametrize("penalty", ["l1_penalty", "l2_penalty"])
-def test_a_penalty_draws_matrices_to_0_and_leaves_biases(tmp_path: Path, penalty: str) -> None:
+def test_a_penalty_of_the_recipe_counts_in_the_gradient_of_a_run(tmp_path: Path, penalty: str) -> None:
     plain, drawn = (
-        run(tmp_path / name, max_steps=12, weight_decay=0, max_grad_norm=0, **{penalty: value})
-        for name, value in (("plain", 0.0), ("drawn", 10.0))
+        run(tmp_path / str(value), max_steps=2, max_grad_norm=0, **{penalty: value}) for value in (0.0, 10.0)
     )
     plain.train()
     drawn.train()
-    sizes = [sum(float(p.detach().abs().sum()) for p in one.model.parameters() if p.ndim > 1) for one in (plain, drawn)]
-    assert sizes[1] < 0.9 * sizes[0]
     norms = [loss_lines(one.folder)[0]["grad_norm"] for one in (plain, drawn)]
-    assert norms[1] > norms[0]
+    assert norms[1] > 2 * norms[0]
+
+
+def test_deberta_s_shared_norm_and_first_convolution_are_frozen_with_what_they_belong_to() -> None:
+    config = encoder_config("deberta-v2")
+    config.norm_rel_ebd, config.conv_kernel_size, config.conv_act = "layer_norm", 3, "gelu"
+    torch.manual_seed(0)
+    model = from_encoder(AutoModel.from_config(config), TASKS)
+    depths = layer_depths(model)
+    assert {depths[name] for name in depths if name.startswith("encoder.encoder.LayerNorm.")} == {0}
+    assert {depths[name] for name in depths if name.startswith("encoder.encoder.conv.")} == {1}
+
+
+def test_unfreezing_that_ends_too_early_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(tmp_path, unfreeze_every=2, max_steps=4).train()
+    assert [message for message in caplog.messages if "never learn" in message] == [
+        "training.unfreeze_every: of 4 steps, 2 a layer, the lowest 2 of the encoder's layers (embeddings counted) "
+        "never learn"
+    ]
+
+
+@pytest.mark.parametrize("frozen", [2, "encoder"])
+def test_nothing_left_to_unfreeze_is_refused(tmp_path: Path, frozen: int | str) -> None:
+    with pytest.raises(RecipeError, match=r"training\.unfreeze_every"):
+        run(tmp_path, frozen_layers=frozen, unfreeze_every=2)
+
+
+@pytest.mark.parametrize("frozen", [-1, "heads"])
+def test_what_cannot_be_frozen_is_refused(tmp_path: Path, frozen: int | str) -> None:
+    with pytest.raises(RecipeError, match=r"training\.frozen_layers"):
+        run(tmp_path, frozen_layers=frozen)
+
+
+def test_a_run_that_cannot_begin_leaves_the_old_one_as_it_was(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, max_steps=2)
+    train(recipe)
+    files = {path: path.read_bytes() for path in Path(recipe.output_dir).rglob("*") if path.is_file()}
+    for changes in ({"frozen_layers": 99}, {"layout": "packed", "trackers": ["mlflow"]}):
+        wrong = recipe.model_copy(update={"training": recipe.training.model_copy(update=changes)})
+        with pytest.raises(NlpMtlError):
+            train(wrong, overwrite=True)
+    assert {path: path.read_bytes() for path in Path(recipe.output_dir).rglob("*") if path.is_file()} == files

@@ -4,10 +4,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from accelerate import Accelerator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import finish, lines, start, tiny_recipe, values, write_yaml
 
-from nlp_mtl import MissingExtraError, Recipe, RecipeError, train
+from nlp_mtl import MissingExtraError, Recipe, RecipeError, RunError, train
 from nlp_mtl.training import trackers
 from nlp_mtl.training.trackers import flat
 
@@ -68,3 +69,25 @@ def test_an_unknown_tracker_is_told_with_the_likely_one(tmp_path: Path) -> None:
 
 def test_nested_values_get_paths_and_what_is_none_is_left_out() -> None:
     assert flat({"a": {"b": 1, "c": {"d": 2.5}}, "e": None, "f": "x"}) == {"a/b": 1, "a/c/d": 2.5, "f": "x"}
+
+
+def test_a_tracker_that_cannot_be_started_is_told_and_the_old_run_is_left(tmp_path: Path, monkeypatch) -> None:
+    recipe = tiny_recipe(tmp_path, max_steps=2)
+    train(recipe)
+    kept = (Path(recipe.output_dir) / "results.json").read_bytes()
+
+    def fail(*_: object, **__: object) -> None:
+        raise ConnectionError("no route to the server")
+
+    monkeypatch.setattr(Accelerator, "init_trackers", fail)
+    tracked = recipe.model_copy(update={"training": recipe.training.model_copy(update={"trackers": ["tensorboard"]})})
+    with pytest.raises(RunError, match=r"training\.trackers: .*tensorboard.* cannot be started: no route"):
+        train(tracked, overwrite=True)
+    assert (Path(recipe.output_dir) / "results.json").read_bytes() == kept
+
+
+def test_a_new_run_does_not_keep_the_points_of_the_one_it_overwrites(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, trackers=["tensorboard"], max_steps=2, log_every=1)
+    train(recipe)
+    train(recipe, overwrite=True)
+    assert [step for step, _ in scalars(Path(recipe.output_dir))["loss"]] == [1, 2]
