@@ -1,6 +1,6 @@
 """Kill training at random moments, resume it after each, and compare its end with that of a run left alone.
 
-    scripts/crash_test                                  # 25 kills, about three minutes on two cores
+    scripts/crash_test                                  # 25 kills, less than ten minutes on two cores
     scripts/crash_test --kills 200 --keep crashed
 
 A tiny model with dropout is trained by ``nlp-mtl train RECIPE --resume auto`` in real processes. SIGKILL ends them all
@@ -37,8 +37,9 @@ from tiny_runs import finish, start, values, write_yaml  # noqa: E402 (not a pac
 STEPS, SAVE_EVERY = 120, 3
 STRETCH = 40
 """The most steps between a start and the next kill."""
-A_SAVE = 0.03
-"""Seconds in which a kill that is aimed at a save follows its begin."""
+A_SAVE = 0.01
+"""Seconds in which a kill that is aimed at a save follows its begin, mostly in the first quarter: a save takes about
+as long, on a quick disk less."""
 TIMEOUT = 180.0
 """Seconds without the moment that is waited for, after which a run hangs."""
 LEFT_OUT = {"environment.json", "recipe.yaml"}
@@ -118,12 +119,13 @@ def kill_at_random(process: "subprocess.Popen[str]", run: Path, random_: random.
     known: list[int] = []
     while process.poll() is None:
         if time.monotonic() > deadline:
+            kill(process, family(process.pid))
             raise TimeoutError(f"{run} hangs after step {last_step(run)}")
         # Lines after the checkpoint are of the process before until this one has cut them off.
         if stamp(run) != before and last_step(run) > first:
             known = known or family(process.pid)  # loader workers are there when the first step is done
             if last_step(run) >= target and (not aimed or half_written(run, started)):
-                time.sleep(random_.random() * A_SAVE)
+                time.sleep(random_.random() ** 2 * A_SAVE)
                 kill(process, known)
                 return True
         time.sleep(0.0002 if known else 0.01)
@@ -190,8 +192,8 @@ def difference(run: Path, alone: Path) -> str | None:
     for name in sorted(names - {Path(name) for name in LEFT_OUT}):
         one, two = content(run / name), content(alone / name)
         if one != two:
-            how = "is not in" if one is None else "is in this run only, and not in" if two is None else "differs from"
-            return f"{run / name} {how} that of {alone}"
+            how = "is missing, unlike" if one is None else "is there, unlike" if two is None else "differs from"
+            return f"{run / name} {how} {alone / name}"
     return None
 
 
