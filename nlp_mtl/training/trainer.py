@@ -113,6 +113,8 @@ def train(
         state = _resume(folder, model, optimizer, average, data, accelerator)
         if accelerator.is_main_process:
             metrics_log.cut_after(metrics_file, state.step)
+            if state.finished:  # it saves no more: what a crash left after its last save goes now
+                checkpoint.rotate(folder, keep_last, keep_best)
         logger.info("Resuming after step %d of %d", state.step, len(data))
     prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
     num_steps = len(data)

@@ -7,6 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mixed_steps import MAX_LENGTH, TASKS, framing, splits, steps, text_rows, word_rows
+from tiny import CLS, SEP
 from torch.utils.data import DataLoader
 
 from nlp_mtl.data.batches import MicroBatch
@@ -70,6 +71,35 @@ def test_counts_of_the_plan_are_what_all_micro_batches_carry(
         lengths = item_lengths(items, framing())
         empty = max(0, len(batches) - len(items))  # of two special tokens each
         assert sum(length for batch in batches for length in row_lengths(batch)) - 2 * empty == sum(lengths)
+
+
+def learned_from(parts: list[StepBatches]) -> list[tuple[Any, ...]]:
+    """What all processes read and learn in a step: tokens, labels and weight of each row for each task, sorted."""
+    rows = []
+    for batch in (batch for part in parts for batch in part.micro_batches):
+        masks = batch.inputs["attention_mask"].bool()
+        texts = [tuple(ids[mask].tolist()) for ids, mask in zip(batch.inputs["input_ids"], masks, strict=True)]
+        rows += [("", text) for text in texts if text != (CLS, SEP)]  # which a process without any row has as well
+        for name, task in batch.tasks.items():
+            for place, labels, weight in zip(task.rows.tolist(), task.labels, task.weights.tolist(), strict=True):
+                told = labels[: len(texts[place])].tolist() if labels.ndim else [labels.item()]
+                rows.append((name, texts[place], tuple(told), weight))
+    return sorted(rows)
+
+
+def test_another_number_of_processes_learns_from_the_same_rows_in_the_same_steps(data: list[EncodedSplit]) -> None:
+    def of_all(num_processes: int, step: int) -> list[tuple[Any, ...]]:
+        dealt = [
+            steps(data, batch_size=4, max_tokens=40, process=process, num_processes=num_processes)
+            for process in range(num_processes)
+        ]
+        return learned_from([one[step] for one in dealt])
+
+    for step in range(len(steps(data, batch_size=4))):
+        one = of_all(1, step)
+        assert one
+        assert of_all(2, step) == one
+        assert of_all(3, step) == one
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -83,6 +83,21 @@ def test_a_finished_run_resumed_again_gives_what_it_gave(tmp_path: Path) -> None
     assert_same_end(tmp_path / "run", before)
 
 
+def test_a_run_that_died_while_it_removed_checkpoints_after_its_last_save_is_tidied_by_resuming(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, save_every=2, eval_every=12)
+    train(recipe)
+    folder = tmp_path / "run" / "checkpoints"
+    assert [path.name for path in folder.iterdir()] == ["step-12"]
+    shutil.copytree(tmp_path / "run", tmp_path / "before")
+    for name in ("step-10", "step-8.partial"):
+        shutil.copytree(folder / "step-12", folder / name)
+    state = json.loads((folder / "step-10" / "state.json").read_text())
+    (folder / "step-10" / "state.json").write_text(json.dumps(state | {"step": 10, "score": None, "finished": False}))
+    train(recipe, resume=True)
+    assert [path.name for path in folder.iterdir()] == ["step-12"]
+    assert_same_end(tmp_path / "run", tmp_path / "before")
+
+
 def test_a_run_that_died_before_its_model_was_saved_is_completed_by_resuming(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path, eval_every=4)
     train(recipe)
