@@ -26,7 +26,7 @@ from tiny_runs import (
 )
 
 from nlp_mtl import Recipe, RunError, train
-from nlp_mtl.build import new_model, packs, prepare, steps
+from nlp_mtl.build import new_model, prepare, steps
 
 slow = pytest.mark.slow  # every process imports torch
 
@@ -63,7 +63,7 @@ def tasks_of_processes(recipe: Recipe, processes: int) -> list[list[set[str]]]:
     found = []
     for process in range(processes):
         data = steps(recipe, prepared, process=process, num_processes=processes)
-        data.packed = packs(new_model(recipe, prepared), recipe.training.layout)
+        data.packed = new_model(recipe, prepared).packs(recipe.training.layout)
         parts = []
         for batches in data:
             assert len(batches.micro_batches) == 1

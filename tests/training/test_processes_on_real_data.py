@@ -12,7 +12,7 @@ from accelerate.utils import set_seed
 from tiny_runs import finish, loss_lines, start, weights, write_yaml
 
 from nlp_mtl import Recipe
-from nlp_mtl.build import new_model, packs, prepare, steps
+from nlp_mtl.build import new_model, prepare, steps
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("NLP_MTL_DATA", ROOT.parent / "shared" / "data"))
@@ -106,7 +106,7 @@ def test_thirty_steps_of_three_rows_each_process_having_one(tmp_path: Path, layo
     tasks = []
     for process in range(3):
         data = steps(recipe, prepared, process=process, num_processes=3)
-        data.packed = packs(new_model(recipe, prepared), layout)
+        data.packed = new_model(recipe, prepared).packs(layout)
         tasks.append([
             frozenset(name for batch in batches.micro_batches for name, (rows, *_) in batch.tasks.items() if len(rows))
             for batches in data
