@@ -86,7 +86,7 @@ def test_a_bad_row_that_another_process_meets_is_told_as_ever(tmp_path: Path, fe
 
 
 @slow
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_a_run_that_tokenises_in_several_processes_ends_in_the_same_weights(tmp_path: Path, processes: int) -> None:
     values = big(tmp_path, rows=6000)
     runs = [tmp_path / name for name in ("one", "two")]
@@ -149,7 +149,7 @@ def test_of_two_processes_that_start_together_one_tokenises(tmp_path: Path) -> N
 
 
 @slow
-@pytest.mark.parametrize("num_proc", [1, 2])
+@pytest.mark.parametrize("num_proc", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_a_process_that_is_killed_while_it_tokenises_leaves_neither_a_lock_nor_half_a_cache(
     tmp_path: Path, num_proc: int
 ) -> None:

@@ -259,7 +259,7 @@ def long_run(folder: Path, num_workers: int) -> tuple[Recipe, Path]:
     return Recipe.from_dict(plain), write_yaml(folder, {**plain, "output_dir": str(folder / "killed")})
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.long)])
 @pytest.mark.usefixtures("cores")
 def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(tmp_path: Path, seed: int) -> None:
     recipe, file = long_run(tmp_path / "files", num_workers=2 * seed)
