@@ -71,13 +71,12 @@ def _batches(lengths: tuple[int, ...], heads: int, window: int | None) -> tuple[
 
 def _cuts(lengths: Sequence[int]) -> list[int]:
     """Where texts that stand side by side are cut into batches."""
-    cuts, squares = [0], 0
+    cuts, longest, squares = [0], 0, 0
     for place, length in enumerate(lengths):
-        longest = max(lengths[cuts[-1] : place + 1])
-        squares += length**2
+        longest, squares = max(longest, length), squares + length**2
         if (place + 1 - cuts[-1]) * longest**2 - squares > _WASTE:
             cuts.append(place)
-            squares = length**2
+            longest, squares = length, length**2
     return [*cuts, len(lengths)]
 
 

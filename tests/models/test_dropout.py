@@ -5,15 +5,10 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from two_tasks import TASKS
 
 from nlp_mtl.models.encoder import load_encoder
 from nlp_mtl.models.multitask import from_encoder
-from nlp_mtl.tasks import Task
-
-TASKS = [
-    Task("ner", "token-classification", ("O", "B-PER", "I-PER"), "span_f1"),
-    Task("topic", "text-classification", ("a", "b"), "accuracy"),
-]
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from attention_by_hand import HEADS, SIZE, by_hand, states
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -11,27 +12,8 @@ from nlp_mtl.models import dropping_attention
 from nlp_mtl.models.dropout import QuickDropout
 from nlp_mtl.models.dropping_attention import _batches, attend
 
-HEADS, SIZE = 2, 4
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=9)
 WINDOWS = st.none() | st.integers(1, 8)
-
-
-def states(tokens: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return [torch.randn(HEADS, tokens, SIZE, generator=generator, dtype=dtype).requires_grad_() for _ in range(3)]
-
-
-def by_hand(
-    given: list[Tensor], lengths: list[int], window: int | None, scale: float, kept: list[Tensor] | None
-) -> Tensor:
-    """Softmax attention of each text alone, in the open. ``kept``: what its probabilities are multiplied with."""
-    out = []
-    for place, (q, k, v) in enumerate(zip(*(one.split(lengths, dim=1) for one in given), strict=True)):
-        scores = q @ k.transpose(1, 2) * scale
-        far = [[window is not None and abs(i - j) >= window for j in range(q.shape[1])] for i in range(q.shape[1])]
-        probabilities = scores.masked_fill(torch.tensor(far), -torch.inf).softmax(-1)
-        out.append((probabilities if kept is None else probabilities * kept[place]) @ v)
-    return torch.cat(out, dim=1).transpose(0, 1)
 
 
 @settings(max_examples=80, deadline=None)
@@ -46,7 +28,7 @@ def test_values_and_gradients_are_those_of_each_text_alone_under_the_same_noise(
         drawn.append((torch.rand(like.shape, generator=generator, dtype=like.dtype) >= rate) / (1 - rate))
         return drawn[-1]
 
-    given_states = states(sum(lengths))
+    given_states = states(sum(lengths), torch.float64)
     _batches.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dropping_attention, "_WASTE", waste)
@@ -93,7 +75,7 @@ def test_states_in_bfloat16_are_attended_to_in_float32() -> None:
     with torch.autocast("cpu", torch.bfloat16), pytest.MonkeyPatch.context() as patch:
         patch.setattr(dropping_attention, "noise", lambda like, rate: torch.ones_like(like))
         found = attend(given_states, (12, 8), None, 0.1, 0.5)
-    expected = by_hand([one.float() for one in given_states], [12, 8], None, 0.5, None)
+    expected = by_hand([one.float() for one in given_states], [12, 8], None, 0.5)
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, expected.bfloat16())
     (gradient,) = torch.autograd.grad(found.sum(), given_states[:1])
@@ -103,7 +85,7 @@ def test_states_in_bfloat16_are_attended_to_in_float32() -> None:
 @pytest.mark.parametrize("quick", [False, True])
 def test_attention_drops_out_at_its_rate(quick: bool) -> None:
     lengths = [40, 40, 30]
-    query, key, _ = states(sum(lengths), torch.float32)
+    query, key, _ = states(sum(lengths))
     value = torch.ones(HEADS, sum(lengths), SIZE)  # then an output is what was kept of its probabilities, scaled
     torch.manual_seed(0)
     context: Any = QuickDropout(0) if quick else nullcontext()

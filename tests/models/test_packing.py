@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from attention_by_hand import by_hand, states
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mixed_steps import MAX_LENGTH, TASKS, framing, splits
@@ -153,21 +154,6 @@ def test_an_encoder_loaded_with_an_attention_of_its_own_keeps_it() -> None:
 # ---- attention itself
 
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=9)
-
-
-def states(tokens: int, seed: int = 0) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(2, tokens, 4, generator=generator).requires_grad_() for _ in range(3)]
-
-
-def by_hand(given: list[Tensor], lengths: list[int], window: int | None, scale: float) -> Tensor:
-    """Softmax attention of each text alone, in the open."""
-    out = []
-    for q, k, v in zip(*(one.split(lengths, dim=1) for one in given), strict=True):
-        scores = q @ k.transpose(1, 2) * scale
-        far = [[window is not None and abs(i - j) >= window for j in range(q.shape[1])] for i in range(q.shape[1])]
-        out.append(scores.masked_fill(torch.tensor(far), -torch.inf).softmax(-1) @ v)
-    return torch.cat(out, dim=1).transpose(0, 1)
 
 
 @settings(max_examples=60, deadline=None)

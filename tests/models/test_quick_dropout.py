@@ -9,18 +9,9 @@ from tiny import Drawn
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
+from two_tasks import IDS, MASK, in_training
 
 from nlp_mtl.models.dropout import QuickDropout, noise, quick_dropout
-from nlp_mtl.models.multitask import MultiTaskModel, from_encoder
-from nlp_mtl.tasks import Task
-
-TASKS = [
-    Task("ner", "token-classification", ("O", "B-PER", "I-PER"), "span_f1"),
-    Task("topic", "text-classification", ("a", "b"), "accuracy"),
-]
-IDS = torch.arange(5, 35).reshape(3, 10)
-MASK = torch.ones_like(IDS)
-MASK[1, 6:] = 0
 
 
 def dropped(input: Tensor, p: float, seed: int = 0, **options: Any) -> Tensor:
@@ -152,10 +143,6 @@ def test_causal_attention_is_left_to_torch() -> None:
     assert torch.equal(
         found, functional.scaled_dot_product_attention(query, query, query, dropout_p=0.5, is_causal=True)
     )
-
-
-def in_training(family: str, dropout: float = 0.3) -> MultiTaskModel:
-    return from_encoder(tiny.encoder(family, dropout=dropout), TASKS).train()
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)

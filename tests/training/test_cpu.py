@@ -9,19 +9,12 @@ import pytest
 import tiny
 import torch
 from torch import Tensor, nn
+from two_tasks import IDS, in_training
 
-from nlp_mtl.models.multitask import MultiTaskModel, from_encoder
-from nlp_mtl.tasks import Task
+from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.training.cpu import keep_freed_memory, sparse_gradient, zero_gradients
 
 CODE = "from nlp_mtl.training.cpu import keep_freed_memory; print(keep_freed_memory())"
-TASKS = [
-    Task("ner", "token-classification", ("O", "B-PER", "I-PER"), "span_f1"),
-    Task("topic", "text-classification", ("a", "b"), "accuracy"),
-]
-IDS = torch.arange(5, 35).reshape(3, 10)
-MASK = torch.ones_like(IDS)
-MASK[1, 6:] = 0
 
 
 def told(**environment: str) -> str:
@@ -44,10 +37,6 @@ def test_a_library_that_is_not_glibc_is_left_alone(monkeypatch: pytest.MonkeyPat
 
 
 # Gradients of embeddings.
-
-
-def in_training(family: str, dropout: float = 0.3) -> MultiTaskModel:
-    return from_encoder(tiny.encoder(family, dropout=dropout), TASKS).train()
 
 
 def gradients(model: MultiTaskModel) -> dict[str, Tensor]:

@@ -6,18 +6,13 @@ from tiny import FAMILIES, encoder, encoder_config
 from tiny_runs import loss_lines, tiny_recipe
 from trained import Weights, run
 from transformers import AutoModel
+from two_tasks import TASKS
 
 from nlp_mtl import ModelError, RecipeError, train
 from nlp_mtl.errors import NlpMtlError
 from nlp_mtl.models.multitask import from_encoder
-from nlp_mtl.tasks import Task
 from nlp_mtl.training.freezing import Thaw, freeze, layer_depths
 from nlp_mtl.training.optimizer import add_penalties
-
-TASKS = [
-    Task("ner", "token-classification", ("O", "B-PER", "I-PER"), "span_f1"),
-    Task("topic", "text-classification", ("a", "b"), "accuracy"),
-]
 
 
 def changed(before: Weights, after: Weights) -> set[str]:
