@@ -12,7 +12,7 @@ import numpy as np
 from accelerate import Accelerator
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from nlp_mtl.data.encoding import EncodedSplit, encode_split
+from nlp_mtl.data.encoding import EncodedSplit, Split, StreamedSplit, encode_split, stream_split
 from nlp_mtl.data.items import Framing, frame
 from nlp_mtl.data.labels import LabelReader, resolve_task
 from nlp_mtl.data.layout import MICRO_BATCH_COST
@@ -48,6 +48,8 @@ class Prepared:
     loaded: dict[str, LoadedDataset]
     encoded: dict[str, dict[str, EncodedSplit]]
     """``{dataset: {split: rows}}``"""
+    streams: dict[str, StreamedSplit]
+    """``{dataset: training rows}`` of those that are streamed."""
     tokenizer: PreTrainedTokenizerBase
     framing: Framing
 
@@ -85,17 +87,17 @@ def prepare(
             if accelerator is None or accelerator.is_main_process:
                 logger.info("%s", note)
         tasks, readers = _tasks(recipe, loaded, trained_tasks)
-        encoded = {}
+        encoded, streams = {}, {}
         for name, dataset in loaded.items():
-            readings = _readings(recipe, name, tasks, readers)
+            how = (_readings(recipe, name, tasks, readers), tokenizer, word_splitter or recipe.word_splitter)
             encoded[name] = {
-                split: encode_split(
-                    dataset, split, readings, tokenizer, word_splitter or recipe.word_splitter, recipe.num_proc
-                )
+                split: encode_split(dataset, split, *how, recipe.num_proc)
                 for split in dataset.splits
                 if split in splits
             }
-    return Prepared(tasks, loaded, encoded, tokenizer, framing)
+            if dataset.stream is not None and "train" in splits:
+                streams[name] = stream_split(dataset, *how)
+    return Prepared(tasks, loaded, encoded, streams, tokenizer, framing)
 
 
 def _tokenizer_and_framing(recipe: Recipe) -> tuple[PreTrainedTokenizerBase, Framing]:
@@ -204,27 +206,33 @@ def steps(
 
     Raises:
         DataError: there is nothing to train on, or a task has fewer than two labels in the training splits.
+        RecipeError: it counts on the number of rows of a stream, which nobody knows.
     """
     settings, sampling = recipe.training, recipe.sampling
     shares = sampling.shares
     train = _drawn_from(recipe, prepared)
+    _check_sizes(recipe, train)
     for task in prepared.tasks:
-        counts = [split.label_counts(task) for split in train.values() if task.name in split.tasks]
+        read = [split for split in train.values() if task.name in split.tasks]
+        if any(isinstance(split, StreamedSplit) for split in read):
+            continue  # nobody has seen its labels
+        counts = [split.label_counts(task) for split in read if isinstance(split, EncodedSplit)]
         occurring = [task.labels[place] for place in np.flatnonzero(sum(counts))]
         if len(occurring) < 2:
             what = f"only the label {listed(occurring)}" if occurring else "no labelled row"
             of = " that sampling.shares draws from" if 0 in shares.values() else ""
             raise DataError(f"task `{task.name}` has {what} in the train splits{of}; there is nothing to tell apart")
-    sizes = [len(split) for split in train.values()]
-    num_rows = round(settings.num_epochs * sum(sizes))
+    sizes = [_size(split) for split in train.values()]
+    num_rows = math.inf if 0 in sizes else round(settings.num_epochs * sum(sizes))
     if settings.max_steps is not None:
         num_rows = min(num_rows, settings.max_steps * settings.batch_size)
     sampler = Sampler(
         sizes,
         sampling_rates(sizes, sampling.strategy, sampling.temperature, [shares.get(name, 0) for name in train]),
         batch_size=settings.batch_size,
-        num_rows=max(num_rows, 1),
+        num_rows=max(int(num_rows), 1),
         seed=recipe.seed,
+        streamed=[place for place, split in enumerate(train.values()) if isinstance(split, StreamedSplit)],
     )
     return StepDataset(
         list(train.values()),
@@ -240,14 +248,37 @@ def steps(
     )
 
 
-def _drawn_from(recipe: Recipe, prepared: Prepared) -> dict[str, EncodedSplit]:
+def _drawn_from(recipe: Recipe, prepared: Prepared) -> dict[str, Split]:
     """The training splits that steps learn from: a dataset with the share 0 is there to be evaluated on."""
-    return {name: s for name, s in prepared.split("train").items() if recipe.sampling.shares.get(name, 1)}
+    train: dict[str, Split] = {**prepared.split("train"), **prepared.streams}
+    return {name: train[name] for name in prepared.loaded if name in train and recipe.sampling.shares.get(name, 1)}
+
+
+def _size(split: Split) -> int:
+    """Rows of a training split; 0: nobody knows."""
+    return (split.source.num_rows or 0) if isinstance(split, StreamedSplit) else len(split)
+
+
+def _check_sizes(recipe: Recipe, train: Mapping[str, Split]) -> None:
+    """Refuse a recipe that counts on what a stream does not tell."""
+    unknown = [name for name, split in train.items() if not _size(split)]
+    if not unknown:
+        return
+    because = f"nobody knows how many rows {listed(unknown)} has, which is streamed"
+    problems = []
+    if recipe.sampling.strategy in ("proportional", "temperature"):
+        found = f"`{recipe.sampling.strategy}` goes by rows, but {because}"
+        problems.append(Problem("sampling.strategy", f"{found}: say `strategy: fixed` with `shares`, or `uniform`"))
+    for key, value in (("max_steps", recipe.training.max_steps), ("eval_every", recipe.training.eval_every)):
+        if value is None:
+            problems.append(Problem(f"training.{key}", f"needed, as an epoch cannot be counted: {because}"))
+    if problems:
+        raise RecipeError(problems)
 
 
 def steps_per_epoch(recipe: Recipe, prepared: Prepared) -> int:
     """Steps in which at least as many rows are drawn as the training splits hold, so that the last epoch ends last."""
-    rows = sum(len(split) for split in _drawn_from(recipe, prepared).values())
+    rows = sum(_size(split) for split in _drawn_from(recipe, prepared).values())
     return math.ceil(rows / recipe.training.batch_size)
 
 
@@ -304,20 +335,22 @@ def trainer_arguments(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
 
 def describe_data(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
     """What a run read, for ``results.json``: ``{dataset: where it is from, and its splits}``."""
-    return {
-        dataset: {
-            **recipe.datasets[dataset].model_dump(include={"path", "name", "revision"}, exclude_none=True),
-            "splits": {
-                name: {
-                    "rows": len(split),
-                    "taken_from": split.source.source,
-                    "files": [_relative(file, recipe.data_dir) for file in split.source.files],
-                }
-                for name, split in splits.items()
-            },
+    described = {}
+    for dataset, splits in prepared.encoded.items():
+        told = {
+            name: {
+                "rows": len(split),
+                "taken_from": split.source.source,
+                "files": [_relative(file, recipe.data_dir) for file in split.source.files],
+            }
+            for name, split in splits.items()
         }
-        for dataset, splits in prepared.encoded.items()
-    }
+        if dataset in prepared.streams:
+            stream = prepared.streams[dataset].source
+            told = {"train": {"rows": stream.num_rows, "taken_from": stream.source, "streamed": True}, **told}
+        spec = recipe.datasets[dataset].model_dump(include={"path", "name", "revision"}, exclude_none=True)
+        described[dataset] = {**spec, "splits": told}
+    return described
 
 
 def _relative(file: str, data_dir: str) -> str:

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from nlp_mtl.recipe_checks import HELD_OUT, TEMPERATURE
+from nlp_mtl.recipe_checks import BUFFER_SIZE, HELD_OUT, TEMPERATURE
 from nlp_mtl.recipe_reading import read_yaml, validate
 from nlp_mtl.tasks import Metric, TaskType
 
@@ -77,7 +77,11 @@ class DatasetSpec(_Section):
     test_fraction: Fraction = HELD_OUT
     """The same for a missing test split."""
     max_rows: dict[Split, Positive] = {}
-    """At most so many rows of a split, drawn by ``seed``."""
+    """At most so many rows of a split, drawn by ``seed``; of a streamed dataset the first ones."""
+    streaming: bool = False
+    """Read the training rows as they are needed, and keep none: for data that does not fit a disk."""
+    buffer_size: Positive = BUFFER_SIZE
+    """Rows of a stream that are mixed together. They are held in memory, by each process and loader worker."""
 
 
 class TaskSpec(_Section):

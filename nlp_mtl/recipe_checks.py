@@ -10,6 +10,9 @@ from nlp_mtl.tasks import METRICS
 HELD_OUT = 0.1
 """The share of train that a missing split takes, where the recipe does not say."""
 
+BUFFER_SIZE = 10_000
+"""Rows of a stream that are mixed together, where the recipe does not say."""
+
 TEMPERATURE = 2.0
 """T of temperature sampling, where the recipe does not say."""
 
@@ -124,6 +127,14 @@ def _dataset_problems(path: str, dataset: dict[str, Any]) -> Iterator[Problem]:
     if dataset.get("path") == "conll" and not dataset.get("columns"):
         yield Problem(path, "a CoNLL file needs `columns`, for example [tokens, pos, chunk, ner]")
     fractions = [_number(dataset.get(f"{split}_fraction", HELD_OUT)) for split in ("validation", "test")]
+    if dataset.get("streaming") is True:
+        for split in ("validation", "test"):
+            if _number(dataset.get(f"{split}_fraction", 0)) > 0:
+                yield Problem(
+                    f"{path}.{split}_fraction", "nothing can be held out of a stream; give a split of its own"
+                )
+    elif _number(dataset.get("buffer_size", BUFFER_SIZE)) != BUFFER_SIZE:
+        yield Problem(f"{path}.buffer_size", "only `streaming: true` reads it")
     if all(0 <= fraction < 1 for fraction in fractions) and sum(fractions) >= 1:
         yield Problem(path, "validation_fraction and test_fraction together leave nothing to train on")
 

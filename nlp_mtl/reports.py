@@ -77,14 +77,14 @@ def print_check(report: Mapping[str, Any]) -> None:
             f"{row['labelled_rows']:,}", f"{row['labelled_items']:,}", label_summary(row["counts"]),
         )  # fmt: skip
     console.print(table)
-    table = Table("dataset", "train rows", "probability", "rows a step", "passes", title="Sampling")
+    table = Table("dataset", "train rows", "share", "rows a step", "passes", title="Sampling")
     for row in report["sampling"]:
         table.add_row(
             row["dataset"],
-            f"{row['rows']:,}",
-            f"{row['probability']:.4f}",
+            "unknown" if row["rows"] is None else f"{row['rows']:,}",
+            f"{row['share']:.4f}",
             f"{row['rows_per_step']:.1f}",
-            f"{row['passes']:.2f}",
+            "unknown" if row["passes"] is None else f"{row['passes']:.2f}",
         )
     console.print(table)
     steps, first = report["steps"], report["first_micro_batch"]

@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def rows_for(prepared: Prepared, wanted: int) -> Prepared:
             whole.tasks,
         )
         encoded[name] = {"train": part}
-    return Prepared(prepared.tasks, prepared.loaded, encoded, prepared.tokenizer, prepared.framing)
+    return replace(prepared, encoded=encoded)
 
 
 class Watched(StepDataset):

@@ -1,12 +1,13 @@
 """What the data holds and what is odd about it, before any training: ``nlp-mtl check``."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from nlp_mtl.data.encoding import EncodedSplit, label_column
+from nlp_mtl.data.encoding import EncodedSplit, StreamedSplit, label_column
 from nlp_mtl.data.items import Framing, item_lengths
 from nlp_mtl.data.labels import MISSING
 from nlp_mtl.data.loading import LoadedDataset, LoadedSplit
@@ -35,6 +36,8 @@ def data_report(
         ``notes`` (splits carved or capped), ``splits`` (rows and lengths), ``labels`` (counts), ``sampling``,
         ``steps``, ``first_micro_batch`` and ``odd``: sentences that name dataset, split and row.
     """
+    # Nobody has seen what their training rows hold.
+    streamed = {task for split in data.splits if isinstance(split, StreamedSplit) for task in split.tasks}
     return {
         "notes": [note for dataset in loaded.values() for note in dataset.notes],
         "splits": [
@@ -49,7 +52,7 @@ def data_report(
             for split, rows in splits.items()
             if task.name in rows.tasks
         ],
-        "sampling": _sampling_report(encoded, data),
+        "sampling": _sampling_report(loaded, encoded, data),
         "steps": {
             "steps": len(data),
             "rows": data.sampler.num_rows,
@@ -61,7 +64,7 @@ def data_report(
         "first_micro_batch": _micro_batch_report(tasks, data),
         "odd": [
             *_odd_steps(data),
-            *_odd_labels(tasks, encoded),
+            *_odd_labels(tasks, encoded, streamed),
             *(
                 problem
                 for splits in encoded.values()
@@ -102,23 +105,29 @@ def _label_report(task: Task, dataset: str, split: str, rows: EncodedSplit) -> d
     }
 
 
-def _sampling_report(encoded: Mapping[str, Mapping[str, EncodedSplit]], data: StepDataset) -> list[dict[str, Any]]:
-    drawn_from = {id(split): place for place, split in enumerate(data.splits)}
+def _sampling_report(
+    loaded: Mapping[str, LoadedDataset], encoded: Mapping[str, Mapping[str, EncodedSplit]], data: StepDataset
+) -> list[dict[str, Any]]:
+    drawn_from = {id(split.source): place for place, split in enumerate(data.splits)}
     passes = data.sampler.passes()
     report = []
-    for name, splits in encoded.items():
-        if "train" in splits:
-            place = drawn_from.get(id(splits["train"]))  # None: its share is 0, so it is evaluated on alone
-            rate = 0.0 if place is None else float(data.sampler.rates[place])
-            report.append(
-                {
-                    "dataset": name,
-                    "rows": len(splits["train"]),
-                    "probability": rate,
-                    "rows_per_step": rate * data.sampler.batch_size,
-                    "passes": 0.0 if place is None else float(passes[place]),
-                }
-            )
+    for name, dataset in loaded.items():
+        train = encoded[name].get("train")
+        source = dataset.stream or (train and train.source)
+        if source is None:
+            continue
+        place = drawn_from.get(id(source))  # None: its share is 0, so it is evaluated on alone
+        share = 0.0 if place is None else float(data.sampler.rates[place])
+        over = 0.0 if place is None else float(passes[place])
+        report.append(
+            {
+                "dataset": name,
+                "rows": dataset.stream.num_rows if dataset.stream else len(train or ()),
+                "share": share,
+                "rows_per_step": share * data.sampler.batch_size,
+                "passes": None if math.isnan(over) else over,
+            }
+        )
     return report
 
 
@@ -148,17 +157,21 @@ def _micro_batch_report(tasks: Sequence[Task], data: StepDataset) -> dict[str, A
 
 
 def _odd_steps(data: StepDataset) -> Iterator[str]:
-    rows, batch_size = sum(len(split) for split in data.splits), data.sampler.batch_size
-    if batch_size > rows:
+    rows, batch_size = int(data.sampler.sizes.sum()), data.sampler.batch_size
+    if batch_size > rows and data.sampler.sizes.all():
         yield (
             f"training.batch_size ({batch_size:,}) is more than all {rows:,} rows to train on, so a step goes over "
             "some of them more than once"
         )
 
 
-def _odd_labels(tasks: Sequence[Task], encoded: Mapping[str, Mapping[str, EncodedSplit]]) -> Iterator[str]:
-    """Labels that a task cannot learn."""
+def _odd_labels(
+    tasks: Sequence[Task], encoded: Mapping[str, Mapping[str, EncodedSplit]], streamed: Collection[str]
+) -> Iterator[str]:
+    """Labels that a task cannot learn. ``streamed``: tasks of which not all training rows are known."""
     for task in tasks:
+        if task.name in streamed:
+            continue
         read = [
             (split, rows, rows.label_counts(task))
             for splits in encoded.values()

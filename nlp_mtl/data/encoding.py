@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from nlp_mtl.data.labels import MISSING, LabelReader
 from nlp_mtl.data.loading import LoadedDataset, LoadedSplit
+from nlp_mtl.data.streaming import Stream
 from nlp_mtl.data.tokenization import encode_words, unknown_id
 from nlp_mtl.errors import DataError
 from nlp_mtl.tasks import Task
@@ -49,6 +50,14 @@ class EncodedSplit:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def batch(self, rows: Sequence[int] | np.ndarray) -> Mapping[str, list[Any]]:
+        """The columns of some rows."""
+        return self.rows[np.asarray(rows)]
+
+    def where(self, row: int) -> str:
+        """A row's place, in words a user can follow."""
+        return self.source.where(row)
+
     @cached_property
     def lengths(self) -> np.ndarray:
         """[rows] Pieces of each row. Training asks for neither these nor ``labelled``: they are held in memory."""
@@ -74,6 +83,38 @@ class EncodedSplit:
             for sizes, values in _lists(self.rows, column):
                 digest.update(sizes.tobytes() + values.tobytes())
         return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class StreamedSplit:
+    """Training rows that come from a stream, encoded as they are asked for; see :class:`EncodedSplit`."""
+
+    source: Stream
+    encode: "Encode"
+    tasks: tuple[str, ...]
+
+    def batch(self, rows: Sequence[int] | np.ndarray) -> Mapping[str, list[Any]]:
+        """The columns of some rows, given by ascending positions.
+
+        Raises:
+            DataError: they cannot be read, or labels do not fit words, or are unknown.
+        """
+        return self.encode(self.source.batch(rows), list(map(int, rows)), self.source.where)
+
+    def where(self, row: int) -> str:
+        """A row's place, in words a user can follow."""
+        return self.source.where(row)
+
+    def digest(self) -> str:
+        """What is known of it before it is read."""
+        return self.source.digest()
+
+
+Split = EncodedSplit | StreamedSplit
+"""What steps are made of."""
+
+Encode = Callable[[Mapping[str, list[Any]], Sequence[int], Callable[[int], str]], dict[str, list[Any]]]
+"""Rows as columns, their places, and how to tell a place: to the columns of :class:`EncodedSplit`."""
 
 
 def label_column(task: str) -> str:
@@ -102,25 +143,8 @@ def encode_split(
     source = loaded.splits[split]
     columns = list(dict.fromkeys([loaded.column, *(column for _, column, _ in tasks)]))
     rows = source.rows.select_columns(columns)
-    text_column, is_words = loaded.column, loaded.is_words
-    told = replace(source, rows=rows.select(range(0)))  # for messages; other processes get it with each job
-
-    def encode(batch: Mapping[str, list[Any]], places: list[int]) -> dict[str, list[Any]]:
-        texts = batch[text_column]
-        if is_words:
-            words = [_words(value, told, place) for value, place in zip(texts, places, strict=True)]
-        else:
-            words = [[t[a:b] for a, b in split_words(t, word_splitter)] for t in (t or "" for t in texts)]
-        pieces, starts = encode_words(tokenizer, words)
-        encoded: dict[str, list[Any]] = {"pieces": pieces, "starts": starts}
-        for task, column, reader in tasks:
-            read = _token_labels if task.type == "token-classification" else _text_label
-            encoded[label_column(task.name)] = [
-                read(reader, value, len(row), told, place)
-                for value, row, place in zip(batch[column], words, places, strict=True)
-            ]
-        return encoded
-
+    encode = _encoder(loaded, tasks, tokenizer, word_splitter)
+    where = replace(source, rows=rows.select(range(0))).where  # other processes get it with each job
     integers = datasets.List(datasets.Value("int32"))
     names = ["pieces", "starts", *(label_column(task.name) for task, _, _ in tasks)]
     features = datasets.Features(dict.fromkeys(names, integers))  # type: ignore[arg-type]
@@ -129,7 +153,7 @@ def encode_split(
         # The other processes use neither torch nor the tokenizer's threads, so they do not miss any.
         warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
         encoded = rows.map(
-            encode,
+            lambda batch, places: encode(batch, places, where),
             with_indices=True,
             batched=True,
             remove_columns=columns,
@@ -139,6 +163,47 @@ def encode_split(
             desc=f"Tokenizing {loaded.name} {split}",
         )
     return EncodedSplit(source, encoded, tuple(task.name for task, _, _ in tasks))
+
+
+def stream_split(
+    loaded: LoadedDataset,
+    tasks: Sequence[tuple[Task, str, LabelReader]],
+    tokenizer: PreTrainedTokenizerBase,
+    word_splitter: str,
+) -> StreamedSplit:
+    """The stream of a dataset; arguments as in :func:`encode_split`."""
+    assert loaded.stream is not None, "a streamed dataset"
+    encode = _encoder(loaded, tasks, tokenizer, word_splitter)
+    return StreamedSplit(loaded.stream, encode, tuple(task.name for task, _, _ in tasks))
+
+
+def _encoder(
+    loaded: LoadedDataset,
+    tasks: Sequence[tuple[Task, str, LabelReader]],
+    tokenizer: PreTrainedTokenizerBase,
+    word_splitter: str,
+) -> Encode:
+    text_column, is_words = loaded.column, loaded.is_words  # not all that was loaded: it goes to other processes
+
+    def encode(
+        batch: Mapping[str, list[Any]], places: Sequence[int], where: Callable[[int], str]
+    ) -> dict[str, list[Any]]:
+        texts = batch[text_column]
+        if is_words:
+            words = [_words(value, where, place) for value, place in zip(texts, places, strict=True)]
+        else:
+            words = [[t[a:b] for a, b in split_words(t, word_splitter)] for t in (t or "" for t in texts)]
+        pieces, starts = encode_words(tokenizer, words)
+        encoded: dict[str, list[Any]] = {"pieces": pieces, "starts": starts}
+        for task, column, reader in tasks:
+            read = _token_labels if task.type == "token-classification" else _text_label
+            encoded[label_column(task.name)] = [
+                read(reader, value, len(row), where, place)
+                for value, row, place in zip(batch[column], words, places, strict=True)
+            ]
+        return encoded
+
+    return encode
 
 
 @contextmanager
@@ -159,37 +224,36 @@ def _by_one_at_a_time(rows: datasets.Dataset, fingerprint: str, title: str) -> I
         lock.release()
 
 
-def _words(value: list[str | None] | None, source: LoadedSplit, place: int) -> list[str]:
+def _words(value: list[str | None] | None, where: Callable[[int], str], place: int) -> list[str]:
     if value is None:
         return []
     words = [word for word in value if word is not None]
     if len(words) < len(value):
-        raise DataError(f"{source.where(place)}: word {value.index(None)} is null, expected text")
+        raise DataError(f"{where(place)}: word {value.index(None)} is null, expected text")
     return words
 
 
 def _token_labels(
-    reader: LabelReader, value: list[Any] | None, num_words: int, source: LoadedSplit, place: int
+    reader: LabelReader, value: list[Any] | None, num_words: int, where: Callable[[int], str], place: int
 ) -> list[int]:
     if value is None or (not value and num_words):
         return []
     if len(value) != num_words:
         raise DataError(
-            f"task `{reader.task}`: {source.where(place)} has {num_words} words but {len(value)} labels; "
-            "each word needs one"
+            f"task `{reader.task}`: {where(place)} has {num_words} words but {len(value)} labels; each word needs one"
         )
     try:
         return [reader(label) for label in value]
     except KeyError as error:
         word = next(n for n, label in enumerate(value) if not _is_known(reader, label))
-        raise reader.unknown(value[word], f"{source.where(place)}, word {word}") from error
+        raise reader.unknown(value[word], f"{where(place)}, word {word}") from error
 
 
-def _text_label(reader: LabelReader, value: Any, num_words: int, source: LoadedSplit, place: int) -> list[int]:
+def _text_label(reader: LabelReader, value: Any, num_words: int, where: Callable[[int], str], place: int) -> list[int]:
     try:
         label = reader(value)
     except KeyError as error:
-        raise reader.unknown(value, source.where(place)) from error
+        raise reader.unknown(value, where(place)) from error
     return [] if label == MISSING else [label]
 
 

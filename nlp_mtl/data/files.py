@@ -12,10 +12,12 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 from datasets.exceptions import DatasetGenerationError
+from datasets.table import CastError
+from huggingface_hub.errors import HfHubHTTPError
 
 from nlp_mtl.errors import DataError, did_you_mean, first_line, listed
 
@@ -101,29 +103,102 @@ def _format_of(dataset: str, file: str) -> str:
     )
 
 
-def _read_file(
-    dataset: str, split: str, file: str, form: str, columns: Sequence[str] | None, delimiter: str | None
-) -> datasets.Dataset:
+class StreamSource(NamedTuple):
+    """A split that is read as it comes."""
+
+    rows: datasets.IterableDataset
+    files: tuple[str, ...] = ()
+    """Those on this machine, to look for what is wrong in them."""
+
+
+UNREADABLE = (DatasetGenerationError, HfHubHTTPError, ValueError, OSError, EOFError, zlib.error)
+"""What `datasets` raises while it reads a stream."""
+
+
+def problem(error: Exception, files: Iterable[str]) -> str:
+    """What is wrong with files that are read one after the other, with the file where that can be found out."""
+    cause = (error.__cause__ or error) if isinstance(error, DatasetGenerationError) else error
+    if isinstance(cause, CastError):
+        found, expected = listed(cause.table_column_names), listed(cause.requested_column_names)
+        return f"a file has the columns {found}, but those before it {expected}, or values of another type"
+    for file in files:
+        seen = not file.endswith((".parquet", ".bz2", ".xz", ".zst"))
+        wrong = (_not_text(file) if seen else "") or (_broken_line(file) if ".json" in Path(file).name else "")
+        if wrong:
+            return f"{file}: {wrong}"
+    return first_line(cause)
+
+
+def stream_files(
+    dataset: str,
+    path: str | None,
+    data_files: str | Sequence[str] | Mapping[str, str | Sequence[str]],
+    data_dir: str,
+    columns: Sequence[str] | None,
+    delimiter: str | None,
+) -> dict[str, StreamSource]:
+    """The rows of each split as a stream. The arguments are those of ``load_splits``.
+
+    Raises:
+        DataError: a file is missing, or its format cannot be told or differs from the others'.
+    """
+    given = data_files if isinstance(data_files, Mapping) else {"train": data_files}
+    files = {split: _find_files(dataset, patterns, data_dir) for split, patterns in given.items()}
+    streams: dict[str, StreamSource] = {}
+    for split, found in files.items():
+        forms = {path or _format_of(dataset, file): file for file in found}
+        if len(forms) > 1:
+            raise DataError(
+                f"dataset `{dataset}`, split {split}: a streamed split has files of one format; these are "
+                f"{listed(forms)}: {listed(forms.values())}"
+            )
+        for file in found:
+            if "://" not in file and not os.path.getsize(file):
+                raise DataError(f"dataset `{dataset}`, split {split}: {file} is empty")
+            if "conll" in forms:
+                _check_width(dataset, split, file, list(columns or ()), delimiter)
+        form, file = next(iter(forms.items()))
+        builder, arguments = _reader(dataset, file, form, columns, delimiter)
+        name = re.sub(r"\W", "_", split)  # what the builder takes as a name of a split
+        patterns = [file if "://" in file else glob.escape(file) for file in found]
+        try:
+            rows = datasets.load_dataset(builder, data_files={name: patterns}, split=name, streaming=True, **arguments)
+        except UNREADABLE as error:
+            raise DataError(f"dataset `{dataset}`, split {split} cannot be read: {problem(error, found)}") from error
+        rows = rows.map(_clean_conllu, batched=True) if form == "conllu" else rows
+        streams[split] = StreamSource(rows, tuple(file for file in found if "://" not in file))
+    return streams
+
+
+def _reader(
+    dataset: str, file: str, form: str, columns: Sequence[str] | None, delimiter: str | None
+) -> tuple[str, dict[str, Any]]:
+    """What in `datasets` reads a format, and its arguments."""
     if columns and form not in ("csv", "tsv", "conll"):
         raise DataError(f"dataset `{dataset}`: {file} has names of its own; `columns` is for CSV, TSV and CoNLL files")
     if delimiter and form not in ("csv", "tsv", "conll"):
         raise DataError(f"dataset `{dataset}`: `delimiter` is for CSV, TSV and CoNLL files, which {file} is not")
-    builder: str = form
-    arguments: dict[str, Any] = {}
     if form in ("csv", "tsv"):
         # "NA" and "None" are labels and texts like others: only an empty field is null.
-        builder = "csv"
-        arguments = {"sep": delimiter or ",", "keep_default_na": False, "na_values": [""]}
+        arguments: dict[str, Any] = {"sep": delimiter or ",", "keep_default_na": False, "na_values": [""]}
         if form == "tsv":  # the format has no quoting: 5" nails
             arguments |= {"sep": delimiter or "\t", "quoting": csv.QUOTE_NONE}
         if columns:  # without a header
             arguments["column_names"] = list(columns)
-    elif form == "conllu":
-        builder = "conll"
-        arguments = {"column_names": _CONLLU_COLUMNS, "delimiter": "\t", "comment_prefix": "#"}
-    elif form == "conll":
+        return "csv", arguments
+    if form == "conllu":
+        return "conll", {"column_names": _CONLLU_COLUMNS, "delimiter": "\t", "comment_prefix": "#"}
+    if form == "conll":
+        return "conll", {"column_names": list(columns or ()), "delimiter": delimiter}
+    return form, {}
+
+
+def _read_file(
+    dataset: str, split: str, file: str, form: str, columns: Sequence[str] | None, delimiter: str | None
+) -> datasets.Dataset:
+    builder, arguments = _reader(dataset, file, form, columns, delimiter)
+    if form == "conll":
         _check_width(dataset, split, file, list(columns or ()), delimiter)
-        arguments = {"column_names": list(columns or ()), "delimiter": delimiter}
     try:
         rows = _load(builder, split, file, arguments)
     except StopIteration:  # what the JSON reader does at the end of an empty file

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from nlp_mtl.data.encoding import EncodedSplit, label_column
+from nlp_mtl.data.encoding import Split, label_column
 from nlp_mtl.data.tokenization import Window, special_ids, windows
 from nlp_mtl.tasks import Task
 
@@ -54,14 +54,14 @@ class Item(NamedTuple):
 
 
 def read_items(
-    split: EncodedSplit,
+    split: Split,
     rows: Sequence[int] | np.ndarray,
     tasks: Sequence[Task],
     framing: Framing,
     first_place: int = 0,
 ) -> list[Item]:
     """The windows of rows of a split, in order."""
-    batch = split.rows[np.asarray(rows)]
+    batch = split.batch(rows)
     present = [task.name for task in tasks if task.name in split.tasks]
     items = []
     for offset, (pieces, starts) in enumerate(zip(batch["pieces"], batch["starts"], strict=True)):

@@ -92,6 +92,14 @@ def resolve_task(
     for dataset, column in columns.items():
         names = _names_of(name, type, loaded[dataset], column, label_names, label_map)
         given = _occurring(loaded[dataset], column, names)
+        if loaded[dataset].stream is not None and trained_labels is None:
+            if names is None and label_names is None:
+                raise DataError(
+                    f"task `{name}`: `{dataset}` is streamed, so the labels in `{column}` cannot be collected before "
+                    "training: say them, `label_names: [...]`"
+                )
+            # Nobody has seen its rows: they may hold any label.
+            given |= set(label_map) | set(label_names or ()) if names is None else set(names.values())
         values = {label_map.get(label, label) for label in given}
         occurring |= values
         mapped |= given | set((names or {}).values())
@@ -147,7 +155,7 @@ def _names_of(
 ) -> dict[int, str] | None:
     """The names behind a label column's numbers. None: it holds strings."""
     place = f"task `{task}`: the label column `{column}` of dataset `{loaded.name}`"
-    feature = next(iter(loaded.splits.values())).rows.features[column]
+    feature = loaded.features[column]
     if is_null(feature):
         return None
     items = items_of(feature)

@@ -15,7 +15,9 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from nlp_mtl.data.columns import check_columns, with_common_types
-from nlp_mtl.data.files import FORMATS, load_local, read_files
+from nlp_mtl.data.files import FORMATS, StreamSource, load_local, read_files, stream_files
+from nlp_mtl.data.stratification import codes_of, spread
+from nlp_mtl.data.streaming import HEAD_ROWS, Stream, first_rows, known_size
 from nlp_mtl.errors import DataError, did_you_mean, first_line, listed
 
 logger = logging.getLogger(__name__)
@@ -95,6 +97,14 @@ class LoadedDataset:
     splits: dict[str, LoadedSplit]
     notes: list[str] = field(default_factory=list)
     """What the user is told: splits that were carved or capped."""
+    stream: Stream | None = None
+    """The training rows, where they are streamed; there is no split ``train`` then."""
+
+    @property
+    def features(self) -> datasets.Features:
+        """The types of the columns, the same in all splits."""
+        rows = self.stream.head if self.stream else next(iter(self.splits.values())).rows
+        return rows.features
 
 
 def load_splits(
@@ -113,6 +123,8 @@ def load_splits(
     validation_fraction: float,
     test_fraction: float,
     max_rows: Mapping[str, int] | None = None,
+    streaming: bool = False,
+    buffer_size: int = 1,
     label_columns: Sequence[str] = (),
     stratify: str | None = None,
     seed: int = 0,
@@ -135,43 +147,87 @@ def load_splits(
         for key, value in (("name", name), ("revision", revision)):
             if value is not None:
                 raise DataError(f"dataset `{dataset}`: `{key}` is for datasets on the Hub; these are files")
-        source = read_files(dataset, path, data_files, data_dir, columns, delimiter)
+        read_source = stream_files if streaming else read_files
+        source: Mapping[str, Any] = read_source(dataset, path, data_files, data_dir, columns, delimiter)
     else:
         assert path is not None, "path or data_files"
         for key, given in (("columns", columns), ("delimiter", delimiter)):
             if given:
                 raise DataError(f"dataset `{dataset}`: `{key}` is for CSV, TSV and CoNLL files, named by `data_files`")
-        source = _load(dataset, path, name, revision, data_files, data_dir)
-    named = _name_splits(dataset, source, dict(splits or {}))
-    parts = {own_name: source[own_name] for own_name in named.values()}
+        source = _load(dataset, path, name, revision, data_files, data_dir, streaming)
+    own_names = _name_splits(dataset, source, dict(splits or {}))
+    limits = dict(max_rows or {})
+    if streaming:
+        parts = {own: {"": _start(dataset, split, own, source[own], limits)} for split, own in own_names.items()}
+    else:
+        parts = {own: source[own] for own in own_names.values()}
     check_columns(dataset, parts, column, tokens is not None, label_columns)
     read = _join(dataset, with_common_types(dataset, parts, list(dict.fromkeys([column, *label_columns]))))
-    loaded = {split: read[own_name] for split, own_name in named.items()}
-    notes: list[str] = []
+    result = LoadedDataset(dataset, column, tokens is not None, {split: read[own] for split, own in own_names.items()})
     fractions = {"validation": validation_fraction, "test": test_fraction}
     missing = {
         split: fraction
         for split, fraction in fractions.items()
-        if split not in loaded and fraction > 0 and (splits or {}).get(split, "") is not None
+        if split not in own_names and fraction > 0 and (splits or {}).get(split, "") is not None
     }
-    if missing and "train" in loaded:
-        if stratify is not None and not _is_plain(loaded["train"].rows.features[stratify]):
-            stratify = None  # no labels; whoever reads them tells what is wrong
-        _carve(loaded, missing, stratify, seed, notes)
-    for split, limit in (max_rows or {}).items():
-        if split not in loaded:
+    if streaming:
+        for split in limits.keys() - own_names.keys():
             raise DataError(f"dataset `{dataset}`: max_rows limits {split}, but there is no such split")
-        if len(loaded[split].rows) > limit:
-            chosen = np.random.default_rng([seed, limit]).permutation(len(loaded[split].rows))[:limit]
-            notes.append(f"{dataset}: {limit} of {len(loaded[split].rows)} {split} rows (max_rows)")
-            loaded[split] = loaded[split].take(np.sort(chosen))
-    return LoadedDataset(dataset, column, tokens is not None, loaded, notes)
+        return _streamed(result, source, missing, limits, buffer_size, seed)
+    if missing and "train" in result.splits:
+        if stratify is not None and not _is_plain(result.features[stratify]):
+            stratify = None  # no labels; whoever reads them tells what is wrong
+        _carve(result.splits, missing, stratify, seed, result.notes)
+    for split, limit in limits.items():
+        if split not in result.splits:
+            raise DataError(f"dataset `{dataset}`: max_rows limits {split}, but there is no such split")
+        count = len(result.splits[split].rows)
+        if count > limit:
+            chosen = np.random.default_rng([seed, limit]).permutation(count)[:limit]
+            result.notes.append(f"{dataset}: {limit} of {count} {split} rows (max_rows)")
+            result.splits[split] = result.splits[split].take(np.sort(chosen))
+    return result
+
+
+def _start(
+    dataset: str, split: str, own_name: str, opened: StreamSource, limits: Mapping[str, int]
+) -> datasets.Dataset:
+    """What is read of a streamed split at once: the first rows of train, all of others, as far as they are limited."""
+    limit = min(HEAD_ROWS, limits.get(split, HEAD_ROWS)) if split == "train" else limits.get(split)
+    return first_rows(opened, f"dataset `{dataset}`, split {own_name}", limit)
+
+
+def _streamed(
+    loaded: LoadedDataset,
+    source: Mapping[str, StreamSource],
+    missing: Iterable[str],
+    limits: Mapping[str, int],
+    buffer_size: int,
+    seed: int,
+) -> LoadedDataset:
+    """A dataset of which train is a stream, and only its first rows were read."""
+    head = loaded.splits.pop("train", None)
+    if head is None:
+        return loaded
+    opened, limit = source[head.source], limits.get("train")
+    size = known_size(opened.rows, head.source, limit)
+    if limit is not None:
+        opened = opened._replace(rows=opened.rows.take(limit))
+    stream = Stream(
+        opened, head.rows, loaded.name, head.source, loaded.column,
+        num_rows=size, buffer_size=buffer_size, seed=seed,
+    )  # fmt: skip
+    told = "nobody knows how many rows" if size is None else f"{size:,} rows"
+    first = f", the first {limit:,} at most (max_rows)" if limit else ""
+    loaded.notes.append(f"{loaded.name}: train is streamed ({told}{first}), so only its first rows are checked now")
+    loaded.notes.extend(f"{loaded.name}: no {split} split; none is held out of a stream" for split in missing)
+    return replace(loaded, stream=stream)
 
 
 def _load(
-    dataset: str, path: str, name: str | None, revision: str | None, data_files: Any, data_dir: str
-) -> dict[str, dict[str, datasets.Dataset]]:
-    """The splits of a folder or of a dataset on the Hub: ``{split: {"": rows}}``."""
+    dataset: str, path: str, name: str | None, revision: str | None, data_files: Any, data_dir: str, streaming: bool
+) -> dict[str, Any]:
+    """The splits of a folder or of a dataset on the Hub: ``{split: {"": rows}}``, or streams, ``{split: rows}``."""
     folder = Path(data_dir) / Path(path).expanduser()
     if folder.is_file():
         raise DataError(f"dataset `{dataset}`: `{path}` is a file; say `data_files: {path}`")
@@ -189,13 +245,13 @@ def _load(
         logger.info("%s: looking for %s on the Hub", dataset, path)
     try:
         options = {"name": name, "data_files": data_files}
-        if folder.is_dir():
+        if folder.is_dir() and not streaming:
             files = sorted(file for file in folder.rglob("*") if file.is_file())
-            loaded = load_local(source, files, **options)
+            loaded: Any = load_local(source, files, **options)
         else:
             if name is not None and revision == PARQUET_COPY:
                 options = {"data_dir": name, "data_files": data_files}
-            loaded = datasets.load_dataset(source, revision=revision, **options)
+            loaded = datasets.load_dataset(source, revision=revision, **options, streaming=streaming)  # type: ignore[call-overload]
     except DatasetGenerationError as error:
         raise DataError(f"dataset `{dataset}` cannot be read: {first_line(error.__cause__ or error)}") from error
     except DatasetNotFoundError as error:
@@ -223,7 +279,7 @@ def _load(
         if problem.startswith("Config name is missing"):  # the next line lists them
             problem = " ".join([*str(error).splitlines()[:2], "Say `name: ONE_OF_THEM`"])
         raise DataError(f"dataset `{dataset}` cannot be loaded: {problem}") from error
-    return {str(split): {"": rows} for split, rows in loaded.items()}
+    return {str(split): StreamSource(rows) if streaming else {"": rows} for split, rows in loaded.items()}
 
 
 def _name_splits(dataset: str, source: Mapping[str, Any], splits: dict[str, str | None]) -> dict[str, str]:
@@ -280,7 +336,7 @@ def _carve(
     count = len(train.rows)
     order = np.random.default_rng([seed, count]).permutation(count)
     if stratify is not None:
-        order = _spread(order, _codes(train.values(stratify)))
+        order = spread(order, codes_of(train.values(stratify)))
     start = 0
     rest = np.ones(count, dtype=bool)
     for split, fraction in missing.items():
@@ -296,23 +352,3 @@ def _carve(
         notes.append(f"{train.dataset}: no {split} split; {size} of {count} train rows held out (seed {seed}{how})")
     if not rest.all():
         loaded["train"] = train.take(np.flatnonzero(rest))
-
-
-def _codes(parts: Iterable[pa.Array]) -> np.ndarray:
-    """[rows] A number for each value of a column, the same for the same value."""
-    codes: dict[Any, int] = {}
-    found = [np.zeros(0, dtype=np.int32)]
-    for part in parts:
-        values = part.dictionary_encode(null_encoding="encode")
-        known = [codes.setdefault(value, len(codes)) for value in values.dictionary.to_pylist()]
-        found.append(np.array(known, dtype=np.int32)[values.indices.to_numpy()])
-    return np.concatenate(found)
-
-
-def _spread(order: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """``order`` with the places of each code spread evenly: any stretch of it holds all codes in proportion."""
-    counts = np.bincount(codes)
-    by_code = np.argsort(codes[order], kind="stable")
-    ranks = np.empty(len(order), dtype=np.int64)  # of each place in ``order``, among those of its code
-    ranks[by_code] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return order[np.lexsort((order, (ranks + 0.5) / counts[codes[order]]))]

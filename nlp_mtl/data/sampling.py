@@ -13,7 +13,7 @@ strays from its share by a dozen rows.)
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +26,7 @@ class StepPlan(NamedTuple):
     datasets: np.ndarray
     """[rows] The dataset of each row, as its place in the list of datasets."""
     rows: np.ndarray
-    """[rows] The row in that dataset."""
+    """[rows] The row in that dataset; in one that is streamed, the position in its stream."""
 
 
 def sampling_rates(
@@ -64,14 +64,17 @@ class Sampler:
         batch_size: int,
         num_rows: int,
         seed: int = 0,
+        streamed: Collection[int] = (),
     ) -> None:
         """
         Args:
-            sizes: rows of each dataset, at least 1.
+            sizes: rows of each dataset, at least 1; 0: nobody knows, which goes for streams only.
             rates: the share of each dataset; they sum to 1.
             batch_size: rows in a step.
             num_rows: rows in the whole run.
             seed: of the passes' orders.
+            streamed: the datasets, by their places, whose rows come in an order of their own: their draws are
+                numbered on and on.
 
         Raises:
             ValueError: an argument is not what is said here.
@@ -81,9 +84,11 @@ class Sampler:
         self.batch_size = batch_size
         self.num_rows = num_rows
         self.seed = seed
+        self.streamed = frozenset(streamed)
         if len(self.sizes) != len(self.rates) or not len(self.sizes):
             raise ValueError(f"{len(self.sizes)} datasets but {len(self.rates)} rates")
-        if self.sizes.min() < 1 or self.rates.min() < 0 or not math.isclose(self.rates.sum(), 1):
+        kept = [size for dataset, size in enumerate(sizes) if dataset not in self.streamed]
+        if min(kept, default=1) < 1 or self.rates.min() < 0 or not math.isclose(self.rates.sum(), 1):
             raise ValueError("every dataset needs a row, and rates are shares that sum to 1")
         if batch_size < 1 or num_rows < 0:
             raise ValueError(f"batch_size is {batch_size} and num_rows {num_rows}: expected at least 1 and 0")
@@ -121,11 +126,13 @@ class Sampler:
         return drawn
 
     def passes(self) -> np.ndarray:
-        """[datasets] How often the run goes over each dataset."""
-        return self.drawn(self.num_rows) / self.sizes
+        """[datasets] How often the run goes over each dataset; not a number where nobody knows its size."""
+        return self.drawn(self.num_rows) / np.where(self.sizes > 0, self.sizes, np.nan)
 
     def _rows(self, dataset: int, start: int, stop: int) -> np.ndarray:
         """The rows of the draws ``[start, stop)`` of a dataset."""
+        if dataset in self.streamed:
+            return np.arange(start, stop)
         size = int(self.sizes[dataset])
         parts = []
         while start < stop:

@@ -1,18 +1,19 @@
 """The steps of a run as data: planned, cut into micro-batches, dealt to a process."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from nlp_mtl.data.batches import MicroBatch, collate
-from nlp_mtl.data.encoding import EncodedSplit, label_column
+from nlp_mtl.data.encoding import Split, StreamedSplit, label_column
 from nlp_mtl.data.items import Framing, Item, item_lengths, read_items
 from nlp_mtl.data.labels import MISSING
 from nlp_mtl.data.layout import MICRO_BATCH_COST, layout, pack
 from nlp_mtl.data.sampling import Sampler, StepPlan
+from nlp_mtl.data.streaming import Cursor, Stream
 from nlp_mtl.tasks import Task
 
 
@@ -25,6 +26,8 @@ class StepBatches(NamedTuple):
     """``{task: labelled items in the whole step}``, over all processes."""
     num_tokens: int
     """Tokens of the whole step, over all processes, padding not counted."""
+    cursors: dict[str, Cursor]
+    """``{streamed dataset: where to read on after this step}``"""
 
 
 class StepDataset(Dataset[StepBatches]):
@@ -35,7 +38,7 @@ class StepDataset(Dataset[StepBatches]):
 
     def __init__(
         self,
-        splits: Sequence[EncodedSplit],
+        splits: Sequence[Split],
         sampler: Sampler,
         tasks: Sequence[Task],
         framing: Framing,
@@ -69,7 +72,19 @@ class StepDataset(Dataset[StepBatches]):
             collate([items[i] for i in batch], self.tasks, self.framing, packed=self.packed)
             for batch in self.layout(lengths)
         ]
-        return StepBatches(step, micro_batches, self.counts(items), int(lengths.sum()))
+        cursors = {stream.dataset: stream.cursor() for stream in self.streams}
+        return StepBatches(step, micro_batches, self.counts(items), int(lengths.sum()), cursors)
+
+    @property
+    def streams(self) -> list[Stream]:
+        """Those among the data."""
+        return [split.source for split in self.splits if isinstance(split, StreamedSplit)]
+
+    def remember(self, cursors: Mapping[str, Sequence[Any]]) -> None:
+        """Learn where to read on in the streams, so that a resumed run need not read what lies before."""
+        for stream in self.streams:
+            if stream.dataset in cursors:
+                stream.remember(Cursor(*cursors[stream.dataset]))
 
     def layout(self, lengths: np.ndarray) -> list[np.ndarray]:
         """The micro-batches of this process, as places of items. ``lengths``: [items of the step], in tokens."""
@@ -111,7 +126,7 @@ class StepDataset(Dataset[StepBatches]):
         found: list[Any] = []
         for dataset, row in zip(plan.datasets, plan.rows, strict=True):
             split = self.splits[dataset]
-            labels = split.rows[int(row)][label_column(task)] if task in split.tasks else []
+            labels = split.batch([int(row)])[label_column(task)][0] if task in split.tasks else []
             if len(labels) > labels.count(MISSING):
-                found.append(split.source.where(int(row)))
+                found.append(split.where(int(row)))
         return found

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -46,6 +47,8 @@ class TrainingState:
     """What was learned from, as :meth:`nlp_mtl.data.batches.StepDataset.digest` has it: a resumed run checks it."""
     score: float | None = None
     """The selection score of this step, if it was evaluated."""
+    cursors: dict[str, list[Any]] = field(default_factory=dict)
+    """Where to read on in streamed datasets."""
 
 
 def save_checkpoint(

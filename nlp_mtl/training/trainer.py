@@ -13,7 +13,6 @@ from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader
 
 from nlp_mtl.data.steps import StepBatches, StepDataset
 from nlp_mtl.errors import RunError, RunStopped
@@ -26,11 +25,11 @@ from nlp_mtl.training.balancing import summed_loss, weighted_sum
 from nlp_mtl.training.checkpoint import TrainingState
 from nlp_mtl.training.cpu import keep_freed_memory, quick_step, zero_gradients
 from nlp_mtl.training.freezing import Thaw
+from nlp_mtl.training.loader import loaded_steps
 from nlp_mtl.training.loss_recorder import LossRecorder
 from nlp_mtl.training.manifest import damage
 from nlp_mtl.training.optimizer import add_penalties, averaged, parameter_groups, schedule_factor, set_learning_rates
 from nlp_mtl.training.progress import Progress
-from nlp_mtl.training.termination import ignore_termination
 from nlp_mtl.training.threads import SharedSteps, draws_only_quick_dropout
 from nlp_mtl.training.trackers import Track
 
@@ -132,8 +131,9 @@ def train(
     )
     in_two = on_cpu and prepared is model and data.num_threads == 2 and draws_only_quick_dropout(model)
     shared = SharedSteps(model) if in_two else None
-    for batches in _loader(data, steps, num_workers, seed):
+    for batches in loaded_steps(data, steps, num_workers, seed):
         step = batches.step
+        data.remember(batches.cursors)  # where there are workers, they have read the streams
         # Dropout is a function of the step and the process: nothing to save, nothing to lose.
         step_seed = _step_seed(seed, step, accelerator.process_index)
         torch.manual_seed(step_seed)
@@ -182,7 +182,7 @@ def train(
         if stopping:
             recorder.fetch()
         if saving or stopping:
-            state.pending = recorder.pending()
+            state.pending, state.cursors = recorder.pending(), {name: list(c) for name, c in batches.cursors.items()}
             if accelerator.is_main_process:
                 checkpoint.save_checkpoint(folder, model, optimizer, state, average and average.module)
                 checkpoint.rotate(folder, keep_last, keep_best)
@@ -221,6 +221,7 @@ def _resume(
             f"the training data has changed since {newest} was written, so the run cannot be resumed: bring the "
             "data back as it was, or start again, with --overwrite"
         )
+    data.remember(state.cursors)
     damaged, best = checkpoint.later_than(newest), folder / f"step-{state.best_step}"
     best_is_lost = state.best_step is not None and best != newest and damage(best) is not None
     if best_is_lost and best.is_dir():
@@ -241,20 +242,6 @@ def _scored(model: MultiTaskModel, average: AveragedModel | None) -> MultiTaskMo
     scored = model if average is None else average.module
     assert isinstance(scored, MultiTaskModel)
     return scored
-
-
-def _loader(data: StepDataset, steps: range, num_workers: int, seed: int) -> DataLoader[StepBatches]:
-    """One item a step, made ahead by workers. Ours from the plan to the device: never `prepare`d."""
-    return DataLoader(
-        data,
-        batch_size=None,
-        sampler=steps,
-        num_workers=num_workers,
-        generator=torch.Generator().manual_seed(seed),  # its own, so that workers leave the global one alone
-        pin_memory=torch.cuda.is_available(),
-        prefetch_factor=4 if num_workers else None,
-        worker_init_fn=ignore_termination,
-    )
 
 
 def _step_seed(seed: int, step: int, process: int) -> int:

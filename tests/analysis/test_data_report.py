@@ -133,7 +133,7 @@ def test_counts_lengths_sampling_and_padding_are_those_of_the_data(tmp_path: Pat
     first = made["splits"][0]
     assert (first["rows"], first["tokens"], first["length_max"]) == (4, sum(lengths), 8)
     assert made["labels"][0]["counts"] == {"x": 3, "y": 1}
-    assert [row["probability"] for row in made["sampling"]] == pytest.approx([4 / 6, 2 / 6])
+    assert [row["share"] for row in made["sampling"]] == pytest.approx([4 / 6, 2 / 6])
     assert [row["passes"] for row in made["sampling"]] == pytest.approx([2, 2])
     # Two epochs are one step of 12 rows, and starting a second micro-batch would cost more than the padding of one.
     step = made["first_micro_batch"]
@@ -150,7 +150,7 @@ def test_a_dataset_that_is_not_trained_on_is_told_as_that(tmp_path: Path) -> Non
     values["tasks"]["sentiment"]["dataset"] = ["texts", "more"]
     values["sampling"] = {"strategy": "fixed", "shares": {"words": 1, "texts": 0, "more": 3}}
     told = {row["dataset"]: row for row in check(Recipe.from_dict(values))["sampling"]}
-    assert {name: (row["probability"], row["rows"]) for name, row in told.items()} == {
+    assert {name: (row["share"], row["rows"]) for name, row in told.items()} == {
         "words": (0.25, 48), "texts": (0.0, 48), "more": (0.75, 48),
     }  # fmt: skip
     assert [told[name]["passes"] == 0 for name in told] == [False, True, False]

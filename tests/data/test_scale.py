@@ -23,7 +23,8 @@ from tiny_runs import finish, start, write_yaml
 from nlp_mtl import Recipe
 from nlp_mtl.build import Prepared, prepare, steps
 from nlp_mtl.data import encoding
-from nlp_mtl.data.loading import _codes, _spread, load_splits
+from nlp_mtl.data.loading import load_splits
+from nlp_mtl.data.stratification import codes_of, spread
 from nlp_mtl.errors import DataError
 
 slow = pytest.mark.slow
@@ -209,7 +210,7 @@ def test_values_and_nulls_have_codes_of_their_own(tmp_path: Path) -> None:
                          validation_fraction=0, test_fraction=0)  # fmt: skip
     train = loaded.splits["train"]
     labels = list(train.rows["label"])
-    codes = _codes(train.values("label")).tolist()
+    codes = codes_of(train.values("label")).tolist()
     assert len(set(zip(codes, labels, strict=True))) == len(set(codes)) == len(set(labels)) == 4
 
 
@@ -230,5 +231,5 @@ def test_rows_of_a_code_are_spread_as_a_plain_loop_does(values: list[int], rando
     groups = defaultdict(list)
     for place in order:
         groups[values[place]].append(place)
-    spread = [((rank + 0.5) / len(group), place) for group in groups.values() for rank, place in enumerate(group)]
-    assert _spread(np.array(order), np.array(values)).tolist() == [place for _, place in sorted(spread)]
+    wanted = [((rank + 0.5) / len(group), place) for group in groups.values() for rank, place in enumerate(group)]
+    assert spread(np.array(order), np.array(values)).tolist() == [place for _, place in sorted(wanted)]

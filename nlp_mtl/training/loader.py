@@ -1,0 +1,48 @@
+"""The steps of a run, made ahead by workers. Ours from the plan to the device: never `prepare`d."""
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from nlp_mtl.data.steps import StepBatches, StepDataset
+from nlp_mtl.errors import DataError
+from nlp_mtl.training.termination import ignore_termination
+
+
+def loaded_steps(data: StepDataset, steps: range, num_workers: int, seed: int) -> Iterator[StepBatches]:
+    """The batches of ``steps``, in order.
+
+    Args:
+        num_workers: processes that make them ahead; 0: this one makes them as they are asked for.
+
+    Raises:
+        DataError: rows of a stream cannot be read.
+    """
+    loader = DataLoader(
+        _Told(data),
+        batch_size=None,
+        sampler=steps,
+        num_workers=num_workers,
+        generator=torch.Generator().manual_seed(seed),  # its own, so that workers leave the global one alone
+        pin_memory=torch.cuda.is_available(),
+        prefetch_factor=4 if num_workers else None,
+        worker_init_fn=ignore_termination,
+    )
+    for made in loader:
+        if isinstance(made, DataError):
+            raise made
+        yield made
+
+
+class _Told(Dataset[StepBatches | DataError]):
+    """Steps, or what is wrong with their data: torch would raise a worker's error with its traceback as the message."""
+
+    def __init__(self, data: StepDataset) -> None:
+        self.data = data
+
+    def __getitem__(self, step: int) -> StepBatches | DataError:
+        try:
+            return self.data[step]
+        except DataError as error:
+            return error
