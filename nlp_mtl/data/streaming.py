@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 import datasets
@@ -39,7 +40,7 @@ class Cursor(NamedTuple):
     state: dict[str, Any] | None
     """Where `datasets` stood; None: at the beginning of the pass."""
     digest: str
-    """Of the block's first and last row as read, to see whether the data changed; empty: not known."""
+    """Of the block's rows, to see whether the data changed; empty: not known."""
 
 
 class Stream:
@@ -147,6 +148,9 @@ class Stream:
             rows, tables = self._reading
             table = next(tables, None)
             state = copy.deepcopy(rows.state_dict())
+            if table is not None:
+                table = self._checked(table)
+                digest = _digest(table)
         except UNREADABLE as error:
             raise DataError(
                 f"{self.title} cannot be read any further, {begin.row} or more rows into pass {begin.number}: "
@@ -157,14 +161,6 @@ class Stream:
                 raise DataError(f"{self.title}: it is empty")
             self._reading, self._next = None, Cursor(begin.start, begin.number + 1, 0, None, "")
             return self._read()
-        missing = [column for column in self.columns if column not in table.column_names]
-        if missing:
-            raise DataError(
-                f"{self.title}: the rows from {begin.row} on have no column {listed(missing)}; "
-                f"they have {listed(table.column_names)}"
-            )
-        table = table.select(self.columns)
-        digest = _digest(table)
         known = self._cursors.get(begin.start)
         if known is not None and known.digest not in ("", digest):
             raise DataError(
@@ -176,6 +172,13 @@ class Stream:
         self._next = Cursor(stop, begin.number, begin.row + len(table), state, "")
         order = np.random.default_rng([self.seed, 3, begin.start]).permutation(len(table))
         return _Block(begin.start, stop, begin.number, begin.row, order, table.take(pa.array(order)))
+
+    def _checked(self, table: pa.Table) -> pa.Table:
+        """The columns that are read, in an order that does not depend on the file."""
+        missing = [column for column in self.columns if column not in table.column_names]
+        if missing:
+            raise DataError(f"{self.title}: no column {listed(missing)} any more; found {listed(table.column_names)}")
+        return table.select(self.columns)
 
     def _opened(self, cursor: Cursor) -> tuple[datasets.IterableDataset, Iterator[pa.Table]]:
         rows = copy.deepcopy(self.rows)  # `datasets` shares the number of the pass among forked processes
@@ -202,8 +205,7 @@ class _Block:
 
 
 def _digest(table: pa.Table) -> str:
-    ends = [table.slice(place, 1).to_pylist() for place in (0, len(table) - 1)]
-    return hashlib.sha256(json.dumps([len(table), ends], default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(table.to_pydict(), default=str).encode()).hexdigest()[:16]
 
 
 def first_rows(opened: StreamSource, place: str, limit: int | None) -> datasets.Dataset:
@@ -212,9 +214,9 @@ def first_rows(opened: StreamSource, place: str, limit: int | None) -> datasets.
     Raises:
         DataError: they cannot be read.
     """
-    rows = opened.rows if limit is None else opened.rows.take(limit)
+    rows = opened.rows.with_format("arrow")
     try:
-        tables = list(rows.with_format("arrow").iter(batch_size=1000))
+        tables = list(rows.iter(1000) if limit is None else islice(rows.iter(limit), 1))
         table = pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
     except UNREADABLE as error:
         raise DataError(f"{place} cannot be read: {problem(error, opened.files)}") from error
