@@ -237,6 +237,8 @@ def evaluate(
         trained_tasks=config.task_list(),
         splits=[split],
     )
+    if prepared.streams:
+        logger.warning("The training rows of %s are streamed; they are not scored", listed(prepared.streams))
     scores = evaluate_splits(
         model, prepared.split(split), prepared.tasks, prepared.framing,
         max_tokens=max(recipe.training.max_tokens, config.max_length),

@@ -9,9 +9,9 @@ temperature sampling. Seconds until the first step (of a new run, and of one tha
 steps after it, and the memory it adds to the process.
 
 data: training steps over n, 10 n and 100 n generated rows. They are read as a recipe says (two datasets of JSON Lines,
-three tasks, validation and test held out), by a process that tokenises them and by a second one that finds them in the
-cache. Memory is the process's own (RssAnon): not the pages of mapped files, which the system takes back when it needs
-them. The steady figure is that after the steps.
+three tasks, validation and test held out), by a process that tokenises them, by a second one that finds them in the
+cache, and by one that streams them, which keeps nothing and holds nothing out. Memory is the process's own (RssAnon):
+not the pages of mapped files, which the system takes back when it needs them. The steady figure: after the steps.
 
 Every line is measured in a process of its own.
 """
@@ -163,14 +163,37 @@ def measure_data(values: dict[str, Any], num_steps: int) -> dict[str, Any]:
         data.digest()  # what training keeps with its checkpoints
         data[0]
         first = time.perf_counter() - start
+        start = time.perf_counter()
         for step in range(1, num_steps):
             data[step]
+        later = time.perf_counter() - start
     return {
         "first": first,
+        "rows_a_second": (num_steps - 1) * recipe.training.batch_size / later,
         "peak": peak.value - before,
         "steady": own_memory() - before,
         "before": before,
         "rows": sum(len(split) for splits in prepared.encoded.values() for split in splits.values()),
+    }
+
+
+def streamed(values: dict[str, Any]) -> dict[str, Any]:
+    """The same recipe as one that streams: it says its labels, and counts in steps."""
+    labels: dict[str, set[str]] = {"ner": set(), "upos": set(), "label": set()}
+    for dataset in values["datasets"]:
+        with open(Path(values["data_dir"]) / dataset / "train.jsonl", encoding="utf-8") as file:
+            for line in itertools.islice(file, 2000):
+                row = json.loads(line)
+                for column in labels.keys() & row.keys():
+                    labels[column].update(row[column] if isinstance(row[column], list) else [row[column]])
+    return {
+        **values,
+        "datasets": {name: {**spec, "streaming": True} for name, spec in values["datasets"].items()},
+        "tasks": {
+            name: {**task, "label_names": sorted(labels[task["labels"]])} for name, task in values["tasks"].items()
+        },
+        "sampling": {"strategy": "uniform"},
+        "training": {**values["training"], "max_steps": 200, "eval_every": 200},
     }
 
 
@@ -181,7 +204,7 @@ def data_part(options: argparse.Namespace) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     print(
         "\nTraining steps over files, MB of the process's own memory on top of what it has before\n"
-        f"{'':34} text MB  tokenised MB  to first step s    peak  steady"
+        f"{'':34} text MB  tokenised MB  to first step s    peak  steady  rows a second then"
     )
     with tempfile.TemporaryDirectory() as name:
         transformers.logging.disable_progress_bar()
@@ -194,17 +217,18 @@ def data_part(options: argparse.Namespace) -> list[dict[str, Any]]:
                 spec["data_files"] = {"train": f"{dataset}/train.jsonl"}
             values["num_proc"] = options.num_proc
             cache = folder / "cache"
-            for kind in ("tokenises", "reads the cache"):
-                found = in_new_process("measure_data", values, 200, HF_DATASETS_CACHE=str(cache))
-                assert found["rows"] == 2 * (count // 2), found
+            for kind in ("tokenises", "reads the cache", "streams"):
+                given = streamed(values) if kind == "streams" else values
+                found = in_new_process("measure_data", given, 200, HF_DATASETS_CACHE=str(cache))
+                assert found["rows"] == (0 if kind == "streams" else 2 * (count // 2)), found
                 mapped = sum(file.stat().st_size for file in cache.rglob("cache-*.arrow"))
                 print(
                     f"{f'{count:,} rows, {kind}':34} {text / 1e6:7.1f} {mapped / 1e6:13.1f} {found['first']:16.1f} "
-                    f"{found['peak'] / 1e6:7.1f} {found['steady'] / 1e6:7.1f}",
+                    f"{found['peak'] / 1e6:7.1f} {found['steady'] / 1e6:7.1f} {found['rows_a_second']:15,.0f}",
                     flush=True,
                 )
-                rows.append({"rows": count, "kind": kind, "text": text, "tokenised": mapped, **found})
-    for small, large in zip(rows[:2], rows[-2:], strict=True):
+                rows.append({**found, "rows": count, "kind": kind, "text": text, "tokenised": mapped})
+    for small, large in zip(rows[:3], rows[-3:], strict=True):
         grown = {what: (large[what] - small[what]) / (large["rows"] - small["rows"]) for what in ("peak", "steady")}
         figures = f"peak {grown['peak']:.0f}, steady {grown['steady']:.0f} bytes a row"
         print(f"growth of a process that {small['kind']}: {figures}")

@@ -23,7 +23,7 @@ from tiny_runs import (
 
 from nlp_mtl import Recipe, RecipeError, train
 from nlp_mtl.build import prepare, steps
-from nlp_mtl.run import check
+from nlp_mtl.run import check, evaluate
 
 NER = ["O", "B-LOC", "B-ORG", "B-PER", "I-LOC", "I-ORG", "I-PER"]
 
@@ -113,6 +113,13 @@ def test_check_tells_that_a_stream_is_not_looked_through(tmp_path: Path) -> None
     assert (words["rows"], words["share"]) == (48, pytest.approx(1 / 3))
     assert ("texts", "train") not in [(row["dataset"], row["split"]) for row in report["splits"]]
     assert not any("never" in odd for odd in report["odd"])
+
+
+def test_streamed_rows_are_not_scored_and_evaluate_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recipe = Recipe.from_dict(streamed(tmp_path, max_steps=1))
+    train(recipe)
+    assert {*evaluate(tmp_path / "run", split="train")} == {"ner", "pos"}
+    assert "The training rows of `texts` are streamed; they are not scored" in caplog.text
 
 
 @pytest.mark.slow
