@@ -129,7 +129,8 @@ def _dataset_problems(path: str, dataset: dict[str, Any]) -> Iterator[Problem]:
     fractions = [_number(dataset.get(f"{split}_fraction", HELD_OUT)) for split in ("validation", "test")]
     if dataset.get("streaming") is True:
         for split in ("validation", "test"):
-            if _number(dataset.get(f"{split}_fraction", 0)) > 0:
+            # The default is nothing that anybody asked for; the log tells that it is not held out.
+            if _number(dataset.get(f"{split}_fraction", 0)) not in (0, HELD_OUT):
                 yield Problem(
                     f"{path}.{split}_fraction", "nothing can be held out of a stream; give a split of its own"
                 )

@@ -96,7 +96,7 @@ def test_a_stream_of_unknown_size_needs_counts_in_steps_and_shares(tmp_path: Pat
 
 def test_keys_that_do_not_go_with_a_stream_are_refused(tmp_path: Path) -> None:
     given = streamed(tmp_path)
-    given["datasets"]["texts"]["test_fraction"] = 0.1
+    given["datasets"]["texts"]["test_fraction"] = 0.2
     given["datasets"]["words"]["buffer_size"] = 7
     with pytest.raises(RecipeError) as refused:
         Recipe.from_dict(given)
