@@ -26,6 +26,20 @@ def values(folder: Path, *, dropout: float = 0.0, **training: Any) -> dict[str, 
     return recipe(folder, encoder_folder=encoder, **{"learning_rate": 2e-3, "head_learning_rate": 1e-2, **training})
 
 
+def streamed_values(folder: Path, **options: Any) -> dict[str, Any]:
+    """The same, but the texts are streamed, from three files; ``max_steps`` and ``eval_every`` have to be said."""
+    given = values(folder, **options)
+    corpus = Path(given["data_dir"])
+    rows = (corpus / "texts" / "train.jsonl").read_text().splitlines(keepends=True)
+    for part, (first, stop) in enumerate([(0, 20), (20, 40), (40, 48)]):
+        (corpus / "texts" / f"train-{part}.jsonl").write_text("".join(rows[first:stop]))
+    texts = {"data_files": {"train": "texts/train-*.jsonl", "validation": "texts/validation.jsonl"}, "text": "text"}
+    given["datasets"]["texts"] = {**texts, "streaming": True, "buffer_size": 16}
+    given["tasks"]["sentiment"]["label_names"] = sorted({json.loads(row)["label"] for row in rows})
+    given["sampling"] = {"strategy": "fixed", "shares": {"words": 1, "texts": 2}}
+    return given
+
+
 def tiny_recipe(folder: Path, **options: Any) -> Recipe:
     return Recipe.from_dict(values(folder, **options))
 

@@ -14,4 +14,4 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "crash_test.py"
 def test_runs_killed_at_random_moments_and_inside_saves_end_as_those_left_alone() -> None:
     found = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout + found.stderr
-    assert found.stdout.count(" yes\n") == 5
+    assert found.stdout.count(" yes\n") == 6

@@ -16,7 +16,7 @@ from tiny_runs import (
     moved,
     start,
     stopped_after,
-    values,
+    streamed_values,
     weights,
     write_yaml,
 )
@@ -25,21 +25,9 @@ from nlp_mtl import Recipe, RecipeError, train
 from nlp_mtl.build import prepare, steps
 from nlp_mtl.run import check, evaluate
 
-NER = ["O", "B-LOC", "B-ORG", "B-PER", "I-LOC", "I-ORG", "I-PER"]
-
 
 def streamed(folder: Path, **training: Any) -> dict[str, Any]:
-    """The values of a recipe that streams its texts, in three files, and reads its words as usual."""
-    given = values(folder, **{"max_steps": 12, "eval_every": 4, "save_every": 1, "keep_last": 99, **training})
-    corpus = Path(given["data_dir"])
-    rows = (corpus / "texts" / "train.jsonl").read_text().splitlines(keepends=True)
-    for part, (first, stop) in enumerate([(0, 20), (20, 40), (40, 48)]):
-        (corpus / "texts" / f"train-{part}.jsonl").write_text("".join(rows[first:stop]))
-    texts = {"data_files": {"train": "texts/train-*.jsonl", "validation": "texts/validation.jsonl"}, "text": "text"}
-    given["datasets"]["texts"] = {**texts, "streaming": True, "buffer_size": 16}
-    given["tasks"]["sentiment"]["label_names"] = sorted({json.loads(row)["label"] for row in rows})
-    given["sampling"] = {"strategy": "fixed", "shares": {"words": 1, "texts": 2}}
-    return given
+    return streamed_values(folder, **{"max_steps": 12, "eval_every": 4, "save_every": 1, "keep_last": 99, **training})
 
 
 @pytest.mark.parametrize("workers", [0, 2])
