@@ -13,7 +13,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from two_tasks import IDS, MASK, TASKS
 
-from nlp_mtl.models.fully_sharded import gathered, place
+from nlp_mtl.models.fully_sharded import gathered, place, reshard
 from nlp_mtl.models.multitask import MultiTaskModel, from_encoder
 from nlp_mtl.training.launcher import fsdp_plugin
 
@@ -42,5 +42,10 @@ if __name__ == "__main__":
         found = gradients(sharded, [[0], [1, 2]][accelerator.process_index], factor=2)
         assert all(isinstance(one, DTensor) for one in sharded.parameters())
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        with torch.inference_mode():
+            sharded(IDS, MASK)
+        assert not all(isinstance(one, DTensor) for one in sharded.parameters())  # no backward pass divides them again
+        reshard(sharded)
+        assert all(isinstance(one, DTensor) for one in sharded.parameters())
     if accelerator.is_main_process:
         Path(sys.argv[1]).write_text(json.dumps(units))
