@@ -13,7 +13,7 @@ from accelerate.utils import send_to_device
 from nlp_mtl.data.batches import collate
 from nlp_mtl.data.items import Framing, Item, item_lengths, word_positions
 from nlp_mtl.data.layout import MICRO_BATCH_COST, cut, pack_sorted
-from nlp_mtl.models.fully_sharded import missing_passes, reshard
+from nlp_mtl.models.fully_sharded import is_sharded, missing_passes, reshard
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.models.precision import autocast
 from nlp_mtl.tasks import Task
@@ -58,7 +58,7 @@ def score_items(
     for batch in batches:
         chosen = [items[i] for i in batch]
         inputs = send_to_device(collate(chosen, (), framing, packed=packed).inputs, device)
-        with autocast(device, mixed_precision):
+        with autocast(device, mixed_precision, is_sharded(model)):
             output = model(**inputs, tasks=names)
         longest = lengths[batch].max()
         starts = np.cumsum(lengths[batch]) - lengths[batch] if packed else np.arange(len(batch)) * longest

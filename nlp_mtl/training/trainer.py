@@ -287,7 +287,7 @@ def _forward_backward(
         # Gradients of all micro-batches are reduced together, by the last one. Those of a sharded model are by each: a
         # process would have to keep the whole model's until then.
         with nullcontext() if number == last or is_sharded(model) else accelerator.no_sync(model):
-            with autocast(accelerator.device, mixed_precision):
+            with autocast(accelerator.device, mixed_precision, is_sharded(model)):
                 logits = model(**inputs, rows={task: rows.rows for task, rows in task_rows.items()})
             sums = {task: summed_loss(logits[task], rows) for task, rows in task_rows.items()}
             loss, shares = weighted_sum(sums, batches.counts, loss_weights)
