@@ -23,27 +23,21 @@ from nlp_mtl.build import (
 )
 from nlp_mtl.data.items import frame
 from nlp_mtl.data.steps import StepDataset
-from nlp_mtl.errors import DataError, RunError, listed
+from nlp_mtl.errors import DataError, RunError
 from nlp_mtl.evaluation import evaluate as evaluate_splits
 from nlp_mtl.evaluation import selection_score
 from nlp_mtl.metrics import Scores
+from nlp_mtl.models.fully_sharded import gathered, is_sharded
 from nlp_mtl.models.loading import load_model
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.recipe import Recipe
 from nlp_mtl.run_folder import check_folder, command, keep_resumption, save_model, save_results, start_folder, versions
+from nlp_mtl.training.launcher import check_kind, fsdp_plugin
 from nlp_mtl.training.termination import noted_termination
 from nlp_mtl.training.trackers import Track, tracked, tracking_arguments
 from nlp_mtl.training.trainer import train as train_model
 
 logger = logging.getLogger(__name__)
-
-_SPLITS_MODELS = {
-    "ACCELERATE_USE_FSDP": "FSDP",
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
-    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
-}
-"""What `accelerate launch` sets, and what for."""
 
 
 def train(
@@ -141,10 +135,11 @@ def _trained(
         "versions": versions(),
         "command": command(),
     }
+    weights = gathered(model.state_dict(), keep=accelerator.is_main_process) if is_sharded(model) else None
     if accelerator.is_main_process:
         if resume:
             keep_resumption(output_dir, recipe, accelerator)
-        save_model(output_dir / "model", model, prepared.tokenizer)
+        save_model(output_dir / "model", model, prepared.tokenizer, weights)
         save_results(output_dir, results)
     accelerator.wait_for_everyone()
     return results
@@ -161,12 +156,10 @@ def _accelerator(mixed_precision: str, **tracking: Any) -> Accelerator:
         tracking: of :func:`nlp_mtl.training.trackers.tracking_arguments`.
 
     Raises:
-        RunError: the launcher asks for a split model, or Accelerate does not find the processes that were started:
-            each would train for itself, in the same folder.
+        RunError: the launcher asks for what is not supported, or Accelerate does not find the processes that were
+            started: each would train for itself, in the same folder.
     """
-    wanted = [name for key, name in _SPLITS_MODELS.items() if os.environ.get(key, "").lower() in ("true", "1")]
-    if wanted:  # asked of the launcher, as Accelerate takes no notice of some of it on CPU
-        raise _whole_models_only(f"the launcher asks for {listed(wanted)}")
+    sharding = fsdp_plugin()
     launched_with = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if launched_with not in ("no", mixed_precision):
         logger.warning(
@@ -174,28 +167,20 @@ def _accelerator(mixed_precision: str, **tracking: Any) -> Accelerator:
             launched_with, mixed_precision,
         )  # fmt: skip
     # The trainer says itself what runs in bfloat16, and which micro-batches make a step.
-    plugin = GradientAccumulationPlugin(num_steps=1)
+    steps = GradientAccumulationPlugin(num_steps=1)
     started = int(os.environ.get("WORLD_SIZE", "1"))
     # Without a GPU, Accelerate takes no notice of several processes unless it is told to use the CPU.
     on_cpu = started > 1 and not torch.accelerator.is_available()
-    accelerator = Accelerator(mixed_precision="no", gradient_accumulation_plugin=plugin, cpu=on_cpu, **tracking)
+    accelerator = Accelerator(
+        mixed_precision="no", gradient_accumulation_plugin=steps, fsdp_plugin=sharding, cpu=on_cpu, **tracking
+    )
     if accelerator.num_processes != started:
         raise RunError(
             f"the launcher started {started} processes, but Accelerate sees {accelerator.num_processes}: "
             "start one, or set ACCELERATE_USE_CPU=true to use the CPUs"
         )
-    kind = accelerator.distributed_type.value
-    if kind != "NO" and not kind.startswith("MULTI_"):
-        raise _whole_models_only(f"Accelerate makes it a run of the kind {kind}")
+    check_kind(accelerator, sharding)
     return accelerator
-
-
-def _whole_models_only(found: str) -> RunError:
-    return RunError(
-        f"{found}, but only data parallelism (DDP) is supported, where each process holds the whole model: set "
-        "distributed_type: MULTI_GPU in Accelerate's config file, or start with torchrun. If memory runs out, lower "
-        "training.max_tokens"
-    )
 
 
 def check(recipe: Recipe | str | Path) -> dict[str, Any]:

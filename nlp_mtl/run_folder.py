@@ -117,6 +117,7 @@ def _environment(accelerator: Accelerator) -> dict[str, Any]:
         "git_commit": _git_commit(),
         "device": str(accelerator.device),
         "num_processes": accelerator.num_processes,
+        "fully_sharded": accelerator.is_fsdp2,
         "num_threads": torch.get_num_threads(),
         "command": command(),
     }
@@ -139,14 +140,22 @@ def keep_resumption(output_dir: Path, recipe: Recipe, accelerator: Accelerator) 
         write_text(output_dir / "recipe.yaml", recipe.to_yaml())
 
 
-def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def save_model(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
     """Save a model with its tokenizer: complete or not at all.
+
+    Args:
+        weights: the model's, where it holds only a part of them itself.
 
     Raises:
         RunError: it cannot be written; a model that was there before is untouched.
     """
     with written_folder(folder) as partial:
-        model.save_pretrained(partial)
+        model.save_pretrained(partial, state_dict=weights)
         try:
             tokenizer.save_pretrained(partial)
         except Exception as error:  # the tokenizers library has no kind of its own for a full disk

@@ -61,8 +61,9 @@ def test_the_slurm_script_saves_when_its_time_is_up_requeues_itself_and_ends_the
 
 
 def test_the_files_of_the_page_are_yaml_with_the_exit_codes_of_the_program() -> None:
-    accelerate, job = (yaml.safe_load(block) for block in blocks("yaml"))
+    accelerate, sharding, job = (yaml.safe_load(block) for block in blocks("yaml"))
     assert (accelerate["distributed_type"], accelerate["num_processes"]) == ("MULTI_GPU", 8)
+    assert (sharding["distributed_type"], sharding["fsdp_config"]["fsdp_version"]) == ("FSDP", 2)
     rules: list[dict[str, Any]] = job["spec"]["podFailurePolicy"]["rules"]
     codes = {rule["action"]: rule["onExitCodes"]["values"] for rule in rules if "onExitCodes" in rule}
     assert codes == {"Ignore": [75], "FailJob": [2]}

@@ -13,6 +13,7 @@ from accelerate.utils import send_to_device
 from nlp_mtl.data.batches import collate
 from nlp_mtl.data.items import Framing, Item, item_lengths, word_positions
 from nlp_mtl.data.layout import MICRO_BATCH_COST, cut, pack_sorted
+from nlp_mtl.models.fully_sharded import is_sharded, missing_passes, reshard
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.models.precision import autocast
 from nlp_mtl.tasks import Task
@@ -52,10 +53,12 @@ def score_items(
     logits: dict[str, list[Any]] = {name: [None] * len(items) for name in names}
     cost = MICRO_BATCH_COST.get(device.type, MICRO_BATCH_COST["cuda"])
     lengths = item_lengths(items, framing)
-    for batch in pack_sorted(lengths, max_tokens) if packed else cut(lengths, max_tokens, cost):
+    batches = list(pack_sorted(lengths, max_tokens) if packed else cut(lengths, max_tokens, cost))
+    missing = missing_passes(model, len(batches))
+    for batch in batches:
         chosen = [items[i] for i in batch]
         inputs = send_to_device(collate(chosen, (), framing, packed=packed).inputs, device)
-        with autocast(device, mixed_precision):
+        with autocast(device, mixed_precision, is_sharded(model)):
             output = model(**inputs, tasks=names)
         longest = lengths[batch].max()
         starts = np.cumsum(lengths[batch]) - lengths[batch] if packed else np.arange(len(batch)) * longest
@@ -69,6 +72,9 @@ def score_items(
                 for one, i in zip(found, batch, strict=True):
                     logits[task.name][i] = one
         on_rows(sum(item.share for item in chosen))
+    for _ in range(missing):  # the other processes cannot read their texts without this one
+        model(torch.zeros((1, 4), dtype=torch.long, device=device), tasks=names)
+    reshard(model)
     model.train(was_training)
     return {task.name: _rows(task, items, logits[task.name], num_rows) for task in tasks}
 

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from nlp_mtl.errors import RunError, first_line
+from nlp_mtl.models.fully_sharded import gathered, load_weights, part_of
 from nlp_mtl.storage import PARTIAL, aside, written_folder
 from nlp_mtl.training.manifest import damage, write_manifest
 
@@ -57,24 +59,32 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     state: TrainingState,
     average: nn.Module | None = None,
+    *,
+    write: bool = True,
 ) -> Path:
     """Write ``folder/step-N``; returns it.
 
+    All processes have to call it if the model is sharded. What is written does not tell whether it was.
+
     Args:
         average: the model with averaged weights, if there are any.
+        write: on this process; one does.
 
     Raises:
         RunError: it cannot be written (a full disk, no permission); older checkpoints are untouched.
     """
     path = folder / f"step-{state.step}"
-    with written_folder(path) as partial:
-        for name, part in (("model", model), ("average", average)):
-            if part is not None:
-                weights = {key: tensor.detach().cpu().contiguous() for key, tensor in part.state_dict().items()}
-                save_file(weights, partial / f"{name}.safetensors")
-        save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
-        (partial / "state.json").write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
-        write_manifest(partial)
+    parts = {"model": model.state_dict(), "optimizer": _optimizer_tensors(optimizer)}
+    if average is not None:
+        parts["average"] = average.state_dict()
+    with written_folder(path) if write else nullcontext() as partial:
+        for name, tensors in parts.items():  # one at a time is whole, on the process that writes
+            found = gathered(tensors, write)
+            if partial is not None:
+                save_file(found, partial / f"{name}.safetensors")
+        if partial is not None:
+            (partial / "state.json").write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
+            write_manifest(partial)
     return path
 
 
@@ -130,9 +140,9 @@ def restore(
     """
     try:
         state = _read_state(path)
-        model.load_state_dict(load_file(path / "model.safetensors"))
+        load_weights(model, load_file(path / "model.safetensors"))
         if average is not None:
-            average.load_state_dict(load_file(path / "average.safetensors"))
+            load_weights(average, load_file(path / "average.safetensors"))
         _restore_optimizer(load_file(path / "optimizer.safetensors"), optimizer)
     except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as error:
         problem = " ".join(str(error).split())  # torch tells which weights in lines of their own
@@ -158,7 +168,7 @@ def load_best(path: Path, model: nn.Module) -> None:
         raise RunError(f"checkpoint {path}, the best of the run, is damaged ({problem}): start again, with --overwrite")
     average = path / "average.safetensors"
     try:
-        model.load_state_dict(load_file(average if average.exists() else path / "model.safetensors"))
+        load_weights(model, load_file(average if average.exists() else path / "model.safetensors"))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise RunError(f"checkpoint {path} does not fit the model: {first_line(error)}") from error
 
@@ -199,7 +209,7 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tens
     for group in optimizer.param_groups:
         for name, parameter in zip(group["parameter_names"], group["params"], strict=True):
             for key, value in optimizer.state.get(parameter, {}).items():
-                tensors[f"{key}/{name}"] = value.detach().cpu().contiguous()
+                tensors[f"{key}/{name}"] = value
     return tensors
 
 
@@ -212,4 +222,7 @@ def _restore_optimizer(tensors: dict[str, torch.Tensor], optimizer: torch.optim.
     optimizer.state.clear()
     for key, value in tensors.items():
         kind, name = key.split("/", 1)
-        optimizer.state[parameters[name]][kind] = value.to(parameters[name].device)
+        parameter = parameters[name]
+        value = value.to(parameter.device)
+        # The number of steps is a number; all else is of the parameter's shape, and divided as it is.
+        optimizer.state[parameter][kind] = part_of(value, parameter) if value.ndim else value

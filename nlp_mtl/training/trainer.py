@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from nlp_mtl.data.steps import StepBatches, StepDataset
 from nlp_mtl.errors import RunError, RunStopped
 from nlp_mtl.metrics import Scores
+from nlp_mtl.models.fully_sharded import is_sharded, place, whole
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.models.precision import autocast
 from nlp_mtl.tasks import Task
@@ -91,9 +92,15 @@ def train(
         RunError: there is no checkpoint to resume from, or it does not fit, or none can be written.
         RunStopped: ``stop`` said so; a checkpoint was written.
     """
+    sharded = accelerator.is_fsdp2
     on_cpu = accelerator.device.type == "cpu"
     if on_cpu:
         keep_freed_memory()
+    quick = on_cpu and not sharded  # gradients by rows, and threads that share a step, are for whole models
+    model.train()  # a loaded encoder comes with its dropout off
+    average = averaged(model, ema_decay)
+    for one in dict.fromkeys((model, _scored(model, average))):
+        place(one, accelerator)
     thaw = Thaw(model, unfreeze_every, len(data))
     groups = parameter_groups(
         model,
@@ -103,9 +110,6 @@ def train(
         layer_decay=layer_decay,
     )
     optimizer = torch.optim.AdamW(groups, fused=accelerator.device.type in ("cpu", "cuda"))
-    model.to(accelerator.device)
-    model.train()  # a loaded encoder comes with its dropout off
-    average = averaged(model, ema_decay)
     folder, metrics_file = output_dir / "checkpoints", output_dir / "metrics.jsonl"
     state = TrainingState(data=data.digest())
     if resume:
@@ -115,7 +119,8 @@ def train(
             if state.finished:  # it saves no more: what a crash left after its last save goes now
                 checkpoint.rotate(folder, keep_last, keep_best)
         logger.info("Resuming after step %d of %d", state.step, len(data))
-    prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
+    # A sharded model exchanges what there is to exchange by itself.
+    prepared, prepared_optimizer = (model, optimizer) if sharded else accelerator.prepare(model, optimizer)
     num_steps = len(data)
     loss_weights = {task.name: task.loss_weight for task in tasks}
     recorder = LossRecorder(data, tasks, accelerator, state)
@@ -123,13 +128,13 @@ def train(
     steps = range(num_steps if state.finished else state.step, num_steps)
     progress = Progress(steps.start, num_steps, shown=accelerator.is_main_process, on_terminal=sys.stderr.isatty())
     clear = prepared_optimizer.zero_grad
-    if on_cpu:
+    if quick:
         clear = partial(zero_gradients, prepared_optimizer, model.get_input_embeddings())
     clear()
     forward_backward = partial(
         _forward_backward, loss_weights=loss_weights, accelerator=accelerator, mixed_precision=mixed_precision
     )
-    in_two = on_cpu and prepared is model and data.num_threads == 2 and draws_only_quick_dropout(model)
+    in_two = quick and prepared is model and data.num_threads == 2 and draws_only_quick_dropout(model)
     shared = SharedSteps(model) if in_two else None
     for batches in loaded_steps(data, steps, num_workers, seed):
         step = batches.step
@@ -142,13 +147,13 @@ def train(
         if shared is not None:
             losses = shared(forward_backward, batches, step_seed)
         else:
-            with quick_step(model, step_seed) if on_cpu else nullcontext():
+            with quick_step(model, step_seed) if quick else nullcontext():
                 losses = forward_backward(prepared, batches)
         for parameter in model.unused_parameters(task for task in learned if batches.counts[task]):
             parameter.grad = None  # no row of the step needs it: no update, no decay
         thaw.drop_gradients(step)
         add_penalties(model.parameters(), l1_penalty, l2_penalty)
-        grad_norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm or math.inf)
+        grad_norm = whole(accelerator.clip_grad_norm_(model.parameters(), max_grad_norm or math.inf))
         prepared_optimizer.step()
         clear()
         if average is not None:
@@ -183,8 +188,10 @@ def train(
             recorder.fetch()
         if saving or stopping:
             state.pending, state.cursors = recorder.pending(), {name: list(c) for name, c in batches.cursors.items()}
+            checkpoint.save_checkpoint(
+                folder, model, optimizer, state, average and average.module, write=accelerator.is_main_process
+            )
             if accelerator.is_main_process:
-                checkpoint.save_checkpoint(folder, model, optimizer, state, average and average.module)
                 checkpoint.rotate(folder, keep_last, keep_best)
             accelerator.wait_for_everyone()
         if stopping:
@@ -264,13 +271,14 @@ def _forward_backward(
     last = len(batches.micro_batches) - 1
     for number, micro_batch in enumerate(batches.micro_batches):
         inputs, task_rows = send_to_device(micro_batch, accelerator.device, non_blocking=True)
-        # Gradients of all micro-batches are reduced together, by the last one.
-        with nullcontext() if number == last else accelerator.no_sync(model):
-            with autocast(accelerator.device, mixed_precision):
+        # Gradients of all micro-batches are reduced together, by the last one. Those of a sharded model are by each: a
+        # process would have to keep the whole model's until then.
+        with nullcontext() if number == last or is_sharded(model) else accelerator.no_sync(model):
+            with autocast(accelerator.device, mixed_precision, is_sharded(model)):
                 logits = model(**inputs, rows={task: rows.rows for task, rows in task_rows.items()})
             sums = {task: summed_loss(logits[task], rows) for task, rows in task_rows.items()}
             loss, shares = weighted_sum(sums, batches.counts, loss_weights)
-            # DDP averages over processes; our losses are already divided by the counts of the whole step.
+            # DDP and FSDP average over processes; our losses are already divided by the counts of the whole step.
             accelerator.backward(loss * accelerator.num_processes)
         losses += shares
     return losses

@@ -13,11 +13,9 @@ import pytest
 import torch
 from accelerate import Accelerator, DistributedType
 from tiny_runs import (
+    assert_close,
     children,
     finish,
-    lines,
-    loss_lines,
-    score_lines,
     start,
     values,
     wait_for_lines,
@@ -29,6 +27,7 @@ from nlp_mtl import Recipe, RunError, train
 from nlp_mtl.build import new_model, prepare, steps
 
 slow = pytest.mark.slow  # every process imports torch
+FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 
 
 def both(folder: Path, plain: dict[str, Any] | None = None, processes: int = 2, **options: Any) -> tuple[Path, Path]:
@@ -40,21 +39,6 @@ def both(folder: Path, plain: dict[str, Any] | None = None, processes: int = 2, 
     assert code == 0, errors
     assert json.loads((folder / "two" / "environment.json").read_text())["num_processes"] == processes
     return folder / "one", folder / "two"
-
-
-def assert_close(one: Path, two: Path) -> None:
-    """The same weights and lines to rounding error, the same scores."""
-    for name, tensor in weights(one).items():
-        if name.endswith("attention.self.key.bias"):
-            continue  # softmax does not see it: its gradient is nothing but rounding error, which AdamW blows up
-        torch.testing.assert_close(weights(two)[name], tensor, atol=1e-5, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
-    assert [line["step"] for line in lines(one)] == [line["step"] for line in lines(two)]
-    for left, right in zip(loss_lines(one), loss_lines(two), strict=True):
-        assert left["losses"] == pytest.approx(right["losses"], abs=1e-4)
-        assert left["grad_norm"] == pytest.approx(right["grad_norm"], rel=1e-3)
-    assert score_lines(one) == score_lines(two)
-    scores = [json.loads((run / "results.json").read_text())["scores"] for run in (one, two)]
-    assert scores[0] == scores[1]
 
 
 def tasks_of_processes(recipe: Recipe, processes: int) -> list[list[set[str]]]:
@@ -239,14 +223,23 @@ def test_processes_that_accelerate_does_not_see_are_refused_before_anything_is_w
 
 
 @pytest.mark.parametrize(
-    ("variable", "name"), [("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")]
+    ("variables", "told"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, r"asks for `DeepSpeed`, but only data parallelism \(DDP\).* MULTI_GPU"),
+        ({"ACCELERATE_USE_FSDP": "true"}, r"asks for FSDP version 1, but only .* fsdp_version: 2 below fsdp_config"),
+        ({**FSDP, "FSDP_VERSION": "1"}, r"asks for FSDP version 1, but only .* fsdp_version: 2 below fsdp_config"),
+        ({**FSDP, "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params: true is not supported: set it to false"),
+        ({**FSDP, "FSDP_ACTIVATION_CHECKPOINTING": "true"}, "and training.gradient_checkpointing: true in the recipe"),
+        (FSDP, r"\(device: cpu, processes: 1\): it shards on several GPUs, not on CPU. Start with torchrun"),
+    ],
 )
-def test_a_launcher_that_asks_for_a_split_model_is_refused_before_anything_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, name: str
+def test_a_launcher_that_asks_for_what_is_not_supported_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], told: str
 ) -> None:
-    monkeypatch.setenv(variable, "true")  # as `accelerate launch` does; on CPU Accelerate itself would say nothing
+    for name, value in variables.items():  # as `accelerate launch` does; on CPU Accelerate itself would say nothing
+        monkeypatch.setenv(name, value)
     plain = values(tmp_path)
-    with pytest.raises(RunError, match=rf"asks for `{name}`, but only data parallelism \(DDP\) .* MULTI_GPU"):
+    with pytest.raises(RunError, match=told):
         train(Recipe.from_dict(plain))
     assert not Path(plain["output_dir"]).exists()
 
