@@ -23,7 +23,7 @@ from nlp_mtl.build import (
 )
 from nlp_mtl.data.items import frame
 from nlp_mtl.data.steps import StepDataset
-from nlp_mtl.errors import DataError, RunError
+from nlp_mtl.errors import DataError, RunError, listed
 from nlp_mtl.evaluation import evaluate as evaluate_splits
 from nlp_mtl.evaluation import selection_score
 from nlp_mtl.metrics import Scores
