@@ -15,6 +15,7 @@ from nlp_mtl.build import (
     Prepared,
     describe_data,
     expects_to_pack,
+    layout,
     new_model,
     prepare,
     selection_weights,
@@ -31,6 +32,7 @@ from nlp_mtl.models.loading import load_model
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.recipe import Recipe
 from nlp_mtl.run_folder import check_folder, command, keep_resumption, save_model, save_results, start_folder, versions
+from nlp_mtl.training.compiled import try_compiler
 from nlp_mtl.training.termination import noted_termination
 from nlp_mtl.training.trackers import Track, tracked, tracking_arguments
 from nlp_mtl.training.trainer import train as train_model
@@ -79,7 +81,10 @@ def train(
     arguments = trainer_arguments(recipe, prepared)
     set_seed(recipe.seed)  # the heads' first weights
     model = new_model(recipe, prepared)
-    data.packed = model.packs(recipe.training.layout)
+    data.packed = model.packs(layout(recipe))
+    if recipe.training.compile:
+        model.to(accelerator.device)
+        try_compiler(model.encoder, prepared.framing.max_length, recipe.training.mixed_precision)
     with tracked(accelerator, output_dir, recipe.to_dict(), resume=resume) as track:
         # Only now is an old run removed: what could fail before has not.
         if accelerator.is_main_process and not resume:
@@ -240,7 +245,7 @@ def evaluate(
     scores = evaluate_splits(
         model, prepared.split(split), prepared.tasks, prepared.framing,
         max_tokens=max(recipe.training.max_tokens, config.max_length),
-        packed=model.packs(recipe.training.layout),
+        packed=model.packs(layout(recipe)),
         mixed_precision=recipe.training.mixed_precision,
         accelerator=accelerator,
         progress=sys.stderr.isatty() and accelerator.is_main_process,

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -59,6 +60,21 @@ def assert_same_end(run: Path, other: Path) -> None:
     one, two = (json.loads((folder / "results.json").read_text()) for folder in (run, other))
     where = {"command": "", "encoder": ""}  # the folders of a test's encoders differ
     assert one | where == two | where
+
+
+def stopped_after(run: Path, step: int, folder: Path) -> Path:
+    """A copy of a run folder as it was when the process died some time after a checkpoint."""
+    shutil.copytree(run, folder)
+    for path in (folder / "checkpoints").iterdir():
+        if int(path.name.split("-")[1]) > step:
+            shutil.rmtree(path)
+    shutil.rmtree(folder / "model")
+    (folder / "results.json").unlink()
+    log = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    later = [line for line in log if json.loads(line)["step"] <= step + 1]
+    (folder / "metrics.jsonl").write_text("".join(later) + '{"step": 99, "lo')  # it died while writing
+    (folder / "checkpoints" / f"step-{step + 1}.partial").mkdir()
+    return folder
 
 
 def write_yaml(folder: Path, values: dict[str, Any]) -> Path:

@@ -12,25 +12,21 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import assert_same_end, children, finish, lines, start, tiny_recipe, values, wait_for_lines, write_yaml
+from tiny_runs import (
+    assert_same_end,
+    children,
+    finish,
+    lines,
+    start,
+    stopped_after,
+    tiny_recipe,
+    values,
+    wait_for_lines,
+    write_yaml,
+)
 from trained import Run, run, same
 
 from nlp_mtl import Recipe, RunError, train
-
-
-def stopped_after(run: Path, step: int, folder: Path) -> Path:
-    """A copy of a run folder as it was when the process died some time after a checkpoint."""
-    shutil.copytree(run, folder)
-    for path in (folder / "checkpoints").iterdir():
-        if int(path.name.split("-")[1]) > step:
-            shutil.rmtree(path)
-    shutil.rmtree(folder / "model")
-    (folder / "results.json").unlink()
-    log = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
-    later = [line for line in log if json.loads(line)["step"] <= step + 1]
-    (folder / "metrics.jsonl").write_text("".join(later) + '{"step": 99, "lo')  # it died while writing
-    (folder / "checkpoints" / f"step-{step + 1}.partial").mkdir()
-    return folder
 
 
 def moved(recipe: Recipe, output_dir: Path, **training: Any) -> Recipe:
