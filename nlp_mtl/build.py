@@ -344,7 +344,7 @@ def describe_data(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
     """What a run read, for ``results.json``: ``{dataset: where it is from, and its splits}``."""
     described = {}
     for dataset, splits in prepared.encoded.items():
-        told = {
+        told: dict[str, dict[str, Any]] = {
             name: {
                 "rows": len(split),
                 "taken_from": split.source.source,
@@ -354,7 +354,9 @@ def describe_data(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
         }
         if dataset in prepared.streams:
             stream = prepared.streams[dataset].source
-            told = {"train": {"rows": stream.num_rows, "taken_from": stream.source, "streamed": True}, **told}
+            files = [_relative(file, recipe.data_dir) for file in stream.source.files]
+            train = {"rows": stream.num_rows, "taken_from": stream.split, "files": files, "streamed": True}
+            told = {"train": train, **told}
         spec = recipe.datasets[dataset].model_dump(include={"path", "name", "revision"}, exclude_none=True)
         described[dataset] = {**spec, "splits": told}
     return described

@@ -143,7 +143,7 @@ def encode_split(
     source = loaded.splits[split]
     columns = list(dict.fromkeys([loaded.column, *(column for _, column, _ in tasks)]))
     rows = source.rows.select_columns(columns)
-    encode = _encoder(loaded, tasks, tokenizer, word_splitter)
+    encode = _Encoder(loaded.column, loaded.is_words, tuple(tasks), tokenizer, word_splitter)
     where = replace(source, rows=rows.select(range(0))).where  # other processes get it with each job
     integers = datasets.List(datasets.Value("int32"))
     names = ["pieces", "starts", *(label_column(task.name) for task, _, _ in tasks)]
@@ -171,39 +171,53 @@ def stream_split(
     tokenizer: PreTrainedTokenizerBase,
     word_splitter: str,
 ) -> StreamedSplit:
-    """The stream of a dataset; arguments as in :func:`encode_split`."""
-    assert loaded.stream is not None, "a streamed dataset"
-    encode = _encoder(loaded, tasks, tokenizer, word_splitter)
-    return StreamedSplit(loaded.stream, encode, tuple(task.name for task, _, _ in tasks))
+    """The stream of a dataset; arguments as in :func:`encode_split`.
+
+    Raises:
+        DataError: its first rows are not what tasks need; the same as while it is read.
+    """
+    stream = loaded.stream
+    assert stream is not None, "a streamed dataset"
+    encode = _Encoder(loaded.column, loaded.is_words, tuple(tasks), tokenizer, word_splitter)
+    first = encode(
+        stream.head.to_dict(), range(len(stream.head)), lambda row: f"{stream.title}, row {row} of the first"
+    )
+    for task, column, _ in tasks:
+        if all(label == MISSING for labels in first[label_column(task.name)] for label in labels):
+            logger.warning(
+                "%s: none of the first %d rows has a label of the task `%s` (column `%s`)",
+                stream.title, len(stream.head), task.name, column,
+            )  # fmt: skip
+    return StreamedSplit(stream, encode, tuple(task.name for task, _, _ in tasks))
 
 
-def _encoder(
-    loaded: LoadedDataset,
-    tasks: Sequence[tuple[Task, str, LabelReader]],
-    tokenizer: PreTrainedTokenizerBase,
-    word_splitter: str,
-) -> Encode:
-    text_column, is_words = loaded.column, loaded.is_words  # not all that was loaded: it goes to other processes
+@dataclass(frozen=True)
+class _Encoder:
+    """:data:`Encode`; a class, so that it can go to other processes."""
 
-    def encode(
-        batch: Mapping[str, list[Any]], places: Sequence[int], where: Callable[[int], str]
+    text_column: str
+    is_words: bool
+    tasks: tuple[tuple[Task, str, LabelReader], ...]
+    tokenizer: PreTrainedTokenizerBase
+    word_splitter: str
+
+    def __call__(
+        self, batch: Mapping[str, list[Any]], places: Sequence[int], where: Callable[[int], str]
     ) -> dict[str, list[Any]]:
-        texts = batch[text_column]
-        if is_words:
+        texts = batch[self.text_column]
+        if self.is_words:
             words = [_words(value, where, place) for value, place in zip(texts, places, strict=True)]
         else:
-            words = [[t[a:b] for a, b in split_words(t, word_splitter)] for t in (t or "" for t in texts)]
-        pieces, starts = encode_words(tokenizer, words)
+            words = [[t[a:b] for a, b in split_words(t, self.word_splitter)] for t in (t or "" for t in texts)]
+        pieces, starts = encode_words(self.tokenizer, words)
         encoded: dict[str, list[Any]] = {"pieces": pieces, "starts": starts}
-        for task, column, reader in tasks:
+        for task, column, reader in self.tasks:
             read = _token_labels if task.type == "token-classification" else _text_label
             encoded[label_column(task.name)] = [
                 read(reader, value, len(row), where, place)
                 for value, row, place in zip(batch[column], words, places, strict=True)
             ]
         return encoded
-
-    return encode
 
 
 @contextmanager

@@ -12,12 +12,10 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 from datasets.exceptions import DatasetGenerationError
-from datasets.table import CastError
-from huggingface_hub.errors import HfHubHTTPError
 
 from nlp_mtl.errors import DataError, did_you_mean, first_line, listed
 
@@ -26,7 +24,7 @@ ENDINGS = {
     "conllu": "conllu",
 }  # fmt: skip
 FORMATS = ("conll", "conllu", "csv", "json", "parquet", "tsv")
-_CONLLU_COLUMNS = ["id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc"]
+CONLLU_COLUMNS = ["id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc"]
 _NO_ROWS = ("corresponds to no data", "No columns to parse", "at least one example")
 """What the readers say of an empty file."""
 _WHOLE = 1 << 30
@@ -49,19 +47,19 @@ def read_files(
         DataError: a file is missing, empty or broken, or its format cannot be told.
     """
     given = data_files if isinstance(data_files, Mapping) else {"train": data_files}
-    files = {split: _find_files(dataset, patterns, data_dir) for split, patterns in given.items()}
+    files = {split: find_files(dataset, patterns, data_dir) for split, patterns in given.items()}
     read: dict[str, dict[str, datasets.Dataset]] = {}
     for split, found in files.items():
         read[split] = {}
         for file in found:
-            rows = _read_file(dataset, split, file, path or _format_of(dataset, file), columns, delimiter)
+            rows = _read_file(dataset, split, file, path or format_of(dataset, file), columns, delimiter)
             if not len(rows):
                 raise DataError(f"dataset `{dataset}`, split {split}: {file} is empty")
             read[split][file] = rows
     return read
 
 
-def _find_files(dataset: str, patterns: str | Sequence[str], data_dir: str) -> list[str]:
+def find_files(dataset: str, patterns: str | Sequence[str], data_dir: str) -> list[str]:
     """The files of one split; patterns may hold ``*``."""
     found = []
     if not patterns:
@@ -90,7 +88,7 @@ def _is_file(name: str) -> bool:
     return Path(name).is_file()
 
 
-def _format_of(dataset: str, file: str) -> str:
+def format_of(dataset: str, file: str) -> str:
     """The format that a file's ending tells."""
     endings = [ending.lstrip(".").lower() for ending in Path(file).suffixes]
     for ending in reversed(endings):
@@ -103,74 +101,7 @@ def _format_of(dataset: str, file: str) -> str:
     )
 
 
-class StreamSource(NamedTuple):
-    """A split that is read as it comes."""
-
-    rows: datasets.IterableDataset
-    files: tuple[str, ...] = ()
-    """Those on this machine, to look for what is wrong in them."""
-
-
-UNREADABLE = (DatasetGenerationError, HfHubHTTPError, ValueError, OSError, EOFError, zlib.error)
-"""What `datasets` raises while it reads a stream."""
-
-
-def problem(error: Exception, files: Iterable[str]) -> str:
-    """What is wrong with files that are read one after the other, with the file where that can be found out."""
-    cause = (error.__cause__ or error) if isinstance(error, DatasetGenerationError) else error
-    if isinstance(cause, CastError):
-        found, expected = listed(cause.table_column_names), listed(cause.requested_column_names)
-        return f"a file has the columns {found}, but those before it {expected}, or values of another type"
-    for file in files:
-        seen = not file.endswith((".parquet", ".bz2", ".xz", ".zst"))
-        wrong = (_not_text(file) if seen else "") or (_broken_line(file) if ".json" in Path(file).name else "")
-        if wrong:
-            return f"{file}: {wrong}"
-    return first_line(cause)
-
-
-def stream_files(
-    dataset: str,
-    path: str | None,
-    data_files: str | Sequence[str] | Mapping[str, str | Sequence[str]],
-    data_dir: str,
-    columns: Sequence[str] | None,
-    delimiter: str | None,
-) -> dict[str, StreamSource]:
-    """The rows of each split as a stream. The arguments are those of ``load_splits``.
-
-    Raises:
-        DataError: a file is missing, or its format cannot be told or differs from the others'.
-    """
-    given = data_files if isinstance(data_files, Mapping) else {"train": data_files}
-    files = {split: _find_files(dataset, patterns, data_dir) for split, patterns in given.items()}
-    streams: dict[str, StreamSource] = {}
-    for split, found in files.items():
-        forms = {path or _format_of(dataset, file): file for file in found}
-        if len(forms) > 1:
-            raise DataError(
-                f"dataset `{dataset}`, split {split}: a streamed split has files of one format; these are "
-                f"{listed(forms)}: {listed(forms.values())}"
-            )
-        for file in found:
-            if "://" not in file and not os.path.getsize(file):
-                raise DataError(f"dataset `{dataset}`, split {split}: {file} is empty")
-            if "conll" in forms:
-                _check_width(dataset, split, file, list(columns or ()), delimiter)
-        form, file = next(iter(forms.items()))
-        builder, arguments = _reader(dataset, file, form, columns, delimiter)
-        name = re.sub(r"\W", "_", split)  # what the builder takes as a name of a split
-        patterns = [file if "://" in file else glob.escape(file) for file in found]
-        try:
-            rows = datasets.load_dataset(builder, data_files={name: patterns}, split=name, streaming=True, **arguments)
-        except UNREADABLE as error:
-            raise DataError(f"dataset `{dataset}`, split {split} cannot be read: {problem(error, found)}") from error
-        rows = rows.map(_clean_conllu, batched=True) if form == "conllu" else rows
-        streams[split] = StreamSource(rows, tuple(file for file in found if "://" not in file))
-    return streams
-
-
-def _reader(
+def reader_of(
     dataset: str, file: str, form: str, columns: Sequence[str] | None, delimiter: str | None
 ) -> tuple[str, dict[str, Any]]:
     """What in `datasets` reads a format, and its arguments."""
@@ -187,7 +118,7 @@ def _reader(
             arguments["column_names"] = list(columns)
         return "csv", arguments
     if form == "conllu":
-        return "conll", {"column_names": _CONLLU_COLUMNS, "delimiter": "\t", "comment_prefix": "#"}
+        return "conll", {"column_names": CONLLU_COLUMNS, "delimiter": "\t", "comment_prefix": "#"}
     if form == "conll":
         return "conll", {"column_names": list(columns or ()), "delimiter": delimiter}
     return form, {}
@@ -196,7 +127,7 @@ def _reader(
 def _read_file(
     dataset: str, split: str, file: str, form: str, columns: Sequence[str] | None, delimiter: str | None
 ) -> datasets.Dataset:
-    builder, arguments = _reader(dataset, file, form, columns, delimiter)
+    builder, arguments = reader_of(dataset, file, form, columns, delimiter)
     if form == "conll":
         _check_width(dataset, split, file, list(columns or ()), delimiter)
     try:
@@ -221,7 +152,7 @@ def _read_file(
     if "__index_level_0__" in rows.column_names:
         raise DataError(f"dataset `{dataset}`, split {split}: the rows of {file} have more fields than its header")
     if form == "conllu":
-        rows = rows.map(_clean_conllu, batched=True, desc=f"{dataset}: CoNLL-U")
+        rows = rows.map(clean_conllu, batched=True, desc=f"{dataset}: CoNLL-U")
     return rows
 
 
@@ -313,7 +244,7 @@ def _broken_line(file: str) -> str:
     return ""
 
 
-def _clean_conllu(batch: dict[str, list[list[str]]]) -> dict[str, list[list[str | None]]]:
+def clean_conllu(batch: dict[str, list[list[str]]]) -> dict[str, list[list[str | None]]]:
     """Without multi-word ranges (1-2) and empty nodes (1.1), ``_`` as null: the syntactic words remain."""
     keep = [[not ({"-", "."} & set(number)) for number in row] for row in batch["id"]]
     return {

@@ -1,35 +1,21 @@
 """From a recipe's words about a dataset to its splits: files or Hub, columns, missing splits, caps."""
 
 import hashlib
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
-import yaml
-from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from nlp_mtl.data.columns import check_columns, with_common_types
-from nlp_mtl.data.files import FORMATS, StreamSource, load_local, read_files, stream_files
+from nlp_mtl.data.files import FORMATS
+from nlp_mtl.data.opening import open_splits
 from nlp_mtl.data.stratification import codes_of, spread
-from nlp_mtl.data.streaming import HEAD_ROWS, Stream, first_rows, known_size
-from nlp_mtl.errors import DataError, did_you_mean, first_line, listed
-
-logger = logging.getLogger(__name__)
-
-PARQUET_COPY = "refs/convert/parquet"
-"""The revision of the Hub's own Parquet copies, which have a folder for each configuration."""
-
-_ALIASES = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev", "development"),
-    "test": ("test", "testing"),
-}
+from nlp_mtl.data.stream_sources import Source, columns_of
+from nlp_mtl.data.streaming import HEAD_ROWS, Stream
+from nlp_mtl.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -143,26 +129,19 @@ def load_splits(
     assert column is not None, "text or tokens"
     if path in FORMATS and data_files is None:
         raise DataError(f"dataset `{dataset}`: `path: {path}` is a format; say which `data_files` to read")
-    if data_files is not None and (path is None or path in FORMATS):
-        for key, value in (("name", name), ("revision", revision)):
-            if value is not None:
-                raise DataError(f"dataset `{dataset}`: `{key}` is for datasets on the Hub; these are files")
-        read_source = stream_files if streaming else read_files
-        source: Mapping[str, Any] = read_source(dataset, path, data_files, data_dir, columns, delimiter)
-    else:
-        assert path is not None, "path or data_files"
-        for key, given in (("columns", columns), ("delimiter", delimiter)):
-            if given:
-                raise DataError(f"dataset `{dataset}`: `{key}` is for CSV, TSV and CoNLL files, named by `data_files`")
-        source = _load(dataset, path, name, revision, data_files, data_dir, streaming)
-    own_names = _name_splits(dataset, source, dict(splits or {}))
-    limits = dict(max_rows or {})
-    if streaming:
-        parts = {own: {"": _start(dataset, split, own, source[own], limits)} for split, own in own_names.items()}
-    else:
-        parts = {own: source[own] for own in own_names.values()}
+    opened = open_splits(
+        dataset, path=path, name=name, revision=revision, data_files=data_files, data_dir=data_dir,
+        columns=columns, delimiter=delimiter, splits=splits or {}, streaming=streaming,
+    )  # fmt: skip
+    own_names, limits = opened.own_names, dict(max_rows or {})
+    wanted = list(dict.fromkeys([column, *label_columns]))
+    for split, own in own_names.items():
+        if own in opened.streams:
+            source = columns_of(opened.streams[own], wanted, column, limits.get(split))
+            opened.streams[own], opened.parts[own] = source, {"": source.head(HEAD_ROWS if split == "train" else None)}
+    parts = {own: opened.parts[own] for own in own_names.values()}
     check_columns(dataset, parts, column, tokens is not None, label_columns)
-    read = _join(dataset, with_common_types(dataset, parts, list(dict.fromkeys([column, *label_columns]))))
+    read = _join(dataset, with_common_types(dataset, parts, wanted))
     result = LoadedDataset(dataset, column, tokens is not None, {split: read[own] for split, own in own_names.items()})
     fractions = {"validation": validation_fraction, "test": test_fraction}
     missing = {
@@ -171,14 +150,14 @@ def load_splits(
         if split not in own_names and fraction > 0 and (splits or {}).get(split, "") is not None
     }
     if streaming:
-        for split in limits.keys() - own_names.keys():
-            raise DataError(f"dataset `{dataset}`: max_rows limits {split}, but there is no such split")
-        return _streamed(result, source, missing, limits, buffer_size, seed)
-    if missing and "train" in result.splits:
+        result = _streamed(result, opened.streams, missing, limits, buffer_size, seed)
+    elif missing and "train" in result.splits:
         if stratify is not None and not _is_plain(result.features[stratify]):
             stratify = None  # no labels; whoever reads them tells what is wrong
         _carve(result.splits, missing, stratify, seed, result.notes)
     for split, limit in limits.items():
+        if own_names.get(split) in opened.streams:
+            continue  # its first rows were taken
         if split not in result.splits:
             raise DataError(f"dataset `{dataset}`: max_rows limits {split}, but there is no such split")
         count = len(result.splits[split].rows)
@@ -189,17 +168,9 @@ def load_splits(
     return result
 
 
-def _start(
-    dataset: str, split: str, own_name: str, opened: StreamSource, limits: Mapping[str, int]
-) -> datasets.Dataset:
-    """What is read of a streamed split at once: the first rows of train, all of others, as far as they are limited."""
-    limit = min(HEAD_ROWS, limits.get(split, HEAD_ROWS)) if split == "train" else limits.get(split)
-    return first_rows(opened, f"dataset `{dataset}`, split {own_name}", limit)
-
-
 def _streamed(
     loaded: LoadedDataset,
-    source: Mapping[str, StreamSource],
+    sources: Mapping[str, Source],
     missing: Iterable[str],
     limits: Mapping[str, int],
     buffer_size: int,
@@ -209,102 +180,13 @@ def _streamed(
     head = loaded.splits.pop("train", None)
     if head is None:
         return loaded
-    opened, limit = source[head.source], limits.get("train")
-    size = known_size(opened.rows, head.source, limit)
-    if limit is not None:
-        opened = opened._replace(rows=opened.rows.take(limit))
-    stream = Stream(
-        opened, head.rows, loaded.name, head.source, loaded.column,
-        num_rows=size, buffer_size=buffer_size, seed=seed,
-    )  # fmt: skip
-    told = "nobody knows how many rows" if size is None else f"{size:,} rows"
-    first = f", the first {limit:,} at most (max_rows)" if limit else ""
+    source = sources[head.source].reading(head.rows.features)
+    stream = Stream(source, head.rows, loaded.name, head.source, loaded.column, buffer_size=buffer_size, seed=seed)
+    told = "nobody knows how many rows" if source.num_rows is None else f"{source.num_rows:,} rows"
+    first = f", the first {limits['train']:,} at most (max_rows)" if "train" in limits else ""
     loaded.notes.append(f"{loaded.name}: train is streamed ({told}{first}), so only its first rows are checked now")
     loaded.notes.extend(f"{loaded.name}: no {split} split; none is held out of a stream" for split in missing)
     return replace(loaded, stream=stream)
-
-
-def _load(
-    dataset: str, path: str, name: str | None, revision: str | None, data_files: Any, data_dir: str, streaming: bool
-) -> dict[str, Any]:
-    """The splits of a folder or of a dataset on the Hub: ``{split: {"": rows}}``, or streams, ``{split: rows}``."""
-    folder = Path(data_dir) / Path(path).expanduser()
-    if folder.is_file():
-        raise DataError(f"dataset `{dataset}`: `{path}` is a file; say `data_files: {path}`")
-    if not folder.is_dir() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
-        raise DataError(f"dataset `{dataset}`: there is no folder {folder}. Is `data_dir` right?")
-    if not folder.is_dir() and data_files is not None and "/" not in path:
-        raise DataError(
-            f"dataset `{dataset}`: `path: {path}` is neither a folder nor a known format; formats are "
-            f"{listed(FORMATS)}, and a Hub id has the form owner/name.{did_you_mean(path, FORMATS)}"
-        )
-    source = str(folder) if folder.is_dir() else path
-    if folder.is_dir() and revision is not None:
-        raise DataError(f"dataset `{dataset}`: `revision` is for datasets on the Hub; {folder} is a folder")
-    if source == path:
-        logger.info("%s: looking for %s on the Hub", dataset, path)
-    try:
-        options = {"name": name, "data_files": data_files}
-        if folder.is_dir() and not streaming:
-            files = sorted(file for file in folder.rglob("*") if file.is_file())
-            loaded: Any = load_local(source, files, **options)
-        else:
-            if name is not None and revision == PARQUET_COPY:
-                options = {"data_dir": name, "data_files": data_files}
-            loaded = datasets.load_dataset(source, revision=revision, **options, streaming=streaming)  # type: ignore[call-overload]
-    except DatasetGenerationError as error:
-        raise DataError(f"dataset `{dataset}` cannot be read: {first_line(error.__cause__ or error)}") from error
-    except DatasetNotFoundError as error:
-        raise DataError(
-            f"dataset `{dataset}`: `{path}` is neither a folder here nor a dataset on the Hub that you "
-            f"can see ({first_line(error)}). Check the id; for a gated or private one run `hf auth login`"
-        ) from error
-    except (ConnectionError, HfHubHTTPError, OfflineModeIsEnabled, TimeoutError) as error:
-        raise DataError(
-            f"dataset `{dataset}`: `{path}` is no folder here and could not be fetched, the Hub cannot be reached "
-            f"({first_line(error)}). Is the network up?"
-        ) from error
-    except RuntimeError as error:
-        if "script" not in str(error):
-            raise
-        raise DataError(
-            f"dataset `{dataset}`: `{path}` needs a loading script, which `datasets` no longer runs. The Hub "
-            f"keeps a Parquet copy of most of them: add `revision: {PARQUET_COPY}`"
-        ) from error
-    except yaml.YAMLError as error:
-        problem = " ".join(str(error).split())
-        raise DataError(f"dataset `{dataset}`: the metadata of its README.md are not valid YAML: {problem}") from error
-    except (ValueError, OSError, EOFError, ImportError) as error:
-        problem = first_line(error)
-        if problem.startswith("Config name is missing"):  # the next line lists them
-            problem = " ".join([*str(error).splitlines()[:2], "Say `name: ONE_OF_THEM`"])
-        raise DataError(f"dataset `{dataset}` cannot be loaded: {problem}") from error
-    return {str(split): StreamSource(rows) if streaming else {"": rows} for split, rows in loaded.items()}
-
-
-def _name_splits(dataset: str, source: Mapping[str, Any], splits: dict[str, str | None]) -> dict[str, str]:
-    """Our split names -> the source's."""
-    named: dict[str, str] = {}
-    for split, aliases in _ALIASES.items():
-        if split in splits:
-            own_name = splits[split]
-            if own_name is None:
-                continue
-            if own_name not in source:
-                raise DataError(
-                    f"dataset `{dataset}` has no split `{own_name}`; it has {listed(source)}."
-                    + did_you_mean(own_name, source)
-                )
-            named[split] = own_name
-        else:
-            found = [alias for alias in aliases if alias in source and alias not in splits.values()]
-            named |= {split: found[0]} if found else {}
-    if not named:
-        raise DataError(
-            f"dataset `{dataset}` has the splits {listed(source)}, none of which is a usual name; "
-            "say which is which with `splits: {train: ...}`"
-        )
-    return named
 
 
 def _join(dataset: str, source: Mapping[str, Mapping[str, datasets.Dataset]]) -> dict[str, LoadedSplit]:

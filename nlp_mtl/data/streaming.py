@@ -1,31 +1,34 @@
 """Training rows that are read as they come, from data too large to keep: each by its place in an endless stream.
 
-`datasets` reads the shards of a pass one after the other, in another order each pass. Every ``buffer_size`` rows read
-become a block, which is mixed. So the row at a position is a function of the data and the seed, however often and
-from wherever it is read, and inside one pass every row comes exactly once. Where a block begins is known by a cursor,
-from which reading can go on: a run that is resumed does not read again what lies before.
+A pass reads the files one after the other, in an order of its own. Every ``buffer_size`` rows read become a block,
+which is mixed. So the row at a position is a function of the data and the seed, however often and from wherever it is
+read, and inside one pass every row comes exactly once. Where a block begins is known by a cursor, from which reading
+can go on.
 
 Every process and every loader worker reads the whole stream (a step's rows belong together before they are dealt), and
 tokenises the rows of its own steps.
 """
 
-import copy
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
-import pyarrow as pa
 
-from nlp_mtl.data.files import UNREADABLE, StreamSource, problem
-from nlp_mtl.errors import DataError, listed
+from nlp_mtl.data.stream_sources import Chunk, Source
+from nlp_mtl.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 HEAD_ROWS = 100
 """So many rows are looked at before training, for the types of columns and the worst mistakes."""
+
+_CURSORS = 256
+"""So many are kept: who reads on needs the last ones, and who looks up a row of a late step."""
 
 
 class Cursor(NamedTuple):
@@ -37,8 +40,8 @@ class Cursor(NamedTuple):
     """The pass over the data, from 0."""
     row: int
     """Rows of the pass that were read before."""
-    state: dict[str, Any] | None
-    """Where `datasets` stood; None: at the beginning of the pass."""
+    state: Any
+    """Where the source stood; None: at the beginning of the pass."""
     digest: str
     """Of the block's rows, to see whether the data changed; empty: not known."""
 
@@ -48,45 +51,46 @@ class Stream:
 
     def __init__(
         self,
-        opened: StreamSource,
+        source: Source,
         head: datasets.Dataset,
         dataset: str,
-        source: str,
+        split: str,
         column: str,
         *,
-        num_rows: int | None,
         buffer_size: int,
         seed: int,
     ) -> None:
         """
         Args:
-            opened: the split; it is not changed.
+            source: where rows come from, asked for the columns of ``head``.
             head: its first rows, with the columns that are read.
             dataset: its name in the recipe.
-            source: the name of the split in the source.
+            split: the name of the split in the source.
             column: that of texts or word lists.
-            num_rows: rows in one pass; None: nobody knows.
             buffer_size: rows that are mixed together.
             seed: of all orders.
         """
-        self.rows, self.files = opened.rows.with_format("arrow"), opened.files
-        self.head = head
-        self.dataset, self.source, self.column = dataset, source, column
-        self.num_rows, self.buffer_size, self.seed = num_rows, buffer_size, seed
+        self.source, self.head = source, head
+        self.dataset, self.split, self.column = dataset, split, column
+        self.buffer_size, self.seed = buffer_size, seed
         self._cursors = {0: Cursor(0, 0, 0, None, "")}
         self._next = self._cursors[0]
-        self._reading: tuple[datasets.IterableDataset, Iterator[pa.Table]] | None = None
+        self._chunks: Iterator[Chunk] | None = None
         self._block: _Block | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For other processes: what is being read stays here."""
+        return {**self.__dict__, "_chunks": None, "_next": self._nearest(self._next.start)}
 
     @property
     def title(self) -> str:
         """Dataset and split, in words a user can follow."""
-        return f"dataset `{self.dataset}`, split {self.source} (streamed)"
+        return f"dataset `{self.dataset}`, split {self.split} (streamed)"
 
     @property
-    def columns(self) -> list[str]:
-        """What is read."""
-        return self.head.column_names
+    def num_rows(self) -> int | None:
+        """Rows in one pass; None: nobody knows."""
+        return self.source.num_rows
 
     def batch(self, positions: Sequence[int] | np.ndarray) -> dict[str, list[Any]]:
         """The values of the rows at ascending positions.
@@ -94,46 +98,50 @@ class Stream:
         Raises:
             DataError: they cannot be read, or are not what they were when a cursor was made.
         """
-        wanted = np.asarray(positions)
-        values: dict[str, list[Any]] = {column: [] for column in self.columns}
-        while len(wanted):
-            block = self._block_with(int(wanted[0]))
-            inside = wanted < block.stop
-            found = block.table.take(pa.array(wanted[inside] - block.start))
-            for column in self.columns:
-                values[column] += found.column(column).to_pylist()
-            wanted = wanted[~inside]
+        values: dict[str, list[Any]] = {column: [] for column in self.head.column_names}
+        for position in map(int, positions):
+            block = self._block_with(position)
+            place = block.order[position - block.start]
+            for column, found in values.items():
+                found.append(block.rows[column][place])
         return values
 
     def where(self, position: int) -> str:
-        """A row's place, in words a user can follow. Files are not known, so it is told how the text begins."""
+        """A row's place, in words a user can follow: its line, or where files are not known, how its text begins."""
         block = self._block_with(position)
-        place = position - block.start
-        value = block.table.column(self.column)[place].as_py()
+        place = int(block.order[position - block.start])
+        if block.places:
+            return f"{self.title}, {block.places[place]}"
+        value = block.rows[self.column][place]
         text = " ".join(word or "" for word in value) if isinstance(value, list) else value or ""
         beginning = text if len(text) <= 60 else f"{text[:60]}..."
-        return f"{self.title}, row {block.read_as(place)} of pass {block.number} (counted from 0): {beginning!r}"
+        return f"{self.title}, row {block.first_row + place} of pass {block.number} (counted from 0): {beginning!r}"
 
     def cursor(self) -> Cursor:
-        """Where the block begins of which rows were read last."""
-        return self._cursors[self._block.start if self._block else 0]
+        """Where the last block begins of which rows were read, here or by whom :meth:`remember` told of."""
+        return self._cursors[self._block.start if self._block else max(self._cursors)]
 
     def remember(self, cursor: Cursor) -> None:
-        """Learn where a block begins, so that what follows can be read without all that lies before."""
+        """Learn where a block begins, so that what follows can be read without what lies before."""
         self._cursors[cursor.start] = cursor
+        if len(self._cursors) > _CURSORS:
+            del self._cursors[min(self._cursors.keys() - {0})]
 
     def digest(self) -> str:
         """What tells this stream from another, as far as it is known before it is read."""
-        identity = [self.num_rows, self.buffer_size, self.columns, self.head.to_list()]
+        identity = [self.source.identity(), self.buffer_size, self.head.to_list()]
         return hashlib.sha256(json.dumps(identity, default=str).encode()).hexdigest()
+
+    def _nearest(self, position: int) -> Cursor:
+        return self._cursors[max(start for start in self._cursors if start <= position)]
 
     def _block_with(self, position: int) -> "_Block":
         """The block in which a position lies."""
         if self._block is not None and self._block.start <= position < self._block.stop:
             return self._block
-        nearest = max(start for start in self._cursors if start <= position)
-        if position < self._next.start or nearest > self._next.start:
-            self._reading, self._next = None, self._cursors[nearest]
+        nearest = self._nearest(position)
+        if position < self._next.start or nearest.start > self._next.start:
+            self._chunks, self._next = None, nearest
         while True:
             self._block = self._read()
             if position < self._block.stop:
@@ -142,52 +150,35 @@ class Stream:
     def _read(self) -> "_Block":
         """The next block."""
         begin = self._next
-        try:
-            if self._reading is None:
-                self._reading = self._opened(begin)
-            rows, tables = self._reading
-            table = next(tables, None)
-            state = copy.deepcopy(rows.state_dict())
-            if table is not None:
-                table = self._checked(table)
-                digest = _digest(table)
-        except UNREADABLE as error:
-            raise DataError(
-                f"{self.title} cannot be read any further, {begin.row} or more rows into pass {begin.number}: "
-                f"{problem(error, self.files)}"
-            ) from error
-        if table is None:
-            if not begin.row:
-                raise DataError(f"{self.title}: it is empty")
-            self._reading, self._next = None, Cursor(begin.start, begin.number + 1, 0, None, "")
+        if self._chunks is None:
+            order = np.random.default_rng([self.seed, 4, begin.number])
+            self._chunks = self.source.chunks(order, begin.row, begin.state, self.buffer_size)
+        chunk = next(self._chunks, None)
+        if chunk is None:
+            self._end_pass(begin)
             return self._read()
+        digest = _digest(chunk.rows)
         known = self._cursors.get(begin.start)
         if known is not None and known.digest not in ("", digest):
             raise DataError(
                 f"{self.title}: the data has changed since the run read it, from row {begin.row} of pass "
                 f"{begin.number} on: bring it back as it was, or start again, with --overwrite"
             )
-        self._cursors[begin.start] = begin._replace(digest=digest)
-        stop = begin.start + len(table)
-        self._next = Cursor(stop, begin.number, begin.row + len(table), state, "")
-        order = np.random.default_rng([self.seed, 3, begin.start]).permutation(len(table))
-        return _Block(begin.start, stop, begin.number, begin.row, order, table.take(pa.array(order)))
+        self.remember(begin._replace(digest=digest))
+        count = len(chunk.rows[self.column])
+        self._next = Cursor(begin.start + count, begin.number, begin.row + count, chunk.state, "")
+        mixed = np.random.default_rng([self.seed, 3, begin.start]).permutation(count)
+        return _Block(begin.start, begin.start + count, begin.number, begin.row, mixed, chunk.rows, chunk.places)
 
-    def _checked(self, table: pa.Table) -> pa.Table:
-        """The columns that are read, in an order that does not depend on the file."""
-        missing = [column for column in self.columns if column not in table.column_names]
-        if missing:
-            raise DataError(f"{self.title}: no column {listed(missing)} any more; found {listed(table.column_names)}")
-        return table.select(self.columns)
-
-    def _opened(self, cursor: Cursor) -> tuple[datasets.IterableDataset, Iterator[pa.Table]]:
-        rows = copy.deepcopy(self.rows)  # `datasets` shares the number of the pass among forked processes
-        # Shards are in another order for each number but 0.
-        rows.set_epoch(1 + int(np.random.default_rng([self.seed, 4, cursor.number]).integers(2**31)))
-        if cursor.state is not None:
-            rows.load_state_dict(cursor.state)
-        # Unlike iteration by rows, this does not deal the shards to loader workers.
-        return rows, rows.iter(batch_size=self.buffer_size)
+    def _end_pass(self, end: Cursor) -> None:
+        if not end.row:
+            raise DataError(f"{self.title}: it is empty")
+        if not end.number and self.num_rows not in (None, end.row):
+            logger.warning(
+                "%s has %d rows, but its metadata tell of %d: epochs and shares by size are counted wrong",
+                self.title, end.row, self.num_rows,
+            )  # fmt: skip
+        self._chunks, self._next = None, Cursor(end.start, end.number + 1, 0, None, "")
 
 
 @dataclass(frozen=True)
@@ -197,35 +188,10 @@ class _Block:
     number: int
     first_row: int
     order: np.ndarray
-    table: pa.Table
-
-    def read_as(self, place: int) -> int:
-        """The number in its pass of the row at a place."""
-        return self.first_row + int(self.order[place])
+    """Which of its rows, as they were read, stands at each position."""
+    rows: dict[str, list[Any]]
+    places: list[str]
 
 
-def _digest(table: pa.Table) -> str:
-    return hashlib.sha256(json.dumps(table.to_pydict(), default=str).encode()).hexdigest()[:16]
-
-
-def first_rows(opened: StreamSource, place: str, limit: int | None) -> datasets.Dataset:
-    """The first rows of a split (None: all of them), held in memory.
-
-    Raises:
-        DataError: they cannot be read.
-    """
-    rows = opened.rows.with_format("arrow")
-    try:
-        tables = list(rows.iter(1000) if limit is None else islice(rows.iter(limit), 1))
-        table = pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
-    except UNREADABLE as error:
-        raise DataError(f"{place} cannot be read: {problem(error, opened.files)}") from error
-    features = rows.features or datasets.Features.from_arrow_schema(table.schema)
-    return datasets.Dataset(datasets.table.InMemoryTable(table), datasets.DatasetInfo(features=features))
-
-
-def known_size(rows: datasets.IterableDataset, source: str, limit: int | None) -> int | None:
-    """Rows of a split as its metadata tell."""
-    told: Mapping[str, Any] = rows.info.splits or {}
-    size = told[source].num_examples if source in told else 0
-    return (min(size, limit) if limit else size) or None
+def _digest(rows: dict[str, list[Any]]) -> str:
+    return hashlib.sha256(json.dumps(rows, default=str).encode()).hexdigest()[:16]

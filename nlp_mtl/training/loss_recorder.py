@@ -1,5 +1,6 @@
 """Losses on their way from the device to the log."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +14,8 @@ from nlp_mtl.errors import TrainingError, listed
 from nlp_mtl.tasks import Task
 from nlp_mtl.training.checkpoint import TrainingState
 
+logger = logging.getLogger(__name__)
+
 
 class LossRecorder:
     """Keeps losses on the device until a line is logged, so that steps need not wait for them."""
@@ -22,10 +25,17 @@ class LossRecorder:
         self._waiting: list[tuple[int, Tensor, Tensor, dict[str, int]]] = []
         self._fetched: dict[str, list[float]] = {task.name: list(state.pending.get(task.name, [])) for task in tasks}
         self._grad_norm = 0.0
+        self._unseen = {task.name for task in tasks}
 
     def add(self, step: int, losses: Tensor, grad_norm: Tensor, counts: dict[str, int]) -> None:
         """One step's losses ([tasks]), gradient norm, and labelled items of each task."""
         self._waiting.append((step, losses, grad_norm.to(losses.device), counts))
+        self._unseen -= {task for task, count in counts.items() if count}
+
+    def tell_unseen(self, first: int, last: int) -> None:
+        """Warn of tasks of which no step had a label: in streams, nobody can see that before."""
+        if self._unseen and last > first:
+            logger.warning("No row of the steps %d to %d had a label of %s", first + 1, last, listed(self._unseen))
 
     def fetch(self) -> None:
         """Bring what waits to the CPU and check it.

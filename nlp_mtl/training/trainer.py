@@ -209,6 +209,7 @@ def train(
             break
         progress.start()
     progress.close()
+    recorder.tell_unseen(steps.start, state.step)
     prepared_optimizer.zero_grad()
     if average is not None or state.best_step not in (None, state.step):
         checkpoint.load_best(folder / f"step-{state.best_step or state.step}", model)

@@ -21,7 +21,7 @@ from tiny_runs import (
     write_yaml,
 )
 
-from nlp_mtl import Recipe, RecipeError, train
+from nlp_mtl import DataError, Recipe, RecipeError, train
 from nlp_mtl.build import prepare, steps
 from nlp_mtl.run import check, evaluate
 
@@ -60,15 +60,38 @@ def test_loader_workers_and_processes_learn_from_the_same_rows(tmp_path: Path) -
 
 
 def test_a_wrong_row_of_a_stream_ends_the_run_with_a_message_also_when_a_worker_reads_it(tmp_path: Path) -> None:
-    given = streamed(tmp_path, num_workers=1)
+    given = streamed(tmp_path, num_workers=1, max_steps=40)
     corpus = Path(given["data_dir"])
     with (corpus / "texts" / "train-2.jsonl").open("a") as file:
+        file.write('{"text": "a row like others", "label": "positive"}\n' * 60)  # those are looked at before
         file.write('{"text": "a row too much", "label": "positiv"}\n')
     code, _, errors = finish(start("train", write_yaml(tmp_path, given)))
     assert code == 2, errors
     assert "Traceback" not in errors
-    assert "unknown label 'positiv' in dataset `texts`, split train (streamed), row " in errors
-    assert "'a row too much'" in errors
+    assert "unknown label 'positiv' in dataset `texts`, split train (streamed), line 69 of " in errors
+
+
+def test_tasks_without_a_label_in_the_stream_are_told_at_the_beginning_and_at_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = streamed(tmp_path, max_steps=2)
+    for file in (Path(given["data_dir"]) / "texts").glob("train-*.jsonl"):
+        rows = [json.loads(line) | {"label": None} for line in file.read_text().splitlines()]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train(Recipe.from_dict(given))
+    assert "none of the first 48 rows has a label of the task `sentiment` (column `label`)" in caplog.text
+    assert "No row of the steps 1 to 2 had a label of `sentiment`" in caplog.text
+
+
+def test_a_wrong_label_among_the_first_rows_is_told_before_training(tmp_path: Path) -> None:
+    given = streamed(tmp_path)
+    file = Path(given["data_dir"]) / "texts" / "train-0.jsonl"
+    file.write_text(file.read_text().replace('"positive"', '"positiv"'))
+    with pytest.raises(
+        DataError, match=r"unknown label 'positiv' in dataset `texts`, split train \(streamed\), row \d+ of"
+    ):
+        train(Recipe.from_dict(given))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_stream_of_unknown_size_needs_counts_in_steps_and_shares(tmp_path: Path) -> None:
@@ -137,7 +160,9 @@ def test_a_dataset_on_the_hub_is_streamed_by_its_id_and_its_card_tells_the_size(
     assert sum("/resolve/" in request and "train-" in request for request in requests) > 3
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["steps"] == 6  # 96 rows, 16 a step
-    assert results["data"]["texts"]["splits"] == {"train": {"rows": 48, "taken_from": "train", "streamed": True}}
+    assert results["data"]["texts"]["splits"] == {
+        "train": {"rows": 48, "taken_from": "train", "files": [], "streamed": True}
+    }
     kept = [
         path for path in (hub / "home").rglob("*") if "reviews" in str(path) and path.suffix in (".arrow", ".jsonl")
     ]

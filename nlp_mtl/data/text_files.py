@@ -1,0 +1,132 @@
+"""Files of text, read row by row: each row with the line where it ends, and no guess at types."""
+
+import csv
+import json
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TextIO
+
+import fsspec  # type: ignore[import-untyped]
+
+from nlp_mtl.data.files import CONLLU_COLUMNS, clean_conllu
+from nlp_mtl.errors import DataError, first_line, listed
+
+TEXT_FORMATS = ("json", "csv", "tsv", "conll", "conllu")
+
+Row = dict[str, Any]
+Numbered = Iterator[tuple[int, Row]]
+"""Rows, each with the number of its last line, from 1 on."""
+
+
+def read_rows(place: str, file: str, form: str, columns: Sequence[str] | None, delimiter: str | None) -> Numbered:
+    """The rows of a file in one of :data:`TEXT_FORMATS`, also compressed or remote, as ``datasets`` would give them.
+
+    Args:
+        place: dataset and split, for messages.
+        columns, delimiter: as in a recipe.
+
+    Raises:
+        DataError: the file cannot be read, or a line of it; it names the line.
+    """
+    line = 0
+    try:
+        opened = fsspec.open(file, "rt", encoding="utf-8-sig", newline="", compression="infer")
+        with opened as text:
+            for line, row in _READERS[form](text, list(columns or ()), delimiter):
+                yield line, row
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{place}: {file} is not text in UTF-8 somewhere behind line {line}: save it as UTF-8"
+        ) from error
+    except (ValueError, OSError, EOFError, ImportError, csv.Error, zlib.error) as error:
+        told = "" if str(error).startswith("line ") else f"it stops behind line {line}: "
+        raise DataError(f"{place}: {file} cannot be read: {told}{first_line(error)}") from error
+
+
+def _json(text: TextIO, _: list[str], __: str | None) -> Numbered:
+    first = text.readline()
+    if first.lstrip().startswith("["):  # one list of objects, which is not read line by line
+        rows = json.loads(first + text.read())
+        yield from ((1, _object(row, 1)) for row in rows)
+        return
+    for number, line in enumerate(_with(first, text), start=1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                found = f"line {number} is not valid JSON: {error.msg} at character {error.pos + 1}"
+                raise ValueError(found) from error
+            yield number, _object(row, number)
+
+
+def _with(first: str, rest: TextIO) -> Iterator[str]:
+    yield first
+    yield from rest
+
+
+def _object(row: Any, number: int) -> Row:
+    if not isinstance(row, dict):
+        raise ValueError(f"line {number} is not a JSON object: {str(row)[:60]}")
+    return row
+
+
+def _csv(text: TextIO, columns: list[str], delimiter: str | None) -> Numbered:
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # texts may be long
+    return _fields(csv.reader(text, delimiter=delimiter or ",", strict=True), columns)
+
+
+def _tsv(text: TextIO, columns: list[str], delimiter: str | None) -> Numbered:
+    # The format has no quoting: 5" nails
+    return _fields(csv.reader(text, delimiter=delimiter or "\t", quoting=csv.QUOTE_NONE), columns)
+
+
+def _fields(rows: Any, columns: list[str]) -> Numbered:
+    names = columns or next(rows, [])
+    for fields in rows:
+        if fields == columns:
+            raise ValueError("it has a header of its own; leave out `columns`, which is for files without one")
+        if len(fields) > len(names):
+            raise ValueError(f"line {rows.line_num} has {len(fields)} fields, but there are {len(names)} columns")
+        if fields:  # an empty field is null, and so is one that is not there
+            yield rows.line_num, {name: field or None for name, field in _padded(names, fields)}
+
+
+def _padded(names: list[str], fields: list[str]) -> Iterator[tuple[str, str]]:
+    return zip(names, fields + [""] * (len(names) - len(fields)), strict=True)
+
+
+def _conll(text: TextIO, columns: list[str], delimiter: str | None, comment: str = "") -> Numbered:
+    sentence: list[list[str]] = []
+    number = 0
+    for number, raw in enumerate(text, start=1):
+        line = raw.rstrip("\r\n")
+        if not line.strip():
+            if sentence:
+                yield number, _sentence(columns, sentence)
+                sentence = []
+        elif not line.startswith("-DOCSTART-") and not (comment and line.startswith(comment)):
+            fields = line.split(delimiter)
+            if len(fields) != len(columns):
+                raise ValueError(
+                    f"line {number} has {len(fields)} columns ({listed(fields)}), but there should be {len(columns)}: "
+                    f"{listed(columns)}"
+                )
+            sentence.append(fields)
+    if sentence:
+        yield number, _sentence(columns, sentence)
+
+
+def _conllu(text: TextIO, _: list[str], __: str | None) -> Numbered:
+    for number, row in _conll(text, CONLLU_COLUMNS, "\t", comment="#"):
+        cleaned = clean_conllu({column: [values] for column, values in row.items()})
+        yield number, {column: values[0] for column, values in cleaned.items()}
+
+
+def _sentence(columns: list[str], lines: list[list[str]]) -> Row:
+    return {column: list(values) for column, values in zip(columns, zip(*lines, strict=True), strict=True)}
+
+
+_READERS: dict[str, Callable[[TextIO, list[str], str | None], Numbered]] = {
+    "json": _json, "csv": _csv, "tsv": _tsv, "conll": _conll, "conllu": _conllu,
+}  # fmt: skip
