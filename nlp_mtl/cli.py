@@ -180,6 +180,26 @@ def predict(
 
 @app.command()
 @_told
+def export(
+    model: Annotated[str, typer.Argument(help="A run folder, a model folder, or a Hub id.")],
+    folder: Annotated[Path, typer.Argument(help="A new folder, or an empty one.")],
+    task: Annotated[str, typer.Option(help="Which task.")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Write one task as a stock transformers checkpoint, which needs no nlp_mtl to be used."""
+    _quiet_libraries()
+    from nlp_mtl.hub.export import export_task
+    from nlp_mtl.models.loading import load_model
+
+    loaded, tokenizer = load_model(model, revision=revision)
+    export_task(loaded, tokenizer, task, folder.expanduser())
+    kind = {one.name: one.type for one in loaded.config.task_list()}[task]
+    print(f'Written. To use it: transformers.pipeline("{kind}", "{folder}")')
+
+
+@app.command()
+@_told
 def check(
     recipe: RecipePath,
     overrides: Overrides = None,
