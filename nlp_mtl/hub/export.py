@@ -27,7 +27,7 @@ def stock(model: MultiTaskModel, task: str) -> PreTrainedModel:
     own |= model.head(task).state_dict()
     # Not what this task's class has no place for: a pooler that another task reads.
     made.load_state_dict({name: own[name].detach().cpu().clone() for name in made.state_dict()}, assign=True)
-    # What no checkpoint keeps (positions, rotary frequencies) is computed when a model is built, but not on this device.
+    # What no checkpoint keeps (positions, rotary frequencies) is computed when a model is built; not so on no device.
     computed = dict(model.encoder.named_buffers())
     for name, buffer in [*made.base_model.named_buffers()]:
         if buffer.is_meta:
