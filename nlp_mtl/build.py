@@ -188,7 +188,12 @@ def expects_to_pack(recipe: Recipe) -> bool:
     Raises:
         ModelError: they should be, but cannot.
     """
-    return will_pack(load_encoder_config(recipe.encoder, recipe.encoder_revision), recipe.training.layout)
+    return will_pack(load_encoder_config(recipe.encoder, recipe.encoder_revision), layout(recipe))
+
+
+def layout(recipe: Recipe) -> str:
+    """The recipe's layout: ``auto``, ``padded`` or ``packed``. A compiled encoder reads padded texts."""
+    return "padded" if recipe.training.compile else recipe.training.layout
 
 
 def steps(
@@ -244,8 +249,10 @@ def steps(
         micro_batch_cost=MICRO_BATCH_COST.get(device, MICRO_BATCH_COST["cuda"]),
         process=process,
         num_processes=num_processes,
-        num_threads=num_threads(device, num_processes),
+        # Threads cannot share what is compiled: it draws the numbers of its dropout from one generator.
+        num_threads=1 if settings.compile else num_threads(device, num_processes),
         packed=packed,
+        is_bucketed=settings.compile,
     )
 
 

@@ -26,7 +26,7 @@ Tracker = Literal[
 COMPUTATION = frozenset({
     "data_dir", "num_proc", "output_dir", "training.max_tokens", "training.layout", "training.mixed_precision",
     "training.num_workers", "training.log_every", "training.save_every", "training.keep_last", "training.keep_best",
-    "training.gradient_checkpointing", "training.trackers",
+    "training.gradient_checkpointing", "training.compile", "training.trackers",
 })  # fmt: skip
 """Keys that say where and how a run is computed, not what it learns: a resumed run may change them."""
 
@@ -126,8 +126,8 @@ class SamplingSpec(_Section):
 
 
 class TrainingSpec(_Section):
-    """The optimization. ``max_tokens``, ``layout``, ``mixed_precision``, ``num_workers`` and ``gradient_checkpointing``
-    are about hardware."""
+    """The optimization. ``max_tokens``, ``layout``, ``mixed_precision``, ``num_workers``, ``gradient_checkpointing``
+    and ``compile`` are about hardware."""
 
     num_epochs: Number = Field(default=3, gt=0, le=1_000_000)
     """One epoch is as many rows as the training splits have together."""
@@ -190,6 +190,8 @@ class TrainingSpec(_Section):
     """Processes that make batches ahead; 0: the training process does."""
     gradient_checkpointing: bool = False
     """Keep less of the forward pass and compute it again in the backward pass: less memory, more time."""
+    compile: bool = False
+    """Compile the encoder's layers (``torch.compile``), once for each of a few lengths that texts are padded to."""
     trackers: list[Tracker] = []
     """Experiment trackers that get what is logged."""
 

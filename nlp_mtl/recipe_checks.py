@@ -43,6 +43,11 @@ def cross_problems(values: dict[str, Any]) -> Iterator[Problem]:
     training = training if isinstance(training, dict) else {}
     if training.get("frozen_layers") == "encoder" and training.get("unfreeze_every"):
         yield Problem("training.unfreeze_every", "`frozen_layers: encoder` leaves nothing to unfreeze; choose one")
+    if training.get("compile") in (True, "true") and training.get("layout") == "packed":
+        yield Problem(
+            "training.compile",
+            "what is compiled reads padded texts, and `layout: packed` pads none; choose one, or `layout: auto`",
+        )
     weights = training.get("selection_weights")
     for name in weights if isinstance(weights, dict) else ():
         if name not in tasks:

@@ -15,6 +15,7 @@ from nlp_mtl.build import (
     Prepared,
     describe_data,
     expects_to_pack,
+    layout,
     new_model,
     prepare,
     selection_weights,
@@ -23,7 +24,7 @@ from nlp_mtl.build import (
 )
 from nlp_mtl.data.items import frame
 from nlp_mtl.data.steps import StepDataset
-from nlp_mtl.errors import DataError, RunError, listed
+from nlp_mtl.errors import DataError, Problem, RecipeError, RunError, listed
 from nlp_mtl.evaluation import evaluate as evaluate_splits
 from nlp_mtl.evaluation import selection_score
 from nlp_mtl.metrics import Scores
@@ -32,6 +33,7 @@ from nlp_mtl.models.loading import load_model
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.recipe import Recipe
 from nlp_mtl.run_folder import check_folder, command, keep_resumption, save_model, save_results, start_folder, versions
+from nlp_mtl.training.compiled import try_compiler
 from nlp_mtl.training.launcher import check_kind, fsdp_plugin
 from nlp_mtl.training.termination import noted_termination
 from nlp_mtl.training.trackers import Track, tracked, tracking_arguments
@@ -66,6 +68,9 @@ def train(
             f"some processes find a checkpoint in {output_dir} to resume from, and some do not: output_dir has to be "
             "on a file system that all machines share"
         )
+    if recipe.training.compile and accelerator.is_fsdp2:
+        message = "not together with FSDP, whose layers are put together and taken apart around each pass: leave it out"
+        raise RecipeError([Problem("training.compile", message)])
     expects_to_pack(recipe)
     prepared = prepare(recipe, accelerator=accelerator)
     where = {"process": accelerator.process_index, "num_processes": accelerator.num_processes}
@@ -73,7 +78,10 @@ def train(
     arguments = trainer_arguments(recipe, prepared)
     set_seed(recipe.seed)  # the heads' first weights
     model = new_model(recipe, prepared)
-    data.packed = model.packs(recipe.training.layout)
+    data.packed = model.packs(layout(recipe))
+    if recipe.training.compile:
+        model.to(accelerator.device)
+        try_compiler(model.encoder, prepared.framing.max_length, recipe.training.mixed_precision)
     with tracked(accelerator, output_dir, recipe.to_dict(), resume=resume) as track:
         # Only now is an old run removed: what could fail before has not.
         if accelerator.is_main_process and not resume:
@@ -227,7 +235,7 @@ def evaluate(
     scores = evaluate_splits(
         model, prepared.split(split), prepared.tasks, prepared.framing,
         max_tokens=max(recipe.training.max_tokens, config.max_length),
-        packed=model.packs(recipe.training.layout),
+        packed=model.packs(layout(recipe)),
         mixed_precision=recipe.training.mixed_precision,
         accelerator=accelerator,
         progress=sys.stderr.isatty() and accelerator.is_main_process,

@@ -2,6 +2,7 @@
 
     scripts/benchmark --data PATH              # about ten minutes on two cores
     scripts/benchmark --data PATH --only packed-32 packed-32-bf16
+    scripts/benchmark --data PATH --only padded-32 compiled-32     # compiling takes many minutes, so only if asked for
     scripts/benchmark --data PATH --random bert-base       # another size of encoder, with random weights
 
 Four tasks on rows of three datasets (EWT with NER and POS, SST-2, AG News) in random order. Ours learns all four in
@@ -52,6 +53,8 @@ from nlp_mtl.training.trainer import train
 PARTS = {
     "padded-32": ("padded", 32, "no"),
     "padded-256": ("padded", 256, "no"),
+    "compiled-32": ("compiled", 32, "no"),
+    "compiled-256": ("compiled", 256, "no"),
     "packed-32": ("packed", 32, "no"),
     "packed-64": ("packed", 64, "no"),
     "packed-256": ("packed", 256, "no"),
@@ -60,7 +63,7 @@ PARTS = {
     "stock": ("random", 32, "no"),
     "stock-by-length": ("group_by_length", 32, "no"),
 }
-"""Layout or the stock Trainer's sampling strategy, rows in a step, number format."""
+"""Layout (or compiled: padded to a few lengths), or the stock Trainer's sampling strategy; rows in a step; format."""
 
 Measured = dict[str, float]
 
@@ -121,7 +124,9 @@ class Watched(StepDataset):
 def ours(recipe: Recipe, prepared: Prepared, layout: str, batch_size: int, precision: str, folder: Path) -> Measured:
     """One epoch of our training loop: every row once, as the stock Trainer has them."""
     once = {"batch_size": batch_size, "num_epochs": 1, "ema_decay": 0, "layer_decay": 1, "selection_weights": {}}
-    once |= {"layout": layout, "mixed_precision": precision, "num_workers": 0}
+    compiled = layout == "compiled"
+    layout = "padded" if compiled else layout
+    once |= {"layout": layout, "mixed_precision": precision, "num_workers": 0, "compile": compiled}
     changes = {"sampling": {}, "training": recipe.training.model_dump() | once, "output_dir": str(folder)}
     recipe = Recipe.from_dict(recipe.to_dict() | changes)
     accelerator = Accelerator(mixed_precision="no")
@@ -210,7 +215,8 @@ def main() -> None:
     parser.add_argument("--encoder", help="another encoder than the recipe's")
     parser.add_argument("--random", choices=["bert-base", "modernbert-base"], help="one with random weights")
     parser.add_argument("--rows", type=int, default=2048)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
+    quick = [part for part in PARTS if not part.startswith("compiled")]
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=quick, metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--json", action="store_true", help="print JSON as well")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # one part, in this process
     options = parser.parse_args()
@@ -293,9 +299,13 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     else:
         count = report["tokens"]
         report["title"] = f"ours, {kind}, batch_size {batch_size}" + ", bf16" * (precision == "bf16")
-        ours(recipe, rows_for(prepared, 128), kind, 32, precision, folder / "warm")
+        # What is compiled in the first run serves the second: it takes all rows, so that all lengths come.
+        warm = rows_for(prepared, 128) if kind != "compiled" else prepared
+        warm_seconds = ours(recipe, warm, kind, batch_size, precision, folder / "warm")["seconds"]
         measured = ours(recipe, prepared, kind, batch_size, precision, folder / "measured")
         seconds = measured.pop("seconds")
+        if kind == "compiled":
+            report["title"] += f" ({warm_seconds - seconds:.0f} s to compile)"
         report |= measured
     on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
     memory = on_gpu or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

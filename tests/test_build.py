@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 from tiny import recipe, write_corpus, write_jsonl
 
 from nlp_mtl import DataError, ModelError, Recipe, RecipeError
-from nlp_mtl.build import Prepared, expects_to_pack, new_model, prepare, steps, steps_per_epoch, trainer_arguments
+from nlp_mtl.build import (
+    Prepared,
+    expects_to_pack,
+    layout,
+    new_model,
+    prepare,
+    steps,
+    steps_per_epoch,
+    trainer_arguments,
+)
 
 
 def tiny_recipe(folder: Path, changes: dict[str, Any] | None = None, **training: Any) -> Recipe:
@@ -251,3 +260,16 @@ def test_an_encoder_that_cannot_pack_pads_and_says_why_or_is_refused(tmp_path: P
         with pytest.raises(ModelError, match=r"layout: packed, but .* deberta-v2 .*choose auto or padded"):
             refused()
     assert model.packs("padded") is False
+
+
+def test_what_is_compiled_is_padded_to_few_lengths_and_not_shared_by_threads(
+    tiny: tuple[Recipe, Prepared], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nlp_mtl.build.num_threads", lambda *_: 2)
+    made, prepared = tiny
+    for compiled, shared in ((False, 2), (True, 1)):
+        made = with_training(made, compile=compiled)
+        data = steps(made, prepared)
+        assert (layout(made), expects_to_pack(made)) == (("padded", False) if compiled else ("auto", True))
+        assert data.num_threads == shared
+        assert {batch.inputs["input_ids"].shape[1] == 32 for batch in data[0].micro_batches} == {compiled}

@@ -221,6 +221,14 @@ def test_fixed_shares_name_every_dataset(shares, place, told):
     assert told in problems_of(changed("sampling", {"strategy": "fixed", "shares": shares}))[place]
 
 
+def test_compiling_what_is_packed_is_told_beside_the_other_problems():
+    problems = problems_of(changed("training", {"compile": True, "layout": "packed", "batch_size": 0}))
+    assert list(problems) == ["training.batch_size", "training.compile"]
+    assert "`layout: packed` pads none" in problems["training.compile"]
+    for harmless in ({"compile": True, "layout": "padded"}, {"compile": True}, {"layout": "packed"}):
+        Recipe.from_dict(changed("training", harmless))
+
+
 @pytest.mark.parametrize("name", ["1st", "a b", "ünï", "", "a.b", "a/b", "../x", "x" * 65])
 def test_a_name_that_could_not_be_a_key_or_a_folder_is_refused(name):
     values = copy.deepcopy(VALUES)

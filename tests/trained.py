@@ -10,7 +10,7 @@ from accelerate.utils import set_seed
 from tiny_runs import tiny_recipe
 
 from nlp_mtl import Recipe
-from nlp_mtl.build import new_model, prepare, steps, trainer_arguments
+from nlp_mtl.build import layout, new_model, prepare, steps, trainer_arguments
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.training.checkpoint import TrainingState
 from nlp_mtl.training.trainer import train
@@ -30,7 +30,7 @@ class Run:
         self.folder.mkdir(exist_ok=True)
         set_seed(recipe.seed)
         self.model = new_model(recipe, prepared)
-        self.data.packed = self.model.packs(recipe.training.layout)
+        self.data.packed = self.model.packs(layout(recipe))
         self.scores, self.seen = list(scores), []
 
     def train(self, **changes: Any) -> TrainingState:

@@ -134,11 +134,12 @@ def _sampling_report(
 def _micro_batch_report(tasks: Sequence[Task], data: StepDataset) -> dict[str, Any]:
     items = data.items(data.sampler[0])
     lengths = item_lengths(items, data.framing)
+    row_lengths = data.row_lengths(lengths)
     micro_batches = data.layout(lengths)
     first = micro_batches[0]
 
     def padding(batches: Sequence[np.ndarray]) -> float:
-        padded = 0 if data.packed else sum(int(lengths[batch].max()) * len(batch) for batch in batches)
+        padded = 0 if data.packed else sum(int(row_lengths[batch].max()) * len(batch) for batch in batches)
         useful = sum(int(lengths[batch].sum()) for batch in batches)
         return 1 - useful / max(padded, useful)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nlp_mtl.data.items import Framing, Item, word_positions
 from nlp_mtl.data.labels import MISSING
+from nlp_mtl.data.layout import bucketed
 from nlp_mtl.tasks import Task
 
 
@@ -34,8 +35,10 @@ class MicroBatch(NamedTuple):
     """All tasks, also those of which no row carries labels."""
 
 
-def collate(items: Sequence[Item], tasks: Sequence[Task], framing: Framing, *, packed: bool = False) -> MicroBatch:
-    """A micro-batch, padded or packed.
+def collate(
+    items: Sequence[Item], tasks: Sequence[Task], framing: Framing, *, packed: bool = False, is_bucketed: bool = False
+) -> MicroBatch:
+    """A micro-batch, padded (to one of few lengths, if it is bucketed) or packed.
 
     Without items it holds one row of special tokens and no labels: a process that has nothing to learn in a
     step still runs the encoder, so that its gradients take part.
@@ -52,12 +55,13 @@ def collate(items: Sequence[Item], tasks: Sequence[Task], framing: Framing, *, p
             "lengths": lengths.tolist(),
         }
         return MicroBatch(inputs, {task.name: _packed_rows(task, items, ends, framing) for task in tasks})
-    input_ids = np.full((len(rows), lengths.max()), framing.pad_id, dtype=np.int64)
+    num_tokens = (bucketed(lengths, framing.max_length) if is_bucketed else lengths).max()
+    input_ids = np.full((len(rows), num_tokens), framing.pad_id, dtype=np.int64)
     for place, row in enumerate(rows):
         input_ids[place, : len(row)] = row
-    attention_mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
+    attention_mask = (np.arange(num_tokens) < lengths[:, None]).astype(np.int64)
     inputs = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention_mask)}
-    return MicroBatch(inputs, {task.name: _padded_rows(task, items, input_ids.shape[1], framing) for task in tasks})
+    return MicroBatch(inputs, {task.name: _padded_rows(task, items, num_tokens, framing) for task in tasks})
 
 
 def _padded_rows(task: Task, items: Sequence[Item], num_tokens: int, framing: Framing) -> TaskRows:

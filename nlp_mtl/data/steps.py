@@ -11,7 +11,7 @@ from nlp_mtl.data.batches import MicroBatch, collate
 from nlp_mtl.data.encoding import Split, StreamedSplit, label_column
 from nlp_mtl.data.items import Framing, Item, item_lengths, read_items
 from nlp_mtl.data.labels import MISSING
-from nlp_mtl.data.layout import MICRO_BATCH_COST, layout, pack
+from nlp_mtl.data.layout import MICRO_BATCH_COST, bucketed, layout, pack
 from nlp_mtl.data.sampling import Sampler, StepPlan
 from nlp_mtl.data.streaming import Cursor, Stream
 from nlp_mtl.tasks import Task
@@ -49,7 +49,12 @@ class StepDataset(Dataset[StepBatches]):
         num_processes: int = 1,
         num_threads: int = 1,
         packed: bool = False,
+        is_bucketed: bool = False,
     ) -> None:
+        """
+        Args:
+            is_bucketed: padded rows have one of few lengths; see :func:`nlp_mtl.data.layout.bucketed`.
+        """
         self.splits = splits
         self.sampler = sampler
         self.tasks = tasks
@@ -60,6 +65,7 @@ class StepDataset(Dataset[StepBatches]):
         self.num_processes = num_processes
         self.num_threads = num_threads
         self.packed = packed
+        self.is_bucketed = is_bucketed
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -69,7 +75,9 @@ class StepDataset(Dataset[StepBatches]):
         items = self.items(plan)
         lengths = item_lengths(items, self.framing)
         micro_batches = [
-            collate([items[i] for i in batch], self.tasks, self.framing, packed=self.packed)
+            collate(
+                [items[i] for i in batch], self.tasks, self.framing, packed=self.packed, is_bucketed=self.is_bucketed
+            )
             for batch in self.layout(lengths)
         ]
         cursors = {stream.dataset: stream.cursor() for stream in self.streams}
@@ -92,11 +100,15 @@ class StepDataset(Dataset[StepBatches]):
         if self.packed:
             shares = pack(lengths, num_shares, self.max_tokens)
         else:
-            shares = layout(lengths, num_shares, self.max_tokens, self.micro_batch_cost)
+            shares = layout(self.row_lengths(lengths), num_shares, self.max_tokens, self.micro_batch_cost)
         of_threads = shares[self.process * self.num_threads : (self.process + 1) * self.num_threads]
         batches = [batch for round in zip(*of_threads, strict=True) for batch in round]
         # Threads, unlike processes, need not all have something to run.
         return [batch for batch in batches if len(batch)] if self.num_threads > 1 else batches
+
+    def row_lengths(self, lengths: np.ndarray) -> np.ndarray:
+        """Tokens of the shortest padded row that each item can stand in."""
+        return bucketed(lengths, self.framing.max_length) if self.is_bucketed else lengths
 
     def items(self, plan: StepPlan) -> list[Item]:
         """The windows of a plan's rows; ``place`` counts rows, dataset by dataset."""

@@ -24,6 +24,7 @@ from nlp_mtl.tasks import Task
 from nlp_mtl.training import checkpoint, metrics_log
 from nlp_mtl.training.balancing import summed_loss, weighted_sum
 from nlp_mtl.training.checkpoint import TrainingState
+from nlp_mtl.training.compiled import CompiledLayers
 from nlp_mtl.training.cpu import keep_freed_memory, quick_step, zero_gradients
 from nlp_mtl.training.freezing import Thaw
 from nlp_mtl.training.loader import loaded_steps
@@ -66,6 +67,7 @@ def train(
     mixed_precision: str,
     num_workers: int,
     unfreeze_every: int | None,
+    compile: bool,
     l1_penalty: float,
     l2_penalty: float,
     resume: bool = False,
@@ -89,6 +91,7 @@ def train(
 
     Raises:
         TrainingError: a loss or a gradient is not a finite number; names step, task and rows.
+        TrainingError, ModelError: the encoder cannot be compiled.
         RunError: there is no checkpoint to resume from, or it does not fit, or none can be written.
         RunStopped: ``stop`` said so; a checkpoint was written.
     """
@@ -136,6 +139,7 @@ def train(
     )
     in_two = quick and prepared is model and data.num_threads == 2 and draws_only_quick_dropout(model)
     shared = SharedSteps(model) if in_two else None
+    compiled = CompiledLayers(model.encoder) if compile else None
     for batches in loaded_steps(data, steps, num_workers, seed):
         step = batches.step
         data.remember(batches.cursors)  # where there are workers, they have read the streams
@@ -146,6 +150,9 @@ def train(
         set_learning_rates(prepared_optimizer.param_groups, factor)
         if shared is not None:
             losses = shared(forward_backward, batches, step_seed)
+        elif compiled is not None:
+            with compiled.step():
+                losses = forward_backward(prepared, batches)
         else:
             with quick_step(model, step_seed) if quick else nullcontext():
                 losses = forward_backward(prepared, batches)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nlp_mtl.data.layout import cut, layout, pack, pack_sorted
+from nlp_mtl.data.layout import bucketed, cut, layout, pack, pack_sorted
 
 examples = settings(max_examples=100, deadline=None)
 lengths_of = st.lists(st.integers(1, 60), max_size=60)
@@ -33,6 +33,29 @@ def partitions(items: list[int]) -> Iterator[list[list[int]]]:
         yield [[first], *groups]
         for chosen in range(len(groups)):
             yield [[first, *group] if place == chosen else group for place, group in enumerate(groups)]
+
+
+# ---- bucketed
+
+
+@examples
+@given(max_length=st.integers(16, 9000), data=st.data())
+def test_lengths_are_rounded_up_to_few_that_none_is_past(max_length: int, data: st.DataObject) -> None:
+    lengths = np.array(data.draw(st.lists(st.integers(1, max_length), min_size=1, max_size=60)))
+    rounded = bucketed(lengths, max_length)
+    assert (rounded >= lengths).all()
+    assert (rounded <= max_length).all()
+    assert ((rounded - lengths) * 3 <= np.maximum(rounded, 3 * 32)).all()
+    every = bucketed(np.arange(1, max_length + 1), max_length)
+    assert len(set(every)) <= 2 * max_length.bit_length() - 9
+    assert list(every) == sorted(every)
+
+
+def test_the_lengths_that_texts_are_rounded_up_to() -> None:
+    found = sorted(set(bucketed(np.arange(1, 513), 512)))
+    assert found == [32, 48, 64, 96, 128, 192, 256, 384, 512]
+    assert set(bucketed(np.arange(1, 101), 100)) == {32, 48, 64, 96, 100}
+    assert set(bucketed(np.arange(1, 17), 16)) == {16}
 
 
 # ---- cut

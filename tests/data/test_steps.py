@@ -10,6 +10,8 @@ from mixed_steps import MAX_LENGTH, TASKS, framing, splits, steps, text_rows, wo
 from tiny import CLS, SEP
 from torch.utils.data import DataLoader
 
+from nlp_mtl.data import batches as batches_of
+from nlp_mtl.data import steps as steps_of
 from nlp_mtl.data.batches import MicroBatch
 from nlp_mtl.data.encoding import EncodedSplit
 from nlp_mtl.data.items import item_lengths
@@ -120,6 +122,32 @@ def test_threads_share_all_items_of_a_step_about_evenly_and_run_none_without(
     assert one[step].counts == pytest.approx(carried(batches))
     sizes = [batch.inputs["input_ids"].numel() for batch in batches]
     assert abs(sum(sizes[::2]) - sum(sizes[1::2])) <= max(sizes)
+
+
+@pytest.mark.parametrize("num_processes", [1, 3, 40])
+@pytest.mark.parametrize("max_tokens", [MAX_LENGTH, 50, 1000])
+def test_bucketed_micro_batches_hold_the_same_rows_have_few_lengths_and_stay_within_max_tokens(
+    data: list[EncodedSplit], num_processes: int, max_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = (6, 9, 12, MAX_LENGTH)
+    for module in (batches_of, steps_of):
+        monkeypatch.setattr(module, "bucketed", lambda lengths, _: np.array(few)[np.searchsorted(few, lengths)])
+    for step in range(2):
+        parts = [
+            steps(
+                data,
+                batch_size=11,
+                max_tokens=max_tokens,
+                process=process,
+                num_processes=num_processes,
+                is_bucketed=True,
+            )[step]
+            for process in range(num_processes)
+        ]
+        assert learned_from(parts) == learned_from([steps(data, batch_size=11)[step]])
+        shapes = [batch.inputs["input_ids"].shape for part in parts for batch in part.micro_batches]
+        assert all(rows * length <= max_tokens and length in few for rows, length in shapes)
+        assert len(shapes) % num_processes == 0
 
 
 def test_an_epoch_carries_every_label_of_the_data_once(data: list[EncodedSplit]) -> None:

@@ -186,3 +186,12 @@ def test_whole_models_and_tensors_stay_as_they_are() -> None:
     assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in state.items())
     with pytest.raises(RuntimeError, match="Unexpected key"):
         load_weights(other, {**found, "more": some})
+
+
+@slow
+def test_compiled_layers_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    file = write_yaml(tmp_path, values(tmp_path, compile=True))
+    code, _, errors = finish(start("train", file, processes=2, script=SCRIPT, environment=FSDP))
+    assert code
+    assert "training.compile: not together with FSDP" in errors
+    assert not (tmp_path / "run").exists()
