@@ -46,7 +46,7 @@ def card_data(
     """
     types = list(dict.fromkeys(task["type"] for task in recipe["tasks"].values()))
     named = dict.fromkeys(hub_id(spec.get("path")) for spec in recipe["datasets"].values())
-    data = ModelCardData(
+    data: Any = ModelCardData(
         language=about.get("language"),
         license=about.get("license"),
         library_name="nlp_mtl",
@@ -171,7 +171,7 @@ def merged(old: str | None, data: Mapping[str, Any], body: str) -> str:
     if old is None:
         return f"---\n{_header(data)}---\n\n{body}\n"
     try:
-        kept = ModelCard(old, ignore_metadata_errors=False)
+        kept: Any = ModelCard(old, ignore_metadata_errors=False)
     except (ValueError, yaml.YAMLError) as error:
         raise ModelError(f"the card that is there has a header that cannot be read: {error}") from error
     text = kept.text.strip("\n")
@@ -182,8 +182,8 @@ def merged(old: str | None, data: Mapping[str, Any], body: str) -> str:
         text = text[: text.index(BEGIN)] + body + text[text.index(END) + len(END) :]
     else:
         raise ModelError(
-            f"the card that is there has {marks[0]} times {BEGIN!r} and {marks[1]} times {END!r}; expected one of each, "
-            f"around what a push writes anew: mend the card, or take both marks out"
+            f"the card that is there holds {BEGIN!r} {marks[0]} times and {END!r} {marks[1]} times; expected once each, "
+            "around what a push writes anew: mend the card, or take both out"
         )
     own = {key: value for key, value in kept.data.to_dict().items() if value is not None}
     stays = {key: value for key, value in own.items() if key in _OWNERS or key not in data}

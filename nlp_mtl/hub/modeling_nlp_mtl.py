@@ -1,6 +1,6 @@
 """A multi-task model of nlp_mtl, without the nlp_mtl package: one encoder, read once, and a stock head for each task.
 
-This file goes with the weights to the Hub, for ``AutoModel.from_pretrained(..., trust_remote_code=True)``. It needs torch
+It goes with the weights to the Hub, for ``AutoModel.from_pretrained(..., trust_remote_code=True)``. It needs torch
 and transformers alone. ``pip install nlp_mtl`` gives more: words, windows over long texts, spans with offsets.
 """
 
@@ -42,6 +42,7 @@ class EncoderStub(nn.Module):
     """Stands where a stock model has its encoder, and returns the encoder output that it is given."""
 
     def forward(self, input_ids: Any, **_: object) -> Any:
+        """What it is given: a stock model passes its first argument on."""
         return input_ids
 
 
@@ -78,14 +79,15 @@ class MultiTaskModel(PreTrainedModel):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, tasks: list[str] | None = None
     ) -> dict[str, Tensor]:
-        """``{task: logits}`` of ``tasks`` (default: all): [rows, tokens, labels] for tokens, [rows, labels] for texts."""
+        """``{task: logits}``, [rows, tokens, labels] or [rows, labels], of ``tasks`` (default: all)."""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         output = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
         names = [task["name"] for task in self.config.tasks or []] if tasks is None else tasks
         return {name: self.heads[f"{name}_head"](output, attention_mask=attention_mask).logits for name in names}
 
-    def get_input_embeddings(self) -> nn.Module:
+    def get_input_embeddings(self) -> Any:
+        """The encoder's."""
         return self.encoder.get_input_embeddings()
 
 

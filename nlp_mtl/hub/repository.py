@@ -20,7 +20,6 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import validate_repo_id
 
 from nlp_mtl.errors import HubError, ModelError, first_line
 from nlp_mtl.hub.card import card_body, card_data, merged
@@ -64,7 +63,6 @@ def push(
     again = f"push it again: nlp-mtl push {run} {repo_id}"
     api = HfApi()
     try:
-        validate_repo_id(repo_id)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             _retried(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
