@@ -200,6 +200,33 @@ def export(
 
 @app.command()
 @_told
+def push(
+    run: Annotated[Path, typer.Argument(help="A run folder, or a model folder.")],
+    repo_id: Annotated[str, typer.Argument(help="USER/NAME on the Hub; made where there is none.")],
+    private: Annotated[
+        bool | None, typer.Option("--private/--public", help="Of a new repository. Default: as the account says.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="The branch; made where there is none.")] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="As a pull request.")] = False,
+    message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
+    license: Annotated[str | None, typer.Option(help="For the card, as the Hub calls it: apache-2.0, ...")] = None,
+    language: Annotated[str | None, typer.Option(help="For the card, comma separated: en,de")] = None,
+    debug: Debug = False,
+) -> None:
+    """Push a trained model to the Hub, with its card, recipe and results, in one commit."""
+    _quiet_libraries()
+    from nlp_mtl.hub.repository import push as push_run
+
+    languages = [one.strip() for one in language.split(",")] if language else None
+    address = push_run(
+        run, repo_id, private=private, revision=revision, create_pr=create_pr, commit_message=message,
+        about={"license": license, "language": languages},
+    )  # fmt: skip
+    print(address)
+
+
+@app.command()
+@_told
 def check(
     recipe: RecipePath,
     overrides: Overrides = None,

@@ -182,7 +182,8 @@ def merged(old: str | None, data: Mapping[str, Any], body: str) -> str:
         text = text[: text.index(BEGIN)] + body + text[text.index(END) + len(END) :]
     else:
         raise ModelError(
-            f"the card that is there holds {BEGIN!r} {marks[0]} times and {END!r} {marks[1]} times; expected once each, "
+            f"the card that is there holds {BEGIN!r} {marks[0]} times and {END!r} {marks[1]} times; each should stand "
+            "there once, "
             "around what a push writes anew: mend the card, or take both out"
         )
     own = {key: value for key, value in kept.data.to_dict().items() if value is not None}

@@ -86,7 +86,7 @@ def push(
         raise HubError(f"there is no token to push with: run `hf auth login`, or set HF_TOKEN; then {again}") from error
     except HfHubHTTPError as error:
         raise HubError(f"{_refused(error, repo_id)}. Nothing of the run was changed; {again}") from error
-    except OSError as error:
+    except (OSError, ValueError) as error:  # no answer, or one that is none of the Hub's
         raise HubError(
             f"the Hub could not be reached ({first_line(error)}). Nothing of the run was changed; {again}"
         ) from error
