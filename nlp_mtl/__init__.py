@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nlp_mtl.errors import (
     DataError,
+    HubError,
     MissingExtraError,
     ModelError,
     NlpMtlError,
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DataError",
+    "HubError",
     "MissingExtraError",
     "ModelError",
     "MultiTaskConfig",

@@ -29,6 +29,7 @@ from nlp_mtl.models.encoder import (
 )
 from nlp_mtl.models.multitask import MultiTaskModel, from_encoder
 from nlp_mtl.models.packing import will_pack
+from nlp_mtl.models.taken_heads import take_head
 from nlp_mtl.recipe import SPLITS, Recipe
 from nlp_mtl.tasks import Task
 from nlp_mtl.training.freezing import freeze, learning_layers
@@ -303,6 +304,10 @@ def new_model(recipe: Recipe, prepared: Prepared) -> MultiTaskModel:
         max_length=prepared.framing.max_length,
         window_overlap=recipe.window_overlap,
     )
+    for task in prepared.tasks:
+        spec = recipe.tasks[task.name]
+        if spec.init_from is not None:
+            take_head(model, task, spec.init_from, spec.init_from_revision, spec.label_map)
     freeze(model, recipe.training.frozen_layers)
     if recipe.training.unfreeze_every and not learning_layers(model):
         message = f"frozen_layers: {recipe.training.frozen_layers} leaves nothing to unfreeze; choose one of the two"

@@ -180,6 +180,53 @@ def predict(
 
 @app.command()
 @_told
+def export(
+    model: Annotated[str, typer.Argument(help="A run folder, a model folder, or a Hub id.")],
+    folder: Annotated[Path, typer.Argument(help="A new folder, or an empty one.")],
+    task: Annotated[str, typer.Option(help="Which task.")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Write one task as a stock transformers checkpoint, which needs no nlp_mtl to be used."""
+    _quiet_libraries()
+    from nlp_mtl.hub.export import export_task
+    from nlp_mtl.models.loading import load_model
+
+    loaded, tokenizer = load_model(model, revision=revision)
+    export_task(loaded, tokenizer, task, folder.expanduser())
+    kind = {one.name: one.type for one in loaded.config.task_list()}[task]
+    print(f'Written. To use it: transformers.pipeline("{kind}", "{folder}")')
+
+
+@app.command()
+@_told
+def push(
+    run: Annotated[Path, typer.Argument(help="A run folder, or a model folder.")],
+    repo_id: Annotated[str, typer.Argument(help="USER/NAME on the Hub; made where there is none.")],
+    private: Annotated[
+        bool | None, typer.Option("--private/--public", help="Of a new repository. Default: as the account says.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="The branch; made where there is none.")] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="As a pull request.")] = False,
+    message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
+    license: Annotated[str | None, typer.Option(help="For the card, as the Hub calls it: apache-2.0, ...")] = None,
+    language: Annotated[str | None, typer.Option(help="For the card, comma separated: en,de")] = None,
+    debug: Debug = False,
+) -> None:
+    """Push a trained model to the Hub, with its card, recipe and results, in one commit."""
+    _quiet_libraries()
+    from nlp_mtl.hub.repository import push as push_run
+
+    languages = [one.strip() for one in language.split(",")] if language else None
+    address = push_run(
+        run, repo_id, private=private, revision=revision, create_pr=create_pr, commit_message=message,
+        about={"license": license, "language": languages},
+    )  # fmt: skip
+    print(address)
+
+
+@app.command()
+@_told
 def check(
     recipe: RecipePath,
     overrides: Overrides = None,

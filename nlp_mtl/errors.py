@@ -6,6 +6,7 @@ NlpMtlError
 ├── ModelError           an encoder or a model folder cannot be used
 ├── TrainingError        training cannot go on (a loss is not a number, ...)
 ├── RunError             a run folder is in the way, incomplete, or belongs to another recipe
+├── HubError             the Hub refused something, or cannot be reached
 ├── RunStopped           a run was asked to end, and saved before it did: it can be resumed
 └── MissingExtraError    an optional package is not installed; the message names the extra
 
@@ -60,6 +61,10 @@ class TrainingError(NlpMtlError):
 
 class RunError(NlpMtlError):
     """A run folder is in the way, incomplete, or belongs to another recipe."""
+
+
+class HubError(NlpMtlError):
+    """The Hub refused something, or cannot be reached."""
 
 
 class RunStopped(NlpMtlError):

@@ -98,6 +98,11 @@ class TaskSpec(_Section):
     """Other names for labels, given name to wanted name: to merge datasets that name them differently."""
     metric: Metric | None = None
     """The main metric. Default: span_f1 for IOB tags, else accuracy."""
+    init_from: str | None = Field(default=None, min_length=1)
+    """A stock fine-tuned checkpoint (a Hub id, or a folder that starts with ``./``, ``../`` or ``/``) whose head the
+    task's head starts from. Default: a new head."""
+    init_from_revision: str | None = None
+    """Branch, tag or commit of ``init_from`` on the Hub."""
     loss_weight: Number = Field(default=1.0, ge=0)
     """What the task's loss counts in the sum. Well chosen fixed weights are a strong baseline."""
 

@@ -109,6 +109,8 @@ def _task_problems(path: str, task: dict[str, Any], datasets: dict[str, Any], us
             f"{path}.labels",
             f"names columns for {listed(task['labels'])}, but the task's datasets are {listed(names)}",
         )
+    if task.get("init_from_revision") is not None and task.get("init_from") is None:
+        yield Problem(f"{path}.init_from_revision", "there is no `init_from` that it could be a revision of")
     kind, metric = task.get("type"), task.get("metric")
     allowed = METRICS.get(kind, ()) if isinstance(kind, str) else ()  # type: ignore[call-overload]
     if allowed and metric is not None and metric not in allowed:

@@ -11,7 +11,7 @@ import datasets
 import pytest
 import tiny
 import yaml
-from hub import served
+from local_hub import served
 
 from nlp_mtl import Recipe, RunError, train
 from nlp_mtl.shipped import copy_recipe, recipes_folder, shipped_recipes

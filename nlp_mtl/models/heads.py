@@ -32,6 +32,11 @@ _AUTO_CLASSES = {
 Module = TypeVar("Module", bound=nn.Module)
 
 
+def auto_class(type: TaskType) -> Any:
+    """The class of transformers that a task's stock models come from."""
+    return _AUTO_CLASSES[type]
+
+
 class EncoderStub(nn.Module):
     """Stands where the stock model has its encoder, and returns the encoder output that it is given."""
 
@@ -54,11 +59,10 @@ def stock_model(type: TaskType, encoder_config: PretrainedConfig, labels: Sequen
     Raises:
         ModelError: the encoder's family has no such class.
     """
-    auto_class: Any = _AUTO_CLASSES[type]
-    if encoder_config.__class__ not in auto_class._model_mapping:
+    if encoder_config.__class__ not in auto_class(type)._model_mapping:
         raise _unfit(encoder_config, f"for which transformers has no {type} model")
     with torch.device("meta"):
-        model: PreTrainedModel = auto_class.from_config(
+        model: PreTrainedModel = auto_class(type).from_config(
             head_config(encoder_config, labels), dtype=torch.get_default_dtype()
         )
     return model

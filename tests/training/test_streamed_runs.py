@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hub import served
+from local_hub import served
 from tiny_runs import (
     assert_same_end,
     finish,

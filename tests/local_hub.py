@@ -136,10 +136,12 @@ def _refs(folder: Path, *_: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def served(root: Path) -> Iterator[tuple[dict[str, str], list[str]]]:
+def served(
+    root: Path, kind: type[_Handler] = _Handler, **attributes: Any
+) -> Iterator[tuple[dict[str, str], list[str]]]:
     """A running Hub: the environment in which a process talks to it alone, and the requests so far."""
     requests: list[str] = []
-    handler = type("Handler", (_Handler,), {"root": root, "requests": requests})
+    handler = type("Handler", (kind,), {"root": root, "requests": requests, **attributes})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()

@@ -1,0 +1,99 @@
+"""A multi-task model of nlp_mtl, without the nlp_mtl package: one encoder, read once, and a stock head for each task.
+
+It goes with the weights to the Hub, for ``AutoModel.from_pretrained(..., trust_remote_code=True)``. It needs torch
+and transformers alone. ``pip install nlp_mtl`` gives more: words, windows over long texts, spans with offsets.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.configuration_utils import SubConfigSpec
+
+_STOCK: dict[str, Any] = {
+    "token-classification": AutoModelForTokenClassification,
+    "text-classification": AutoModelForSequenceClassification,
+}
+
+
+class MultiTaskConfig(PretrainedConfig):
+    """``tasks`` is a list of ``{name, type, labels, ...}``; ``encoder_config`` the encoder's own configuration."""
+
+    model_type = "nlp_mtl"
+    sub_configs_defaults = {"encoder_config": SubConfigSpec(AutoConfig, model_type="bert")}
+
+    encoder_config: Any = None
+    tasks: list[dict[str, Any]] | None = None
+    word_splitter: str = "unicode"
+    max_length: int = 512
+    window_overlap: int = 64
+
+
+class EncoderStub(nn.Module):
+    """Stands where a stock model has its encoder, and returns the encoder output that it is given."""
+
+    def forward(self, input_ids: Any, **_: object) -> Any:
+        """What it is given: a stock model passes its first argument on."""
+        return input_ids
+
+
+class MultiTaskModel(PreTrainedModel):
+    """``model(input_ids, attention_mask)`` gives ``{task: logits}``."""
+
+    config_class = MultiTaskConfig
+    config: MultiTaskConfig
+    base_model_prefix = "encoder"
+    main_input_name = "input_ids"
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: MultiTaskConfig) -> None:
+        super().__init__(config)
+        encoder = AutoModel.from_config(copy.deepcopy(config.encoder_config))
+        poolers, self.heads = [], nn.ModuleDict()
+        for task in config.tasks or []:
+            stock = _stock(config.encoder_config, task)
+            poolers.append(getattr(stock.base_model, "pooler", None))
+            setattr(stock, stock.base_model_prefix, EncoderStub())
+            self.heads[f"{task['name']}_head"] = stock
+        # As the stock models: the pooler that heads read, and none that they were built without.
+        pooler = next((one for one in poolers if one is not None), None)
+        if getattr(encoder, "pooler", None) is not None and pooler is None:
+            encoder.register_module("pooler", None)
+        elif hasattr(encoder, "pooler") and encoder.pooler is None and pooler is not None:
+            encoder.pooler = pooler
+        self.encoder = encoder
+        self.post_init()
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, tasks: list[str] | None = None
+    ) -> dict[str, Tensor]:
+        """``{task: logits}``, [rows, tokens, labels] or [rows, labels], of ``tasks`` (default: all)."""
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        output = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
+        names = [task["name"] for task in self.config.tasks or []] if tasks is None else tasks
+        return {name: self.heads[f"{name}_head"](output, attention_mask=attention_mask).logits for name in names}
+
+    def get_input_embeddings(self) -> Any:
+        """The encoder's."""
+        return self.encoder.get_input_embeddings()
+
+
+def _stock(encoder_config: PretrainedConfig, task: dict[str, Any]) -> PreTrainedModel:
+    config = copy.deepcopy(encoder_config)
+    config.id2label = dict(enumerate(task["labels"]))
+    config.label2id = {label: place for place, label in enumerate(task["labels"])}
+    model: PreTrainedModel = _STOCK[task["type"]].from_config(config)
+    return model

@@ -1,0 +1,209 @@
+"""Models are pushed by the command line to a Hub, with a card, and loaded by id in another process."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import yaml
+from huggingface_hub import ModelCard
+from tiny_runs import tiny_recipe
+from writable_hub import TOKEN, Fault, Hub, writable_hub
+
+from nlp_mtl import ModelError, load, train
+from nlp_mtl.hub.card import BEGIN, END, merged
+from nlp_mtl.hub.repository import assemble
+
+FILES = ["README.md", "config.json", "model.safetensors", "modeling_nlp_mtl.py", "recipe.yaml", "results.json"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    recipe = tiny_recipe(folder, max_steps=2)
+    train(recipe)
+    return Path(recipe.output_dir)
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    with writable_hub(tmp_path / "hub") as running:
+        yield running
+
+
+def push(hub: Hub, *arguments: str | Path, token: str = TOKEN) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "nlp_mtl", "push", *map(str, arguments)],
+        env={**hub.environment, "HF_TOKEN": token}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def commits(hub: Hub) -> list[dict[str, Any]]:
+    return [one for one in hub.commits if "commit" in one]
+
+
+@pytest.mark.slow
+def test_a_run_is_pushed_in_one_commit_and_loaded_by_id_in_another_process(run: Path, hub: Hub, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    done = push(hub, run, "me/tiny", "--private", "--license", "mit", "--language", "en")
+    assert done.returncode == 0, done.stderr
+    assert "/me/tiny/commit/" in done.stdout
+    (commit,) = commits(hub)
+    assert set(FILES) <= {*commit["files"]}
+    assert not any(file.endswith((".bin", ".pt", ".pkl")) for file in commit["files"])
+    assert hub.commits[0]["visibility"] == "private"
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    answer = load(run)("anna loves paris .")
+    program = "import json, sys, nlp_mtl; print(json.dumps(nlp_mtl.load(sys.argv[1])('anna loves paris .')))"
+    for extra in ({}, {"HF_HUB_OFFLINE": "1"}):  # then from the cache
+        found = subprocess.run(
+            [sys.executable, "-c", program, "me/tiny"],
+            env={**hub.environment, **extra}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert found.returncode == 0, found.stderr
+        assert json.loads(found.stdout) == json.loads(json.dumps(answer))
+
+
+@pytest.mark.slow
+def test_the_repository_loads_without_the_package_by_its_own_code(run: Path, hub: Hub, tmp_path: Path) -> None:
+    assert push(hub, run, "me/tiny").returncode == 0
+    program = """
+import sys, json, torch
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "nlp_mtl":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+from transformers import AutoModel
+model = AutoModel.from_pretrained("me/tiny", trust_remote_code=True).eval()
+with torch.no_grad():
+    print(json.dumps({task: logits.tolist() for task, logits in model(torch.arange(5, 15)[None]).items()}))
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", program], env=hub.environment, capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert found.returncode == 0, found.stderr
+    import torch
+
+    with torch.no_grad():
+        ours = load(run).model(torch.arange(5, 15)[None])
+    assert json.loads(found.stdout) == {task: logits.tolist() for task, logits in ours.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (Fault("POST /api/repos/create", 401), "does not accept the token"),
+        (Fault("POST .*/commit/main", 403, times=9), "may not write to `me/tiny`"),
+        (Fault("POST .*/preupload", 404, times=9), "no repository `me/tiny`"),
+    ],
+    ids=["401", "403", "404"],
+)
+def test_what_the_hub_refuses_is_told_and_the_run_is_intact(run: Path, hub: Hub, fault: Fault, told: str) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    hub.faults.append(fault)
+    done = push(hub, run, "me/tiny")
+    assert done.returncode == 2, done.stderr
+    assert told in done.stderr
+    assert f"push it again: nlp-mtl push {run} me/tiny" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert TOKEN not in done.stderr + done.stdout
+    assert not commits(hub)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("POST .*/commit/main", 500),
+        Fault("POST .*/commit/main", 429, headers={"Retry-After": "1"}),
+        Fault("PUT /lfs/", 0),
+        Fault("POST .*/commit/main", 200, delay=2.0),
+    ],
+    ids=["500", "429", "cut in mid-upload", "slow"],
+)
+def test_what_fails_for_the_moment_is_tried_again(run: Path, hub: Hub, fault: Fault) -> None:
+    hub.faults.append(fault)
+    done = push(hub, run, "me/tiny")
+    assert done.returncode == 0, done.stderr
+    assert len(commits(hub)) == 1
+    assert fault.times == 0
+
+
+@pytest.mark.slow
+def test_a_second_push_writes_its_part_of_the_card_anew_and_keeps_the_owners(run: Path, hub: Hub) -> None:
+    assert push(hub, run, "me/tiny").returncode == 0
+    card = hub.root / "models" / "me" / "tiny" / "README.md"
+    text = card.read_text().replace("library_name: nlp_mtl", "library_name: nlp_mtl\nlicense: mit")
+    card.write_text(
+        text.replace(BEGIN, f"Mine, above.\n\n{BEGIN}").replace("## Limits", "## Lies") + "\nMine, below.\n"
+    )
+    assert push(hub, run, "me/tiny", "--message", "Again").returncode == 0
+    again = card.read_text()
+    assert "Mine, above." in again
+    assert "Mine, below." in again
+    assert "## Limits" in again
+    assert "## Lies" not in again
+    assert (again.count(BEGIN), again.count(END)) == (1, 1)
+    assert ModelCard(again).data.license == "mit"
+    assert commits(hub)[-1]["message"] == "Again"
+
+
+@pytest.mark.slow
+def test_branches_and_pull_requests(run: Path, hub: Hub) -> None:
+    assert push(hub, run, "me/tiny").returncode == 0
+    assert push(hub, run, "me/tiny", "--revision", "v2").returncode == 0
+    assert (hub.root / "models" / "me" / "tiny@v2" / "model.safetensors").is_file()
+    done = push(hub, run, "me/tiny", "--create-pr")
+    assert "/discussions/1" in done.stdout
+    assert commits(hub)[-1]["pull"]
+
+
+@pytest.mark.slow
+def test_a_wrong_token_and_a_wrong_name_are_told_without_the_token(run: Path, hub: Hub) -> None:
+    done = push(hub, run, "me/tiny", token="hf_wrong_secret")
+    assert done.returncode == 2
+    assert "run `hf auth login`, or set HF_TOKEN" in done.stderr
+    assert "hf_wrong_secret" not in done.stderr + done.stdout
+    done = push(hub, run, "me/ti ny")
+    assert done.returncode == 2
+    assert "'me/ti ny' is no id of a repository" in done.stderr
+
+
+def test_the_card_is_valid_and_tells_tasks_scores_and_how_to_use_it(run: Path, tmp_path: Path) -> None:
+    assemble(run, tmp_path, "me/tiny", None, {"license": "mit", "language": ["en"]})
+    card = ModelCard((tmp_path / "README.md").read_text(), ignore_metadata_errors=False)
+    results = json.loads((run / "results.json").read_text())
+    data = card.data.to_dict()
+    assert (data["library_name"], data["license"], data["language"]) == ("nlp_mtl", "mit", ["en"])
+    assert {"token-classification", "text-classification"} <= {*data["tags"]}
+    values = [
+        (result["task"]["name"], result["dataset"]["split"], metric["name"], metric["value"])
+        for result in data["model-index"][0]["results"]
+        for metric in result["metrics"]
+    ]
+    expected = results["scores"]["test"]["ner"]["span_f1"]
+    assert ("ner", "test", "Span F1 (strict IOB2)", round(expected, 6)) in values
+    for part in ('load("me/tiny")', "nlp-mtl export me/tiny", "trust_remote_code=True", "| ner |", "## Limits"):
+        assert part in card.text
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    assert recipe["output_dir"] not in card.text
+    assert recipe["data_dir"] not in card.text
+
+
+def test_a_card_with_a_mark_too_few_is_refused() -> None:
+    with pytest.raises(ModelError, match="each should stand there once"):
+        merged(f"---\nlicense: mit\n---\n{BEGIN}\n", {}, f"{BEGIN}\n{END}")
+
+
+def test_a_run_that_has_no_model_yet_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("encoder: x\n")
+    with pytest.raises(ModelError, match="its training has not finished"):
+        assemble(tmp_path, tmp_path / "out", "me/tiny", None, {})
+    assert tiny.SPECIALS
