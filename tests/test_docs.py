@@ -54,7 +54,7 @@ def test_the_commands_of_the_readme_work_in_their_order(
     project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = commands("nlp-mtl")
-    assert {words[1] for words in found} == {"check", "train", "evaluate", "predict", "copy"}
+    assert {words[1] for words in found} == {"check", "train", "evaluate", "predict", "export", "copy"}
     for words in found:
         if "<" in words:
             monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path(words.pop()).read_bytes())))

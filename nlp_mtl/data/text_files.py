@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
-import fsspec  # type: ignore[import-untyped]
+import fsspec
 
 from nlp_mtl.data.files import CONLLU_COLUMNS, clean_conllu
 from nlp_mtl.errors import DataError, first_line, listed

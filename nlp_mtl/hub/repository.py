@@ -122,8 +122,12 @@ def assemble(run: Path, folder: Path, repo_id: str, card: str | None, about: Map
     for plot in plots:
         (folder / "plots").mkdir(exist_ok=True)
         shutil.copyfile(plot, folder / "plots" / plot.name)
-    for name in ("recipe.yaml", "results.json"):
-        shutil.copyfile(run / name, folder / name)
+    # Without the folders of the machine that it ran on.
+    portable = {**recipe, "data_dir": ".", "output_dir": f"runs/{run.absolute().name}"}
+    text = yaml.safe_dump(portable, sort_keys=False, allow_unicode=True)
+    (folder / "recipe.yaml").write_text(text, encoding="utf-8")
+    told = {key: value for key, value in results.items() if key != "command"}
+    (folder / "results.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     body = card_body(recipe, results, config, repo_id, [f"plots/{plot.name}" for plot in plots])
     text = merged(card, card_data(recipe, results, about, repo_id), body)
     (folder / "README.md").write_text(text, encoding="utf-8")

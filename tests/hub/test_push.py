@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import yaml
 from huggingface_hub import ModelCard
 from tiny_runs import tiny_recipe
+from transformers import AutoModel
 from writable_hub import TOKEN, Fault, Hub, writable_hub
 
-from nlp_mtl import ModelError, load, train
+from nlp_mtl import ModelError, MultiTaskModel, load, train
 from nlp_mtl.hub.card import BEGIN, END, merged
 from nlp_mtl.hub.repository import assemble
 
@@ -197,6 +197,24 @@ def test_the_card_is_valid_and_tells_tasks_scores_and_how_to_use_it(run: Path, t
     assert recipe["data_dir"] not in card.text
 
 
+def test_with_the_package_auto_classes_need_no_trust_and_run_no_code_of_the_repository(
+    run: Path, tmp_path: Path
+) -> None:
+    assemble(run, tmp_path / "out", "me/tiny", None, {})
+    (tmp_path / "out" / "modeling_nlp_mtl.py").write_text("raise RuntimeError('it ran')\n")
+    assert type(AutoModel.from_pretrained(tmp_path / "out")) is MultiTaskModel
+
+
+def test_no_folder_of_this_machine_is_in_what_is_pushed(run: Path, tmp_path: Path) -> None:
+    assemble(run, tmp_path / "out", "me/tiny", None, {})
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    for file in (tmp_path / "out").glob("*.*"):
+        if file.suffix in (".json", ".yaml", ".md"):
+            text = file.read_text()
+            assert recipe["output_dir"] not in text, file.name
+            assert recipe["data_dir"] not in text, file.name
+
+
 def test_a_card_with_a_mark_too_few_is_refused() -> None:
     with pytest.raises(ModelError, match="each should stand there once"):
         merged(f"---\nlicense: mit\n---\n{BEGIN}\n", {}, f"{BEGIN}\n{END}")
@@ -206,4 +224,3 @@ def test_a_run_that_has_no_model_yet_is_refused(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("encoder: x\n")
     with pytest.raises(ModelError, match="its training has not finished"):
         assemble(tmp_path, tmp_path / "out", "me/tiny", None, {})
-    assert tiny.SPECIALS
