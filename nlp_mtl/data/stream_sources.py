@@ -48,6 +48,8 @@ class TextSource:
     columns: tuple[str, ...] = ()
     """Those that are asked for."""
     text_column: str = ""
+    is_words: bool = False
+    """Whether ``text_column`` holds lists of words."""
     numbers: frozenset[str] = field(default=frozenset())
     """Columns of class numbers, in a format that writes all as text."""
     num_rows: int | None = None
@@ -146,8 +148,9 @@ class TextSource:
                     )
                 values[column] = int(value)
         text = values[self.text_column]
-        if not isinstance(text, str | list | None):
-            raise DataError(f"{self.place}, line {line} of {file}: `{self.text_column}` holds {text!r}, no text")
+        if text is not None and not isinstance(text, list if self.is_words else str):
+            what = "list of words" if self.is_words else "text"
+            raise DataError(f"{self.place}, line {line} of {file}: `{self.text_column}` holds {text!r:.60}, no {what}")
         return values
 
 
@@ -236,11 +239,11 @@ def known_size(rows: datasets.IterableDataset, split: str) -> int | None:
     return (told[split].num_examples if split in told else 0) or None
 
 
-def columns_of(source: Source, columns: Sequence[str], text_column: str, limit: int | None) -> Source:
+def columns_of(source: Source, columns: Sequence[str], text_column: str, is_words: bool, limit: int | None) -> Source:
     """A source that is asked for some columns, and of which a pass has so many rows at most."""
     asked: dict[str, Any] = {"columns": tuple(columns), "limit": limit}
     if source.num_rows is not None and limit is not None:
         asked["num_rows"] = min(source.num_rows, limit)
     if isinstance(source, TextSource):
-        return replace(source, **asked, text_column=text_column)
+        return replace(source, **asked, text_column=text_column, is_words=is_words)
     return replace(source, **asked)

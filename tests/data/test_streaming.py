@@ -290,6 +290,12 @@ def test_class_numbers_of_csv_are_numbers_and_gaps_are_null(tmp_path: Path) -> N
         stream(tmp_path, "csv").batch(range(101))
 
 
+def test_a_text_among_lists_of_words_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "part-0.jsonl").write_text('{"text": ["a"], "label": "no"}\n' * 100 + '{"text": "ab", "label": "no"}\n')
+    with pytest.raises(DataError, match=r"line 101 of .*: `text` holds 'ab', no list of words"):
+        stream(tmp_path, tokens="text", text=None).batch(range(101))
+
+
 def test_a_list_of_objects_is_read_as_well(tmp_path: Path) -> None:
     (tmp_path / "part-0.jsonl").write_text(json.dumps([{"text": f"row {n}", "label": "no"} for n in range(5)]))
     assert sorted(numbers(stream(tmp_path).batch(range(5)))) == [0, 1, 2, 3, 4]
