@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
@@ -379,3 +379,36 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     assert int(grown) < 40_000, "kilobytes; the rows read are 100 MB"
+
+
+TEXTS = st.text(
+    st.characters(blacklist_categories=["Cs"], blacklist_characters="\x00\x1a\r\ufeff"), min_size=1, max_size=12
+).map("x{}".format)  # no text looks like a number, for pandas would take it for one
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.tuples(TEXTS, st.sampled_from([*LABELS, None])), min_size=2, max_size=12))
+@pytest.mark.parametrize("form", ["jsonl", "csv", "tsv", "conll"])
+def test_a_stream_reads_of_a_file_what_is_read_without_streaming(
+    tmp_path: Path, form: str, rows: list[tuple[str, str | None]]
+) -> None:
+    file = tmp_path / f"part-0.{form}"
+    if form == "conll":
+        words = [("".join(text.split()), label or "O") for text, label in rows]
+        words = [(word, label) for word, label in words if not word.startswith(("-DOCSTART-", "#"))] or [("a", "no")]
+        file.write_text("".join(f"{word} {label}\n\n" for word, label in words), encoding="utf-8", newline="\n")
+    elif form == "jsonl":
+        lines = [json.dumps({"text": text, "label": label}, ensure_ascii=False) for text, label in rows]
+        file.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    else:
+        cleaned = [(text if form == "csv" else " ".join(text.split()), label) for text, label in rows]
+        with file.open("w", newline="", encoding="utf-8") as opened:
+            if form == "csv":
+                csv.writer(opened, lineterminator="\n").writerows([("text", "label"), *cleaned])
+            else:
+                opened.write("".join(f"{text}\t{label or ''}\n" for text, label in [("text", "label"), *cleaned]))
+    plain = loaded(tmp_path, form, streaming=False, validation_fraction=0, test_fraction=0).splits["train"].rows
+    found = stream(tmp_path, form).batch(range(len(plain)))
+    columns = plain.column_names
+    expected = [tuple(row[column] for column in columns) for row in plain.to_list()]
+    assert sorted(zip(*(found[column] for column in columns), strict=True), key=repr) == sorted(expected, key=repr)
