@@ -54,6 +54,9 @@ class _Handler(BaseHTTPRequestHandler):
             if folder is None:
                 self._missing("RepoNotFound")
             else:
+                if what == "tree" and rest and not (folder / rest).exists():
+                    self._missing("EntryNotFound")
+                    return
                 answers = {"revision": _info, "tree": _tree, "paths-info": _paths, "refs": _refs}
                 answer = answers[what](folder, f"{found['user']}/{found['name']}", rest, form)
                 self._send(json.dumps(answer).encode(), folder, "application/json")
@@ -96,7 +99,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _commit(folder: Path) -> str:
-    return hashlib.sha1(folder.name.encode()).hexdigest()
+    """Another one for other content: clients keep what they have read by it."""
+    files = ((path.relative_to(folder), path.read_bytes()) for path in sorted(folder.rglob("*")) if path.is_file())
+    return hashlib.sha1(repr((folder.name, *files)).encode()).hexdigest()
 
 
 def _files(folder: Path) -> list[dict[str, Any]]:

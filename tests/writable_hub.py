@@ -90,6 +90,7 @@ class _WritableHandler(_Handler):
         folder = self.root / kind / user / form["name"]
         known = folder.is_dir()
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".gitattributes").touch()
         self.commits.append({"created": f"{user}/{form['name']}", **form})
         self._json({"url": f"http://{self.headers['Host']}/{user}/{form['name']}"}, 409 if known else 200)
 

@@ -14,6 +14,7 @@ from nlp_mtl.data.files import FORMATS, find_files, format_of, load_local, read_
 from nlp_mtl.data.stream_sources import LibrarySource, Source, TextSource, known_size
 from nlp_mtl.data.text_files import TEXT_FORMATS
 from nlp_mtl.errors import DataError, did_you_mean, first_line, listed
+from nlp_mtl.retrying import retried
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +163,10 @@ def _load(
         else:
             if name is not None and revision == PARQUET_COPY:
                 options = {"data_dir": name, "data_files": data_files}
-            loaded = datasets.load_dataset(source, revision=revision, **options, streaming=streaming)  # type: ignore[call-overload]
+            loaded = retried(
+                lambda: datasets.load_dataset(source, revision=revision, **options, streaming=streaming),  # type: ignore[call-overload]
+                also_unreachable=False,  # the library has tried that itself
+            )
     except DatasetGenerationError as error:
         raise DataError(f"dataset `{dataset}` cannot be read: {first_line(error.__cause__ or error)}") from error
     except DatasetNotFoundError as error:

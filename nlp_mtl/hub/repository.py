@@ -1,13 +1,11 @@
 """A trained model to the Hub, in one commit."""
 
 import json
-import logging
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 from huggingface_hub import CommitOperationAdd, HfApi
@@ -23,12 +21,8 @@ from huggingface_hub.errors import (
 
 from nlp_mtl.errors import HubError, ModelError, first_line
 from nlp_mtl.hub.card import card_body, card_data, merged
+from nlp_mtl.retrying import retried
 
-logger = logging.getLogger(__name__)
-Answer = TypeVar("Answer")
-
-TRIES, FIRST_WAIT = 5, 1.0
-"""How often what fails for the moment is tried, and seconds before the second try; each wait doubles."""
 _REMOTE_CODE = Path(__file__).with_name("modeling_nlp_mtl.py")
 _AUTO_MAP = {"AutoConfig": "modeling_nlp_mtl.MultiTaskConfig", "AutoModel": "modeling_nlp_mtl.MultiTaskModel"}
 
@@ -65,9 +59,9 @@ def push(
     try:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            _retried(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
+            retried(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
             if revision is not None:
-                _retried(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True))
+                retried(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True))
             assemble(run, folder, repo_id, _card_there(api, repo_id, revision), about or {})
             operations = [
                 CommitOperationAdd(path.relative_to(folder).as_posix(), path)
@@ -75,7 +69,7 @@ def push(
                 if path.is_file()
             ]
             message = commit_message or f"Model of nlp_mtl ({run.absolute().name})"
-            commit = _retried(
+            commit = retried(
                 lambda: api.create_commit(
                     repo_id, operations, commit_message=message, revision=revision, create_pr=create_pr
                 )
@@ -135,36 +129,10 @@ def assemble(run: Path, folder: Path, repo_id: str, card: str | None, about: Map
 
 def _card_there(api: HfApi, repo_id: str, revision: str | None) -> str | None:
     try:
-        path = _retried(lambda: api.hf_hub_download(repo_id, "README.md", revision=revision))
+        path = retried(lambda: api.hf_hub_download(repo_id, "README.md", revision=revision))
     except EntryNotFoundError:
         return None
     return Path(path).read_text(encoding="utf-8")
-
-
-def _retried(ask: Callable[[], Answer]) -> Answer:
-    """What ``ask`` answers; what fails for the moment is asked again, later each time."""
-    wait = FIRST_WAIT
-    for last in (False,) * (TRIES - 1) + (True,):
-        try:
-            return ask()
-        except HfHubHTTPError as error:
-            status = error.response.status_code if error.response is not None else 0
-            if last or (status < 500 and status not in (408, 409, 429)):
-                raise
-            wait_now = _told_to_wait(error) or wait
-        except OSError:
-            if last:
-                raise
-            wait_now = wait
-        logger.info("The Hub did not answer; it is asked again in %.0f s", wait_now)
-        time.sleep(wait_now)
-        wait *= 2
-    raise AssertionError("the last try answers or raises")
-
-
-def _told_to_wait(error: HfHubHTTPError) -> float:
-    value = error.response.headers.get("Retry-After", "") if error.response is not None else ""
-    return min(float(value), 60.0) if value.isdigit() else 0.0
 
 
 def _refused(error: HfHubHTTPError, repo_id: str) -> str:

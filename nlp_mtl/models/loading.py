@@ -38,8 +38,9 @@ def load_model(path: str | Path, *, revision: str | None = None) -> tuple[MultiT
             raise ModelError(f"`{name}` is not a model of nlp_mtl: its config has no tasks")
         _check_config(config, name)
         loaded: Any = MultiTaskModel.from_pretrained(
-            name, config=config, revision=revision or "main", dtype=torch.float32, output_loading_info=True
-        )
+            name, config=config, revision=revision or "main", dtype=torch.float32, output_loading_info=True,
+            use_safetensors=True,  # never what would have to be unpickled
+        )  # fmt: skip
     except RuntimeError as error:  # of other shapes
         raise ModelError(f"model `{path}` cannot be loaded: its weights do not fit its config.json") from error
     except UNREADABLE as error:
