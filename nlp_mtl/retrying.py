@@ -3,13 +3,14 @@
 import logging
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from huggingface_hub.errors import HfHubHTTPError
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
+_BUSY = (408, 409, 429)
 TRIES, FIRST_WAIT, LONGEST_WAIT = 5, 1.0, 60.0
 """How often it is asked, and seconds before the second time; each wait doubles, or is what ``Retry-After`` says."""
 
@@ -27,17 +28,24 @@ def retried(ask: Callable[[], Answer], *, also_unreachable: bool = True) -> Answ
     for left in reversed(range(TRIES)):
         try:
             return ask()
-        except HfHubHTTPError as error:
-            status = error.response.status_code if error.response is not None else 0
-            if not left or (status < 500 and status not in (408, 409, 429)):
+        except OSError as error:
+            answer = _answer_of(error)
+            if answer is None and not also_unreachable:
                 raise
-            told = error.response.headers.get("Retry-After", "")
-            pause = min(float(told), LONGEST_WAIT) if told.isdigit() else wait
-        except OSError:
-            if not left or not also_unreachable:
+            if not left or (answer is not None and answer.status_code < 500 and answer.status_code not in _BUSY):
                 raise
-            pause = wait
+            told = "" if answer is None else answer.headers.get("Retry-After", "")
+        pause = min(float(told), LONGEST_WAIT) if told.isdigit() else wait
         logger.info("The Hub gives no answer for the moment; it is asked again in %.0f s", pause)
         time.sleep(pause)
         wait *= 2
     raise AssertionError("the last time answers or raises")
+
+
+def _answer_of(error: BaseException | None) -> Any:
+    """What the Hub answered, in an error or one that lies behind it; None: nothing."""
+    while error is not None:
+        if isinstance(error, HfHubHTTPError) and error.response is not None:
+            return error.response
+        error = error.__cause__ or error.__context__
+    return None

@@ -47,12 +47,12 @@ class _Handler(BaseHTTPRequestHandler):
             if folder is not None and (folder / rest).is_file():
                 self._send((folder / rest).read_bytes(), folder, "application/octet-stream")
             else:
-                self._missing("EntryNotFound" if folder else "RepoNotFound")
+                self._missing("EntryNotFound" if folder else self._what_lacks(found))
         elif found := _API.fullmatch(path):
             what, rest = found["what"] or "revision", found["rest"] or "main"
             folder, rest = self._folder(found["kind"], found["user"], found["name"], rest)
             if folder is None:
-                self._missing("RepoNotFound")
+                self._missing(self._what_lacks(found))
             else:
                 if what == "tree" and rest and not (folder / rest).exists():
                     self._missing("EntryNotFound")
@@ -62,6 +62,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(json.dumps(answer).encode(), folder, "application/json")
         else:
             self._missing("EntryNotFound")
+
+    def _what_lacks(self, found: re.Match[str]) -> str:
+        known = (self.root / (found["kind"] or "models") / found["user"] / found["name"]).is_dir()
+        return "RevisionNotFound" if known else "RepoNotFound"
 
     def _folder(self, kind: str, user: str, name: str, rest: str) -> tuple[Path | None, str]:
         """The folder of a repository at the revision that ``rest`` begins with, and what is left of it."""

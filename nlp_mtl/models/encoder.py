@@ -4,14 +4,11 @@ import copy
 import hashlib
 import importlib.util
 import json
-import pickle
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, StrictDataclassError
-from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from transformers import (
     AutoConfig,
@@ -22,14 +19,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from nlp_mtl.errors import MissingExtraError, ModelError, first_line, listed
+from nlp_mtl.errors import MissingExtraError, ModelError, listed
+from nlp_mtl.models.fetching import UNREADABLE, cannot_load, check_shards, fetched
 from nlp_mtl.models.packing import position_offset
-
-UNREADABLE = (
-    OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError,
-    SafetensorError, pickle.UnpicklingError, HfHubHTTPError, HFValidationError, StrictDataclassError,
-)  # fmt: skip
-"""What transformers raises for files that are missing, cut, of another model, or out of reach."""
 
 # Encoders that a Python package carries, with the checksum of their weights.
 _PACKAGED = {
@@ -95,7 +87,10 @@ def load_encoder(encoder: str, revision: str | None = None, dropout: float | Non
             is_rate = value is None or (isinstance(value, float | int) and not isinstance(value, bool))
             if ("dropout" in name or name.endswith("pdrop")) and is_rate:
                 setattr(config, name, dropout)
-        model: PreTrainedModel = AutoModel.from_pretrained(path, config=config, revision=revision, dtype=torch.float32)
+        check_shards(path, revision)
+        model: PreTrainedModel = fetched(
+            lambda: AutoModel.from_pretrained(path, config=config, revision=revision, dtype=torch.float32)
+        )
     except UNREADABLE as error:
         raise cannot_load("encoder", encoder, error) from error
     return model
@@ -126,7 +121,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
     """
     path = resolve_encoder(name)
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, revision=revision)
+        tokenizer: PreTrainedTokenizerBase = fetched(lambda: AutoTokenizer.from_pretrained(path, revision=revision))
         if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # made up: there are no files
             raise _no_tokenizer(name)
         if not tokenizer.is_fast:
@@ -144,27 +139,6 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
     if tokenizer.pad_token_id is None:
         raise ModelError(f"the tokenizer of `{name}` has no padding token")
     return tokenizer
-
-
-def cannot_load(what: str, name: str, error: Exception) -> ModelError:
-    """The error for a model or a part of one that cannot be loaded, with what may help."""
-    if isinstance(error.__cause__, LocalEntryNotFoundError) or "connect" in str(error):
-        return ModelError(
-            f"{what} `{name}` cannot be loaded: there is no such folder here, it is not in the cache, and the Hub "
-            "cannot be reached (a folder's path starts with ./ ../ or /; HF_HUB_OFFLINE=1 uses the cache at once)"
-        )
-    if isinstance(error, SafetensorError):
-        return ModelError(
-            f"{what} `{name}` cannot be loaded: its weights are damaged ({first_line(error)}). Copy or save them anew"
-        )
-    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
-        return ModelError(f"{what} `{name}` cannot be loaded: the folder has no config.json")
-    if Path(name).is_dir() or name.startswith("package:"):
-        return ModelError(f"{what} `{name}` cannot be loaded: {first_line(error)}")
-    return ModelError(
-        f"{what} `{name}` cannot be loaded: {first_line(error)} (there is no folder `{name}` here, so it was looked "
-        "for on the Hub)"
-    )
 
 
 def _no_tokenizer(name: str) -> ModelError:
@@ -202,7 +176,7 @@ def load_encoder_config(encoder: str, revision: str | None = None) -> PreTrained
     if revision is not None and Path(path).is_dir():
         raise ModelError(f"encoder_revision is for encoders on the Hub, but `{encoder}` is a folder")
     try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(path, revision=revision)
+        config: PreTrainedConfig = fetched(lambda: AutoConfig.from_pretrained(path, revision=revision))
     except UNREADABLE as error:
         raise cannot_load("encoder", encoder, error) from error
     return config

@@ -9,7 +9,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from nlp_mtl.errors import ModelError, listed
-from nlp_mtl.models.encoder import UNREADABLE, cannot_load, load_tokenizer
+from nlp_mtl.models.encoder import load_tokenizer
+from nlp_mtl.models.fetching import UNREADABLE, cannot_load, check_shards, fetched
 from nlp_mtl.models.multitask import MultiTaskConfig, MultiTaskModel
 from nlp_mtl.words import WORD_SPLITTERS
 
@@ -33,13 +34,16 @@ def load_model(path: str | Path, *, revision: str | None = None) -> tuple[MultiT
     elif looks_local or Path(name).exists():
         raise ModelError(f"there is no model folder {path}")
     try:
-        config = MultiTaskConfig.from_pretrained(name, revision=revision or "main")
+        config = fetched(lambda: MultiTaskConfig.from_pretrained(name, revision=revision or "main"))
         if config.model_type != MultiTaskConfig.model_type or not config.tasks:
             raise ModelError(f"`{name}` is not a model of nlp_mtl: its config has no tasks")
         _check_config(config, name)
-        loaded: Any = MultiTaskModel.from_pretrained(
-            name, config=config, revision=revision or "main", dtype=torch.float32, output_loading_info=True,
-            use_safetensors=True,  # never what would have to be unpickled
+        check_shards(name, revision)
+        loaded: Any = fetched(
+            lambda: MultiTaskModel.from_pretrained(
+                name, config=config, revision=revision or "main", dtype=torch.float32, output_loading_info=True,
+                use_safetensors=True,  # never what would have to be unpickled
+            )
         )  # fmt: skip
     except RuntimeError as error:  # of other shapes
         raise ModelError(f"model `{path}` cannot be loaded: its weights do not fit its config.json") from error

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from nlp_mtl.errors import ModelError, listed
-from nlp_mtl.models.encoder import UNREADABLE, cannot_load, load_encoder_config, resolve_encoder
+from nlp_mtl.models.encoder import load_encoder_config, resolve_encoder
+from nlp_mtl.models.fetching import UNREADABLE, cannot_load, check_shards, fetched
 from nlp_mtl.models.heads import auto_class, stock_model
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.tasks import Task
@@ -52,8 +53,12 @@ def take_head(
             task, init_from, f"it is a {listed(config.architectures)}, and a {task.type} head is a `{wanted}`'s"
         )
     try:
-        loaded, told = auto_class(task.type).from_pretrained(
-            resolve_encoder(init_from), revision=revision, dtype=torch.float32, output_loading_info=True
+        path = resolve_encoder(init_from)
+        check_shards(path, revision)
+        loaded, told = fetched(
+            lambda: auto_class(task.type).from_pretrained(
+                path, revision=revision, dtype=torch.float32, output_loading_info=True
+            )
         )
     except UNREADABLE as error:
         raise cannot_load(f"init_from of task `{task.name}`:", init_from, error) from error

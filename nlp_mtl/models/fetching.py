@@ -1,0 +1,109 @@
+"""Files of models, from a folder or the Hub: asked for again where that helps, refused where they are hostile."""
+
+import json
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    StrictDataclassError,
+)
+from safetensors import SafetensorError
+from transformers.utils import cached_file
+
+from nlp_mtl.errors import ModelError, first_line
+from nlp_mtl.retrying import retried
+
+Loaded = TypeVar("Loaded")
+
+UNREADABLE = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError,
+    SafetensorError, pickle.UnpicklingError, HfHubHTTPError, HFValidationError, StrictDataclassError,
+)  # fmt: skip
+"""What transformers raises for files that are missing, cut, of another model, or out of reach."""
+
+_INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+
+
+def fetched(load: Callable[[], Loaded]) -> Loaded:
+    """What ``load`` gives; where the Hub is busy it is asked again."""
+    return retried(load, also_unreachable=False)  # its client has tried that
+
+
+def check_shards(name: str, revision: str | None = None) -> None:
+    """Refuse weights in several files of which one lies outside the model: its index is not to be trusted.
+
+    Raises:
+        ModelError: it names one.
+    """
+    for index in _INDICES:
+        # Of a folder, or of the Hub; None: there is no such file.
+        found = fetched(
+            lambda index=index: cached_file(  # type: ignore[misc]
+                name, index, revision=revision or "main", _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_connection_errors=False,
+            )
+        )  # fmt: skip
+        if found is None:
+            continue
+        try:
+            files = {str(file) for file in json.loads(Path(found).read_text(encoding="utf-8"))["weight_map"].values()}
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ModelError(f"`{name}` cannot be loaded: its {index} cannot be read: {first_line(error)}") from error
+        for file in sorted(files):
+            path = PurePosixPath(file.replace("\\", "/"))
+            if path.is_absolute() or ".." in path.parts or ":" in file:
+                raise ModelError(f"`{name}` is refused: its {index} names a file outside the model: {file}")
+
+
+def cannot_load(what: str, name: str, error: Exception) -> ModelError:
+    """The error for a model or a part of one that cannot be loaded, with what may help."""
+    reasons = list(_reasons(error))
+    told = _told_by_the_hub(name, reasons)
+    if told:
+        return ModelError(f"{what} `{name}` cannot be loaded: {told}")
+    if isinstance(error.__cause__, LocalEntryNotFoundError) or "connect" in str(error):
+        return ModelError(
+            f"{what} `{name}` cannot be loaded: there is no such folder here, it is not in the cache, and the Hub "
+            "cannot be reached (a folder's path starts with ./ ../ or /; HF_HUB_OFFLINE=1 uses the cache at once)"
+        )
+    if isinstance(error, SafetensorError):
+        return ModelError(
+            f"{what} `{name}` cannot be loaded: its weights are damaged ({first_line(error)}). Copy or save them anew"
+        )
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        return ModelError(f"{what} `{name}` cannot be loaded: the folder has no config.json")
+    if Path(name).is_dir() or name.startswith("package:"):
+        return ModelError(f"{what} `{name}` cannot be loaded: {first_line(error)}")
+    return ModelError(
+        f"{what} `{name}` cannot be loaded: {first_line(error)} (there is no folder `{name}` here, so it was looked "
+        "for on the Hub)"
+    )
+
+
+def _told_by_the_hub(name: str, reasons: list[BaseException]) -> str | None:
+    for reason in reasons:
+        if isinstance(reason, GatedRepoError):
+            return "it is gated. Ask for access on its page on the Hub, then run `hf auth login` or set HF_TOKEN"
+        if isinstance(reason, RevisionNotFoundError):
+            return f"it has no such revision on the Hub ({first_line(reason.__context__ or reason)})"
+        if isinstance(reason, RepositoryNotFoundError):
+            return (
+                f"there is no folder `{name}` here, and no such model on the Hub that you can see. Check the id; for a "
+                "private one run `hf auth login` or set HF_TOKEN"
+            )
+    return None
+
+
+def _reasons(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those behind it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

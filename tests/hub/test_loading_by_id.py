@@ -1,0 +1,103 @@
+"""Models that cannot be had from a Hub are told in one message; what a hostile repository holds is refused."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+from stock_models import saved
+from writable_hub import TOKEN, Fault, Hub, writable_hub
+
+from nlp_mtl import ModelError
+from nlp_mtl.models.loading import load_model
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """One with the model ``me/tiny``."""
+    root = tmp_path_factory.mktemp("hub")
+    saved(root / "models" / "me" / "tiny")
+    with writable_hub(root) as running:
+        yield running
+
+
+def predicted(hub: Hub, name: str, home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    done = subprocess.run(
+        [sys.executable, "-m", "nlp_mtl", "predict", name, "anna loves paris", *arguments],
+        env={**hub.environment, "HF_HOME": str(home)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert TOKEN not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (Fault("me/tiny", 401, 99, {"X-Error-Code": "RepoNotFound"}), "hf auth login"),
+        (Fault("me/tiny", 403, 99, {"X-Error-Code": "GatedRepo"}), "gated"),
+        (Fault("me/tiny", 404, 99, {"X-Error-Code": "RepoNotFound"}), "hf auth login"),
+    ],
+    ids=["401", "gated", "404"],
+)
+def test_a_model_that_cannot_be_seen_is_told_in_one_message(hub: Hub, tmp_path: Path, fault: Fault, told: str) -> None:
+    hub.faults[:] = [fault]
+    done = predicted(hub, "me/tiny", tmp_path)
+    hub.faults.clear()
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "me/tiny" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_revision_that_is_not_there_is_told(hub: Hub, tmp_path: Path) -> None:
+    done = predicted(hub, "me/tiny", tmp_path, "--revision", "v9")
+    assert done.returncode == 2
+    assert "v9" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("status", [500, 429, 0])
+def test_what_fails_for_the_moment_is_tried_again(hub: Hub, tmp_path: Path, status: int) -> None:
+    once = Fault("GET .*resolve.*safetensors", status, headers={"Retry-After": "1"} if status == 429 else {})
+    hub.faults[:] = [once]
+    done = predicted(hub, "me/tiny", tmp_path)
+    hub.faults.clear()
+    assert done.returncode == 0, done.stderr
+    assert once.times == 0
+    assert json.loads(done.stdout)["predictions"]
+
+
+def test_weights_that_would_have_to_be_unpickled_are_not_read(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "model")
+    import torch
+
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"safetensors"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/outside.safetensors", "a/../../outside.safetensors"])
+def test_an_index_that_names_files_outside_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    folder = saved(tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    save_file(weights, tmp_path / "outside.safetensors", metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": dict.fromkeys(weights, name)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=r"names a file outside the model: "):
+        load_model(folder)
+
+
+def test_labels_that_the_weights_do_not_have_are_refused(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config["tasks"][0]["labels"].append("one too many")
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"its weights do not fit its config\.json"):
+        load_model(folder)
