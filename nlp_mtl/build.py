@@ -12,6 +12,7 @@ import numpy as np
 from accelerate import Accelerator
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from nlp_mtl.data.columns import holds_text
 from nlp_mtl.data.encoding import EncodedSplit, Split, StreamedSplit, encode_split, stream_split
 from nlp_mtl.data.items import Framing, frame
 from nlp_mtl.data.labels import LabelReader, resolve_task
@@ -84,6 +85,8 @@ def prepare(
     # Without one none is made: accelerate would keep its device for whatever the program does next.
     with accelerator.main_process_first() if accelerator else nullcontext():
         loaded = _load(recipe)
+        if trained_tasks is None:
+            _check_streams(recipe, loaded)
         for note in (note for dataset in loaded.values() for note in dataset.notes):
             if accelerator is None or accelerator.is_main_process:
                 logger.info("%s", note)
@@ -212,12 +215,10 @@ def steps(
 
     Raises:
         DataError: there is nothing to train on, or a task has fewer than two labels in the training splits.
-        RecipeError: it counts on the number of rows of a stream, which nobody knows.
     """
     settings, sampling = recipe.training, recipe.sampling
     shares = sampling.shares
     train = _drawn_from(recipe, prepared)
-    _check_sizes(recipe, train)
     for task in prepared.tasks:
         read = [split for split in train.values() if task.name in split.tasks]
         if any(isinstance(split, StreamedSplit) for split in read):
@@ -267,18 +268,29 @@ def _size(split: Split) -> int:
     return (split.source.num_rows or 0) if isinstance(split, StreamedSplit) else len(split)
 
 
-def _check_sizes(recipe: Recipe, train: Mapping[str, Split]) -> None:
-    """Refuse a recipe that counts on what a stream does not tell."""
-    unknown = [name for name, split in train.items() if not _size(split)]
-    if not unknown:
-        return
-    because = f"nobody knows how many rows {listed(unknown)} has, which is streamed"
+def _check_streams(recipe: Recipe, loaded: Mapping[str, LoadedDataset]) -> None:
+    """Refuse a recipe that counts on what streams do not tell, with all its problems.
+
+    Raises:
+        RecipeError: it does.
+    """
     problems = []
-    if recipe.sampling.strategy in ("proportional", "temperature"):
+    streams = {name: dataset.stream for name, dataset in loaded.items() if dataset.stream is not None}
+    for name, task in recipe.tasks.items():
+        for dataset, column in task.columns().items():
+            if dataset in streams and task.label_names is None and holds_text(loaded[dataset].features[column]):
+                found = (
+                    f"needed: `{dataset}` is streamed, so the labels in `{column}` cannot be collected before training"
+                )
+                problems.append(Problem(f"tasks.{name}.label_names", found))
+    shares = recipe.sampling.shares
+    unknown = [name for name, stream in streams.items() if not stream.num_rows and shares.get(name, 1)]
+    because = f"nobody knows how many rows {listed(unknown)} has, which is streamed"
+    if unknown and recipe.sampling.strategy in ("proportional", "temperature"):
         found = f"`{recipe.sampling.strategy}` goes by rows, but {because}"
         problems.append(Problem("sampling.strategy", f"{found}: say `strategy: fixed` with `shares`, or `uniform`"))
     for key, value in (("max_steps", recipe.training.max_steps), ("eval_every", recipe.training.eval_every)):
-        if value is None:
+        if unknown and value is None:
             problems.append(Problem(f"training.{key}", f"needed, as an epoch cannot be counted: {because}"))
     if problems:
         raise RecipeError(problems)

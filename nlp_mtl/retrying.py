@@ -5,11 +5,16 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HTTPError,  # type: ignore[attr-defined]  # of httpx2, or of httpx before huggingface_hub 2
+)
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
+UNANSWERED = (OSError, HTTPError)
+"""What the Hub's client raises where it gets no answer, or a refusal."""
 _BUSY = (408, 409, 429)
 TRIES, FIRST_WAIT, LONGEST_WAIT = 5, 1.0, 60.0
 """How often it is asked, and seconds before the second time; each wait doubles, or is what ``Retry-After`` says."""
@@ -28,7 +33,7 @@ def retried(ask: Callable[[], Answer], *, also_unreachable: bool = True) -> Answ
     for left in reversed(range(TRIES)):
         try:
             return ask()
-        except OSError as error:
+        except UNANSWERED as error:
             answer = _answer_of(error)
             if answer is None and not also_unreachable:
                 raise

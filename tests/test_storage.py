@@ -106,3 +106,11 @@ def test_what_gets_a_name_is_on_disk_before(tmp_path: Path, monkeypatch) -> None
     events.clear()
     write_text(tmp_path / "a.txt", "x")
     assert events == ["a.txt.partial", "rename"]
+
+
+def test_who_may_read_a_folder_may_read_its_files(tmp_path: Path) -> None:
+    with written_folder(tmp_path / "model") as partial:
+        (partial / "weights").touch(mode=0o600)
+        (partial / "config").touch(mode=0o600)
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()}
+    assert modes == {(tmp_path / "model").stat().st_mode & 0o666}

@@ -157,3 +157,9 @@ def _merge(left: Any, right: Any) -> Any:
 def is_null(feature: Any) -> bool:
     """Whether a column has no type of its own, for every row of it is null."""
     return isinstance(feature, datasets.Value) and feature.dtype == "null"
+
+
+def holds_text(feature: Any) -> bool:
+    """Whether a column holds texts, or lists of them."""
+    inner = items_of(feature) or feature
+    return isinstance(inner, datasets.Value) and inner.dtype in _TEXT_TYPES

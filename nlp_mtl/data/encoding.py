@@ -179,7 +179,9 @@ def stream_split(
     stream = loaded.stream
     assert stream is not None, "a streamed dataset"
     encode = _Encoder(loaded.column, loaded.is_words, tuple(tasks), tokenizer, word_splitter)
-    first = encode(stream.head[:], range(len(stream.head)), lambda row: f"{stream.title}, row {row} of the first")
+    first = encode(
+        stream.head[:], range(len(stream.head)), lambda row: f"{stream.title}, {stream.source.where_in_head(row)}"
+    )
     for task, column, _ in tasks:
         if all(label == MISSING for labels in first[label_column(task.name)] for label in labels):
             logger.warning(

@@ -1,7 +1,6 @@
 """What a stream is read from: files of text, or what `datasets` streams (the Hub, Parquet). Both give chunks."""
 
 import copy
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from datasets.table import CastError
 from huggingface_hub.errors import HfHubHTTPError
 
 from nlp_mtl.data.text_files import Row, read_rows
-from nlp_mtl.errors import DataError, did_you_mean, first_line, listed
+from nlp_mtl.errors import DataError, did_you_mean, listed
 
 _NUMBER = re.compile(r"[+-]?\d+")
 
@@ -72,8 +71,13 @@ class TextSource:
                 found[column] = pa.array(values)
             except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
                 if column in self.columns:
+                    kinds = [type(value) for value in values]
+                    odd = next(
+                        n for n, kind in enumerate(kinds) if kind not in (kinds[values.index(given[0])], type(None))
+                    )
                     raise DataError(
-                        f"{self.place}: the column `{column}` holds values of different types: {first_line(error)}"
+                        f"{self.place}, {self.where_in_head(odd)}: the column `{column}` holds {values[odd]!r:.60}, "
+                        f"and {given[0]!r:.60} before: values of different types"
                     ) from error
         table = datasets.table.InMemoryTable(pa.table(found))
         return datasets.Dataset(table, datasets.DatasetInfo(features=datasets.Features.from_arrow_schema(table.schema)))
@@ -84,8 +88,13 @@ class TextSource:
         return replace(self, numbers=frozenset(numbers - {self.text_column}))
 
     def identity(self) -> list[Any]:
-        """What tells the data from another, short of reading it."""
-        return [[Path(file).name, None if "://" in file else os.path.getsize(file)] for file in self.files]
+        """What tells the data from another: where a row stands depends on it. What is in the files may be mended."""
+        return [Path(file).name for file in self.files]
+
+    def where_in_head(self, row: int) -> str:
+        """Where one of the first rows stands."""
+        rows = (f"line {line} of {file}" for file in self.files for line, _ in self._rows(file))
+        return next(islice(rows, row, None))
 
     def chunks(self, order: np.random.Generator, done: int, state: Any, size: int) -> Iterator[Chunk]:
         """A pass, ``size`` rows at a time, from a state on (None: the beginning). Files are in a mixed ``order``.
@@ -159,6 +168,7 @@ _ROWS_WITHOUT = 1000
 
 _UNREADABLE = (
     DatasetGenerationError, HfHubHTTPError, ValueError, TypeError, NotImplementedError, OSError, EOFError, ImportError,
+    SystemError,
 )  # fmt: skip
 """What `datasets` raises while it reads a stream."""
 
@@ -195,8 +205,12 @@ class LibrarySource:
         return self
 
     def identity(self) -> list[Any]:
-        """What tells the data from another, short of reading it."""
-        return [self.rows.num_shards, [[Path(file).name, os.path.getsize(file)] for file in self.files]]
+        """As :meth:`TextSource.identity`."""
+        return [self.rows.num_shards, [Path(file).name for file in self.files]]
+
+    def where_in_head(self, row: int) -> str:
+        """As :meth:`TextSource.where_in_head`."""
+        return f"row {row} (counted from 0)"
 
     def chunks(self, order: np.random.Generator, done: int, state: Any, size: int) -> Iterator[Chunk]:
         """As :meth:`TextSource.chunks`."""

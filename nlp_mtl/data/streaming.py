@@ -96,7 +96,7 @@ class Stream:
         """The values of the rows at ascending positions.
 
         Raises:
-            DataError: they cannot be read, or are not what they were when a cursor was made.
+            DataError: they cannot be read.
         """
         values: dict[str, list[Any]] = {column: [] for column in self.head.column_names}
         for position in map(int, positions):
@@ -160,10 +160,10 @@ class Stream:
         digest = _digest(chunk.rows)
         known = self._cursors.get(begin.start)
         if known is not None and known.digest not in ("", digest):
-            raise DataError(
-                f"{self.title}: the data has changed since the run read it, from row {begin.row} of pass "
-                f"{begin.number} on: bring it back as it was, or start again, with --overwrite"
-            )
+            logger.warning(
+                "%s: the data has changed since the run read it, from row %d of pass %d on; what is there now is used",
+                self.title, begin.row, begin.number,
+            )  # fmt: skip
         self.remember(begin._replace(digest=digest))
         count = len(chunk.rows[self.column])
         self._next = Cursor(begin.start + count, begin.number, begin.row + count, chunk.state, "")

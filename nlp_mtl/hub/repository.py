@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
 
 from nlp_mtl.errors import HubError, ModelError, first_line
 from nlp_mtl.hub.card import card_body, card_data, merged
-from nlp_mtl.retrying import retried
+from nlp_mtl.retrying import UNANSWERED, retried
 
 _REMOTE_CODE = Path(__file__).with_name("modeling_nlp_mtl.py")
 _AUTO_MAP = {"AutoConfig": "modeling_nlp_mtl.MultiTaskConfig", "AutoModel": "modeling_nlp_mtl.MultiTaskModel"}
@@ -80,7 +80,7 @@ def push(
         raise HubError(f"there is no token to push with: run `hf auth login`, or set HF_TOKEN; then {again}") from error
     except HfHubHTTPError as error:
         raise HubError(f"{_refused(error, repo_id)}. Nothing of the run was changed; {again}") from error
-    except (OSError, ValueError) as error:  # no answer, or one that is none of the Hub's
+    except (*UNANSWERED, ValueError) as error:  # no answer, or one that is none of the Hub's
         raise HubError(
             f"the Hub could not be reached ({first_line(error)}). Nothing of the run was changed; {again}"
         ) from error

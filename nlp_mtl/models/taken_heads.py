@@ -32,7 +32,11 @@ def take_head(
     Raises:
         ModelError: it cannot be loaded, is of another family or width, has no such head, or lacks a label.
     """
-    config: Any = load_encoder_config(init_from, revision)
+    try:
+        config: Any = load_encoder_config(init_from, revision)
+    except ModelError as error:
+        why = str(error).removeprefix("encoder ")
+        raise ModelError(f"task `{task.name}`: init_from: {why}") from error
     ours: Any = model.config.encoder_config
     for key in ("model_type", "hidden_size"):
         if getattr(config, key, None) != getattr(ours, key, None):

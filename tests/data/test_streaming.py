@@ -196,7 +196,9 @@ def test_loader_workers_read_what_one_process_reads(tmp_path: Path, form: str) -
     assert [number for ten in found for number in ten] == whole
 
 
-def test_data_that_changed_since_a_cursor_was_made_is_refused(tmp_path: Path) -> None:
+def test_rows_that_changed_since_a_cursor_was_made_are_told_and_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write_shards(tmp_path)
     first = stream(tmp_path)
     first.batch(range(40))
@@ -204,8 +206,10 @@ def test_data_that_changed_since_a_cursor_was_made_is_refused(tmp_path: Path) ->
         file.write_text(file.read_text().replace("row ", "line "))
     changed = stream(tmp_path)
     changed.remember(first.cursor())
-    with pytest.raises(DataError, match=r"dataset `demo`, split train \(streamed\): the data has changed since"):
-        changed.batch([40])
+    assert changed.batch([40])["text"][0].startswith("line ")
+    assert (
+        "dataset `demo`, split train (streamed): the data has changed since the run read it, from row " in caplog.text
+    )
 
 
 def test_a_row_is_told_by_its_line_or_where_files_are_not_known_by_how_its_text_begins(tmp_path: Path) -> None:
@@ -243,6 +247,14 @@ def test_what_cannot_be_read_is_told_with_file_and_line(tmp_path: Path, form: st
     (tmp_path / f"part-9.{form}").write_text(last, errors="surrogateescape")
     with pytest.raises(DataError, match=rf"dataset `demo`, split train.*part-9.{form}.*{told}|{told}"):
         stream(tmp_path, form).batch(range(600))
+
+
+def test_a_value_of_another_type_among_the_first_rows_is_told_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "part-0.jsonl").write_text(GOOD * 4 + '{"text": 17, "label": "no"}\n' + GOOD)
+    with pytest.raises(
+        DataError, match=r"split train, line 5 of .*part-0.jsonl: the column `text` holds 17, and 'a' before"
+    ):
+        stream(tmp_path)
 
 
 def test_a_compressed_file_that_was_cut_is_told(tmp_path: Path) -> None:
@@ -302,7 +314,7 @@ def test_a_list_of_objects_is_read_as_well(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
-def test_files_that_came_went_or_changed_make_another_stream(tmp_path: Path, form: str) -> None:
+def test_files_that_came_or_went_make_another_stream(tmp_path: Path, form: str) -> None:
     write_shards(tmp_path, form)
     before = stream(tmp_path, form).digest()
     assert stream(tmp_path, form).digest() == before

@@ -137,6 +137,20 @@ def test_what_fails_for_the_moment_is_tried_again(run: Path, hub: Hub, fault: Fa
 
 
 @pytest.mark.slow
+def test_without_a_hub_the_push_is_tried_again_and_then_told(run: Path, hub: Hub) -> None:
+    program = "import nlp_mtl.retrying as r, nlp_mtl.cli as c, sys; r.FIRST_WAIT = 0.01; c.main(sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "push", str(run), "me/tiny"],
+        env={**hub.environment, "HF_ENDPOINT": "http://127.0.0.1:9"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("it is asked again") == 4
+    assert "the Hub could not be reached" in done.stderr
+    assert f"push it again: nlp-mtl push {run} me/tiny" in done.stderr
+    assert TOKEN not in done.stderr
+
+
+@pytest.mark.slow
 def test_a_second_push_writes_its_part_of_the_card_anew_and_keeps_the_owners(run: Path, hub: Hub) -> None:
     assert push(hub, run, "me/tiny").returncode == 0
     card = hub.root / "models" / "me" / "tiny" / "README.md"

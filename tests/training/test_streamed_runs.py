@@ -22,7 +22,7 @@ from tiny_runs import (
 )
 
 from nlp_mtl import DataError, Recipe, RecipeError, train
-from nlp_mtl.build import prepare, steps
+from nlp_mtl.build import prepare
 from nlp_mtl.run import check, evaluate
 
 
@@ -88,20 +88,33 @@ def test_a_wrong_label_among_the_first_rows_is_told_before_training(tmp_path: Pa
     file = Path(given["data_dir"]) / "texts" / "train-0.jsonl"
     file.write_text(file.read_text().replace('"positive"', '"positiv"'))
     with pytest.raises(
-        DataError, match=r"unknown label 'positiv' in dataset `texts`, split train \(streamed\), row \d+ of"
+        DataError, match=r"unknown label 'positiv' in dataset `texts`, split train \(streamed\), line \d+ of"
     ):
         train(Recipe.from_dict(given))
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_that_a_wrong_row_ended_goes_on_when_the_row_is_mended(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = streamed(tmp_path, max_steps=40, save_every=1)
+    file = Path(given["data_dir"]) / "texts" / "train-2.jsonl"
+    good = file.read_text() + '{"text": "a row like others", "label": "positive"}\n' * 61
+    file.write_text(good.rpartition('"positive"')[0] + '"positiv"}\n')
+    with pytest.raises(DataError, match="unknown label 'positiv'"):
+        train(Recipe.from_dict(given))
+    file.write_text(good)
+    assert train(Recipe.from_dict(given), resume=True)["steps"] == 40
+
+
 def test_a_stream_of_unknown_size_needs_counts_in_steps_and_shares(tmp_path: Path) -> None:
     given = streamed(tmp_path, max_steps=None, eval_every=None)
-    del given["sampling"]
+    del given["sampling"], given["tasks"]["sentiment"]["label_names"]
     recipe = Recipe.from_dict(given)
     with pytest.raises(RecipeError) as refused:
-        steps(recipe, prepare(recipe))
+        prepare(recipe)
     assert [problem.path for problem in refused.value.problems] == [
-        "sampling.strategy", "training.max_steps", "training.eval_every",
+        "tasks.sentiment.label_names", "sampling.strategy", "training.max_steps", "training.eval_every",
     ]  # fmt: skip
 
 
