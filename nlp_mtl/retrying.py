@@ -5,10 +5,8 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HTTPError,  # type: ignore[attr-defined]  # of httpx2, or of httpx before huggingface_hub 2
-)
+# HTTPError: of httpx2, or of httpx before huggingface_hub 2.
+from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
