@@ -44,8 +44,6 @@ A_SAVE = 0.01
 as long, on a quick disk less."""
 TIMEOUT = 180.0
 """Seconds without the moment that is waited for, after which a run hangs."""
-POSITIONS = {"state.json", "manifest.json"}
-"""Hold where `datasets` stands in a stream, which it can say in more than one way."""
 LEFT_OUT = {"environment.json", "recipe.yaml"}
 """What a run folder holds about the process, the command and the folder."""
 
@@ -184,11 +182,7 @@ def crash(combination: Combination, folder: Path, kills: int, random_: random.Ra
             outcome.repeated += last_step(run) - newest_checkpoint(run)
             process = started(run)
         code, _, errors = finish(process, TIMEOUT)
-        outcome.problem = (
-            f"{run}: exit code {code}\n{errors}"
-            if code
-            else difference(run, folder / "alone", POSITIONS if combination.streamed else set())
-        )
+        outcome.problem = f"{run}: exit code {code}\n{errors}" if code else difference(run, folder / "alone")
     return outcome
 
 
@@ -197,12 +191,10 @@ def wanting(outcome: Outcome, kills: int) -> bool:
     return outcome.kills < kills or (3 * outcome.inside < outcome.kills < 3 * kills)
 
 
-def difference(run: Path, alone: Path, left_out: set[str]) -> str | None:
-    """The first file, or folder, in which two runs end differently; None: there is none. But for ``left_out`` files."""
+def difference(run: Path, alone: Path) -> str | None:
+    """The first file, or folder, in which two runs end differently; None: there is none."""
     names = {path.relative_to(folder) for folder in (run, alone) for path in folder.rglob("*")}
     for name in sorted(names - {Path(name) for name in LEFT_OUT}):
-        if name.name in left_out:
-            continue
         one, two = content(run / name), content(alone / name)
         if one != two:
             how = "is missing, unlike" if one is None else "is there, unlike" if two is None else "differs from"
