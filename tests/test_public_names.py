@@ -7,7 +7,7 @@ import pytest
 import nlp_mtl
 
 PUBLIC = [
-    "DataError", "MissingExtraError", "ModelError", "MultiTaskConfig", "MultiTaskModel", "NlpMtlError", "Predictor",
+    "DataError", "HubError", "MissingExtraError", "ModelError", "MultiTaskConfig", "MultiTaskModel", "NlpMtlError", "Predictor",
     "Recipe", "RecipeError", "RunError", "RunStopped", "TrainingError", "evaluate", "load", "train",
 ]  # fmt: skip
 HEAVY = {"torch", "transformers", "datasets", "accelerate", "tokenizers", "seqeval", "sklearn", "pandas", "pyarrow"}
