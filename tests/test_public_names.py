@@ -7,8 +7,8 @@ import pytest
 import nlp_mtl
 
 PUBLIC = [
-    "DataError", "HubError", "MissingExtraError", "ModelError", "MultiTaskConfig", "MultiTaskModel", "NlpMtlError", "Predictor",
-    "Recipe", "RecipeError", "RunError", "RunStopped", "TrainingError", "evaluate", "load", "train",
+    "DataError", "HubError", "MissingExtraError", "ModelError", "MultiTaskConfig", "MultiTaskModel", "NlpMtlError",
+    "Predictor", "Recipe", "RecipeError", "RunError", "RunStopped", "TrainingError", "evaluate", "load", "train",
 ]  # fmt: skip
 HEAVY = {"torch", "transformers", "datasets", "accelerate", "tokenizers", "seqeval", "sklearn", "pandas", "pyarrow"}
 
