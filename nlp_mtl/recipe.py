@@ -1,7 +1,7 @@
 """The recipe: what a YAML file may say, with every default in one place.
 
-Only ``build``, the verbs that stand on it, and the package's ``__init__`` see recipes; all other modules take plain
-arguments of the same names. Reading one neither imports torch nor touches the network.
+Only ``build`` and ``build_data``, the verbs that stand on them, and the package's ``__init__`` see recipes; all other
+modules take plain arguments of the same names. Reading one neither imports torch nor touches the network.
 """
 
 import os

@@ -18,11 +18,11 @@ TRIES, FIRST_WAIT, LONGEST_WAIT = 5, 1.0, 60.0
 """How often it is asked, and seconds before the second time; each wait doubles, or is what ``Retry-After`` says."""
 
 
-def retried(ask: Callable[[], Answer], *, also_unreachable: bool = True) -> Answer:
+def retried(ask: Callable[[], Answer], *, also_unreachable: bool = False) -> Answer:
     """What ``ask`` answers; where the Hub is busy (408, 409, 429, 5xx), it is asked again, later each time.
 
     Args:
-        also_unreachable: also where there is no answer at all.
+        also_unreachable: also where there is no answer at all; for reading, the Hub's client does that itself.
 
     Raises:
         Exception: what ``ask`` raised, the last time or for another reason.

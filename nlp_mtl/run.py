@@ -11,17 +11,8 @@ from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, gather_object, set_seed
 
 from nlp_mtl.analysis.data_report import data_report
-from nlp_mtl.build import (
-    Prepared,
-    describe_data,
-    expects_to_pack,
-    layout,
-    new_model,
-    prepare,
-    selection_weights,
-    steps,
-    trainer_arguments,
-)
+from nlp_mtl.build import expects_to_pack, layout, new_model, selection_weights, steps, trainer_arguments
+from nlp_mtl.build_data import Prepared, describe_data, prepare
 from nlp_mtl.data.items import frame
 from nlp_mtl.data.steps import StepDataset
 from nlp_mtl.errors import DataError, Problem, RecipeError, RunError, listed

@@ -41,7 +41,8 @@ from torch import nn
 from transformers import AutoModel, BertConfig, ModernBertConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from nlp_mtl import Recipe
-from nlp_mtl.build import Prepared, prepare, steps, trainer_arguments
+from nlp_mtl.build import steps, trainer_arguments
+from nlp_mtl.build_data import Prepared, prepare
 from nlp_mtl.data.encoding import label_column
 from nlp_mtl.data.steps import StepBatches, StepDataset
 from nlp_mtl.metrics import Scores

@@ -149,7 +149,8 @@ def measure_data(values: dict[str, Any], num_steps: int) -> dict[str, Any]:
     import transformers
 
     from nlp_mtl import Recipe
-    from nlp_mtl.build import prepare, steps
+    from nlp_mtl.build import steps
+    from nlp_mtl.build_data import prepare
 
     datasets.disable_progress_bars()
     transformers.logging.disable_progress_bar()

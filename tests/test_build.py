@@ -14,16 +14,8 @@ from hypothesis import strategies as st
 from tiny import recipe, write_corpus, write_jsonl
 
 from nlp_mtl import DataError, ModelError, Recipe, RecipeError
-from nlp_mtl.build import (
-    Prepared,
-    expects_to_pack,
-    layout,
-    new_model,
-    prepare,
-    steps,
-    steps_per_epoch,
-    trainer_arguments,
-)
+from nlp_mtl.build import expects_to_pack, layout, new_model, steps, steps_per_epoch, trainer_arguments
+from nlp_mtl.build_data import Prepared, prepare
 
 
 def tiny_recipe(folder: Path, changes: dict[str, Any] | None = None, **training: Any) -> Recipe:

@@ -10,7 +10,8 @@ from accelerate.utils import set_seed
 from tiny_runs import tiny_recipe
 
 from nlp_mtl import Recipe
-from nlp_mtl.build import layout, new_model, prepare, steps, trainer_arguments
+from nlp_mtl.build import layout, new_model, steps, trainer_arguments
+from nlp_mtl.build_data import prepare
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.training.checkpoint import TrainingState
 from nlp_mtl.training.trainer import train

@@ -2,9 +2,7 @@
 
 import csv
 import glob
-import gzip
 import hashlib
-import json
 import os
 import re
 import warnings
@@ -17,6 +15,15 @@ from typing import Any
 import datasets
 from datasets.exceptions import DatasetGenerationError
 
+from nlp_mtl.data.text_files import (
+    CONLLU_COLUMNS,
+    BrokenRow,
+    clean_conllu,
+    json_object,
+    not_text,
+    opened,
+    width_problem,
+)
 from nlp_mtl.errors import DataError, did_you_mean, first_line, listed
 
 ENDINGS = {
@@ -24,7 +31,6 @@ ENDINGS = {
     "conllu": "conllu",
 }  # fmt: skip
 FORMATS = ("conll", "conllu", "csv", "json", "parquet", "tsv")
-CONLLU_COLUMNS = ["id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc"]
 _NO_ROWS = ("corresponds to no data", "No columns to parse", "at least one example")
 """What the readers say of an empty file."""
 _WHOLE = 1 << 30
@@ -139,7 +145,7 @@ def _read_file(
         if any(words in str(cause) for words in _NO_ROWS):
             raise DataError(f"dataset `{dataset}`, split {split}: {file} is empty (it holds no rows)") from error
         is_seen_into = form != "parquet" and not file.endswith((".bz2", ".xz", ".zst"))
-        problem = _not_text(file) if is_seen_into else ""
+        problem = not_text(file) if is_seen_into else ""
         problem = problem or (_broken_line(file) if form == "json" else "") or first_line(cause)
         if "Error tokenizing" in problem:
             problem += " (a field that holds the delimiter is put in double quotes; `delimiter` names another one)"
@@ -161,15 +167,13 @@ def _check_width(dataset: str, split: str, file: str, columns: Sequence[str], de
     if "://" in file:
         return
     try:
-        with _opened(file, "rt", encoding="utf-8-sig") as lines:
+        with opened(file) as lines:
             for number, line in enumerate(lines, start=1):
                 fields = line.rstrip("\r\n").split(delimiter)
                 is_token = line.strip() and not line.startswith(("-DOCSTART-", "# "))
                 if is_token and len(fields) != len(columns):
-                    raise DataError(
-                        f"dataset `{dataset}`, split {split}: line {number} of {file} has {len(fields)} columns "
-                        f"({listed(fields)}), but `columns` names {len(columns)}: {listed(columns)}"
-                    )
+                    told = width_problem(fields, columns)
+                    raise DataError(f"dataset `{dataset}`, split {split}: line {number} of {file} {told}")
     except (OSError, EOFError, UnicodeDecodeError, zlib.error):
         return  # the reader's own error tells
 
@@ -208,53 +212,17 @@ def _load(builder: str, split: str, file: str, arguments: Mapping[str, Any]) -> 
         raise
 
 
-def _opened(file: str, mode: str, **options: Any) -> Any:
-    return (gzip.open if file.endswith(".gz") else open)(file, mode, **options)
-
-
-def _not_text(file: str) -> str:
-    """What is wrong with the first line that is no UTF-8; empty if there is none, or the file cannot be seen."""
-    try:
-        with _opened(file, "rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                try:
-                    line.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    return f"line {number} is not text in UTF-8 (byte {line[error.start]:#04x}): save it as UTF-8"
-    except (OSError, EOFError, zlib.error):
-        pass  # remote, cut, or not gzip after all: the reader's own error tells
-    return ""
-
-
 def _broken_line(file: str) -> str:
     """The first line of a JSON Lines file that is no object; empty if there is none or this is another JSON."""
     try:
-        with _opened(file, "rt", encoding="utf-8-sig") as lines:
+        with opened(file) as lines:
             for number, line in enumerate(lines, start=1):
                 if number == 1 and line.startswith("["):
                     break
-                try:
-                    value = json.loads(line) if line.strip() else {}
-                except json.JSONDecodeError as error:
-                    return f"line {number} is not valid JSON: {error.msg} at character {error.pos + 1}"
-                if not isinstance(value, dict):
-                    return f"line {number} is not a JSON object: {line.strip()[:60]}"
+                if line.strip():
+                    json_object(line, number)
+    except BrokenRow as error:
+        return str(error)
     except (OSError, EOFError, zlib.error):
         pass  # cut, or not gzip after all: the reader's own error tells
     return ""
-
-
-def clean_conllu(batch: dict[str, list[list[str]]]) -> dict[str, list[list[str | None]]]:
-    """Without multi-word ranges (1-2) and empty nodes (1.1), ``_`` as null: the syntactic words remain."""
-    keep = [[not ({"-", "."} & set(number)) for number in row] for row in batch["id"]]
-    return {
-        column: [
-            [
-                None if value == "_" and column != "form" else value
-                for value, kept in zip(row, keeps, strict=True)
-                if kept
-            ]
-            for row, keeps in zip(rows, keep, strict=True)
-        ]
-        for column, rows in batch.items()
-    }

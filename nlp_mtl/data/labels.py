@@ -9,7 +9,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nlp_mtl.data.columns import is_null, items_of, kind_of
+from nlp_mtl.data.columns import holds_text, is_null, items_of, kind_of
 from nlp_mtl.data.loading import LoadedDataset, LoadedSplit
 from nlp_mtl.errors import DataError, did_you_mean, listed
 from nlp_mtl.tasks import Metric, Task, TaskType, are_iob, is_iob
@@ -93,11 +93,8 @@ def resolve_task(
         names = _names_of(name, type, loaded[dataset], column, label_names, label_map)
         given = _occurring(loaded[dataset], column, names)
         if loaded[dataset].stream is not None and trained_labels is None:
-            if names is None and label_names is None:
-                raise DataError(
-                    f"task `{name}`: `{dataset}` is streamed, so the labels in `{column}` cannot be collected before "
-                    "training: say them, `label_names: [...]`"
-                )
+            if why := names_needed(loaded[dataset], column, label_names):
+                raise DataError(f"task `{name}`: {why}: say them, `label_names: [...]`")
             # Nobody has seen its rows: they may hold any label.
             given |= set(label_map) | set(label_names or ()) if names is None else set(names.values())
         values = {label_map.get(label, label) for label in given}
@@ -143,6 +140,13 @@ def resolve_task(
     task = Task(name, type, tuple(labels), metric or "accuracy", loss_weight)
     readers = {d: LabelReader(name, labels, names_of[d], label_map) for d in columns}
     return task, readers
+
+
+def names_needed(loaded: LoadedDataset, column: str, label_names: Sequence[str] | None) -> str:
+    """Why a recipe has to say the labels of a column; empty: it need not."""
+    if loaded.stream is None or label_names is not None or not holds_text(loaded.features[column]):
+        return ""
+    return f"`{loaded.name}` is streamed, so the labels in `{column}` cannot be collected before training"
 
 
 def _names_of(

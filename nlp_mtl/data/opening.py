@@ -164,8 +164,7 @@ def _load(
             if name is not None and revision == PARQUET_COPY:
                 options = {"data_dir": name, "data_files": data_files}
             loaded = retried(
-                lambda: datasets.load_dataset(source, revision=revision, **options, streaming=streaming),  # type: ignore[call-overload]
-                also_unreachable=False,  # the library has tried that itself
+                lambda: datasets.load_dataset(source, revision=revision, **options, streaming=streaming)  # type: ignore[call-overload]
             )
     except DatasetGenerationError as error:
         raise DataError(f"dataset `{dataset}` cannot be read: {first_line(error.__cause__ or error)}") from error

@@ -3,7 +3,7 @@
 import copy
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,8 @@ from nlp_mtl.data.text_files import Row, read_rows
 from nlp_mtl.errors import DataError, did_you_mean, listed
 
 _NUMBER = re.compile(r"[+-]?\d+")
+_ROWS_WITHOUT = 1000
+"""So many rows of a JSON Lines file may leave out a column."""
 
 
 class Chunk(NamedTuple):
@@ -49,7 +51,7 @@ class TextSource:
     text_column: str = ""
     is_words: bool = False
     """Whether ``text_column`` holds lists of words."""
-    numbers: frozenset[str] = field(default=frozenset())
+    numbers: frozenset[str] = frozenset()
     """Columns of class numbers, in a format that writes all as text."""
     num_rows: int | None = None
 
@@ -162,9 +164,6 @@ class TextSource:
             raise DataError(f"{self.place}, line {line} of {file}: `{self.text_column}` holds {text!r:.60}, no {what}")
         return values
 
-
-_ROWS_WITHOUT = 1000
-"""So many rows of a JSON Lines file may leave out a column."""
 
 _UNREADABLE = (
     DatasetGenerationError, HfHubHTTPError, ValueError, TypeError, NotImplementedError, OSError, EOFError, ImportError,

@@ -25,6 +25,8 @@ _TITLES = {
     "accuracy": "Accuracy",
     "macro_f1": "Macro F1",
 }
+_METRICS = {"span_f1": "seqeval", "accuracy": "accuracy", "macro_f1": "f1"}
+"""How the Hub calls our metrics."""
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -35,7 +37,7 @@ def hub_id(path: str | None) -> str | None:
 
 
 def card_data(
-    recipe: Mapping[str, Any], results: Mapping[str, Any] | None, about: Mapping[str, Any], repo_id: str
+    recipe: Mapping[str, Any], results: Mapping[str, Any], about: Mapping[str, Any], repo_id: str
 ) -> dict[str, Any]:
     """The metadata of a card, as its YAML header has them.
 
@@ -54,19 +56,16 @@ def card_data(
         datasets=[name for name in named if name] or None,
         base_model=hub_id(recipe["encoder"]),
         pipeline_tag=types[0] if len(types) == 1 else None,
-        metrics=sorted({_METRICS[metric] for metric in (results or {}).get("main_metrics", {}).values()}) or None,
+        metrics=sorted({_METRICS[metric] for metric in results["main_metrics"].values()}),
     )
     found: dict[str, Any] = {key: value for key, value in data.to_dict().items() if value is not None}
-    if results:
-        found["model-index"] = eval_results_to_model_index(repo_id, list(_results(recipe, results)))
+    evaluated = _results(recipe, results)
+    if evaluated:
+        found["model-index"] = eval_results_to_model_index(repo_id, evaluated)
     return found
 
 
-_METRICS = {"span_f1": "seqeval", "accuracy": "accuracy", "macro_f1": "f1"}
-"""How the Hub calls our metrics."""
-
-
-def _results(recipe: Mapping[str, Any], results: Mapping[str, Any]) -> Sequence[EvalResult]:
+def _results(recipe: Mapping[str, Any], results: Mapping[str, Any]) -> list[EvalResult]:
     found = []
     for split, tasks in results["scores"].items():
         for task, scores in tasks.items():
@@ -95,7 +94,7 @@ def _results(recipe: Mapping[str, Any], results: Mapping[str, Any]) -> Sequence[
 
 def card_body(
     recipe: Mapping[str, Any],
-    results: Mapping[str, Any] | None,
+    results: Mapping[str, Any],
     config: Mapping[str, Any],
     repo_id: str,
     plots: Sequence[str] = (),
@@ -117,9 +116,9 @@ def card_body(
         first_task=tasks[0]["name"],
         first_type=tasks[0]["type"],
         max_length=config["max_length"],
-        recipe=_without_places(recipe),
+        recipe=as_yaml(recipe).strip(),
         plots="\n".join(f"![{Path(plot).stem}]({plot})" for plot in plots),
-        versions=", ".join(f"{name} {version}" for name, version in (results or {}).get("versions", {}).items()) or "?",
+        versions=", ".join(f"{name} {version}" for name, version in results["versions"].items()),
     )
     return f"{BEGIN}\n{text.strip()}\n{END}"
 
@@ -129,9 +128,9 @@ def _labels(labels: Sequence[str]) -> str:
     return ", ".join(f"`{label}`" for label in labels[:30]) + more
 
 
-def _scores_table(results: Mapping[str, Any] | None) -> str:
-    if not results or not results["scores"]:
-        return "This model comes without results of a run."
+def _scores_table(results: Mapping[str, Any]) -> str:
+    if not results["scores"]:
+        return "Nothing could be scored: the data had no labelled validation or test split."
     lines = ["| task | split | metric | score | items |", "|---|---|---|---:|---:|"]
     for split, tasks in results["scores"].items():
         for task, scores in tasks.items():
@@ -142,21 +141,15 @@ def _scores_table(results: Mapping[str, Any] | None) -> str:
     return "\n".join(lines)
 
 
-def _data_table(recipe: Mapping[str, Any], results: Mapping[str, Any] | None) -> str:
+def _data_table(recipe: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     lines = ["| dataset | from | training rows |", "|---|---|---:|"]
     for name, spec in recipe["datasets"].items():
         known = hub_id(spec.get("path"))
         parts = [part for part in (spec.get("name"), spec.get("revision")) if part]
         source = f"[{known}](https://huggingface.co/datasets/{known})" if known else "files"
-        rows = ((results or {}).get("data", {}).get(name, {}).get("splits", {}).get("train") or {}).get("rows")
+        rows = results["data"][name]["splits"].get("train", {}).get("rows")
         lines.append(f"| {name} | {' '.join([source, *parts])} | {'unknown' if rows is None else f'{rows:,}'} |")
     return "\n".join(lines)
-
-
-def _without_places(recipe: Mapping[str, Any]) -> str:
-    """A recipe without the folders of the machine that it ran on."""
-    told = {key: value for key, value in recipe.items() if key not in ("data_dir", "output_dir")}
-    return yaml.safe_dump(told, sort_keys=False, allow_unicode=True).strip()
 
 
 def merged(old: str | None, data: Mapping[str, Any], body: str) -> str:
@@ -183,8 +176,7 @@ def merged(old: str | None, data: Mapping[str, Any], body: str) -> str:
     else:
         raise ModelError(
             f"the card that is there holds {BEGIN!r} {marks[0]} times and {END!r} {marks[1]} times; each should stand "
-            "there once, "
-            "around what a push writes anew: mend the card, or take both out"
+            "there once, around what a push writes anew: mend the card, or take both out"
         )
     own = {key: value for key, value in kept.data.to_dict().items() if value is not None}
     stays = {key: value for key, value in own.items() if key in _OWNERS or key not in data}
@@ -192,4 +184,9 @@ def merged(old: str | None, data: Mapping[str, Any], body: str) -> str:
 
 
 def _header(data: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(json.loads(json.dumps(data)), sort_keys=False, allow_unicode=True)
+    return as_yaml(json.loads(json.dumps(data)))  # plain values only
+
+
+def as_yaml(values: Mapping[str, Any]) -> str:
+    """Plain values as YAML, in their order."""
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

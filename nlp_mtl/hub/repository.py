@@ -4,6 +4,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from huggingface_hub.errors import (
 )
 
 from nlp_mtl.errors import HubError, ModelError, first_line
-from nlp_mtl.hub.card import card_body, card_data, merged
+from nlp_mtl.hub.card import as_yaml, card_body, card_data, merged
 from nlp_mtl.retrying import UNANSWERED, retried
 
+_asked = partial(retried, also_unreachable=True)
 _REMOTE_CODE = Path(__file__).with_name("modeling_nlp_mtl.py")
 _AUTO_MAP = {"AutoConfig": "modeling_nlp_mtl.MultiTaskConfig", "AutoModel": "modeling_nlp_mtl.MultiTaskModel"}
 
@@ -59,9 +61,9 @@ def push(
     try:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            retried(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
+            _asked(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
             if revision is not None:
-                retried(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True))
+                _asked(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True))
             assemble(run, folder, repo_id, _card_there(api, repo_id, revision), about or {})
             operations = [
                 CommitOperationAdd(path.relative_to(folder).as_posix(), path)
@@ -69,7 +71,7 @@ def push(
                 if path.is_file()
             ]
             message = commit_message or f"Model of nlp_mtl ({run.absolute().name})"
-            commit = retried(
+            commit = _asked(
                 lambda: api.create_commit(
                     repo_id, operations, commit_message=message, revision=revision, create_pr=create_pr
                 )
@@ -112,16 +114,15 @@ def assemble(run: Path, folder: Path, repo_id: str, card: str | None, about: Map
         return
     recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    plots = sorted(path for path in run.glob("plots/*.png"))
+    plots = sorted(run.glob("plots/*.png"))
     for plot in plots:
         (folder / "plots").mkdir(exist_ok=True)
         shutil.copyfile(plot, folder / "plots" / plot.name)
     # Without the folders of the machine that it ran on.
-    portable = {**recipe, "data_dir": ".", "output_dir": f"runs/{run.absolute().name}"}
-    text = yaml.safe_dump(portable, sort_keys=False, allow_unicode=True)
-    (folder / "recipe.yaml").write_text(text, encoding="utf-8")
-    told = {key: value for key, value in results.items() if key != "command"}
-    (folder / "results.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    recipe |= {"data_dir": ".", "output_dir": f"runs/{run.absolute().name}"}
+    (folder / "recipe.yaml").write_text(as_yaml(recipe), encoding="utf-8")
+    del results["command"]
+    (folder / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     body = card_body(recipe, results, config, repo_id, [f"plots/{plot.name}" for plot in plots])
     text = merged(card, card_data(recipe, results, about, repo_id), body)
     (folder / "README.md").write_text(text, encoding="utf-8")
@@ -129,7 +130,7 @@ def assemble(run: Path, folder: Path, repo_id: str, card: str | None, about: Map
 
 def _card_there(api: HfApi, repo_id: str, revision: str | None) -> str | None:
     try:
-        path = retried(lambda: api.hf_hub_download(repo_id, "README.md", revision=revision))
+        path = _asked(lambda: api.hf_hub_download(repo_id, "README.md", revision=revision))
     except EntryNotFoundError:
         return None
     return Path(path).read_text(encoding="utf-8")

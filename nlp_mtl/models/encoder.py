@@ -20,8 +20,9 @@ from transformers import (
 )
 
 from nlp_mtl.errors import MissingExtraError, ModelError, listed
-from nlp_mtl.models.fetching import UNREADABLE, cannot_load, check_shards, fetched
+from nlp_mtl.models.fetching import UNREADABLE, cannot_load, check_shards
 from nlp_mtl.models.packing import position_offset
+from nlp_mtl.retrying import retried
 
 # Encoders that a Python package carries, with the checksum of their weights.
 _PACKAGED = {
@@ -88,7 +89,7 @@ def load_encoder(encoder: str, revision: str | None = None, dropout: float | Non
             if ("dropout" in name or name.endswith("pdrop")) and is_rate:
                 setattr(config, name, dropout)
         check_shards(path, revision)
-        model: PreTrainedModel = fetched(
+        model: PreTrainedModel = retried(
             lambda: AutoModel.from_pretrained(path, config=config, revision=revision, dtype=torch.float32)
         )
     except UNREADABLE as error:
@@ -121,7 +122,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
     """
     path = resolve_encoder(name)
     try:
-        tokenizer: PreTrainedTokenizerBase = fetched(lambda: AutoTokenizer.from_pretrained(path, revision=revision))
+        tokenizer: PreTrainedTokenizerBase = retried(lambda: AutoTokenizer.from_pretrained(path, revision=revision))
         if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # made up: there are no files
             raise _no_tokenizer(name)
         if not tokenizer.is_fast:
@@ -176,7 +177,7 @@ def load_encoder_config(encoder: str, revision: str | None = None) -> PreTrained
     if revision is not None and Path(path).is_dir():
         raise ModelError(f"encoder_revision is for encoders on the Hub, but `{encoder}` is a folder")
     try:
-        config: PreTrainedConfig = fetched(lambda: AutoConfig.from_pretrained(path, revision=revision))
+        config: PreTrainedConfig = retried(lambda: AutoConfig.from_pretrained(path, revision=revision))
     except UNREADABLE as error:
         raise cannot_load("encoder", encoder, error) from error
     return config

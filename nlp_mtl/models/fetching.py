@@ -2,9 +2,8 @@
 
 import json
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
 
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -21,8 +20,6 @@ from transformers.utils import cached_file
 from nlp_mtl.errors import ModelError, first_line
 from nlp_mtl.retrying import retried
 
-Loaded = TypeVar("Loaded")
-
 UNREADABLE = (
     OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError,
     SafetensorError, pickle.UnpicklingError, HfHubHTTPError, HFValidationError, StrictDataclassError,
@@ -30,11 +27,6 @@ UNREADABLE = (
 """What transformers raises for files that are missing, cut, of another model, or out of reach."""
 
 _INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-
-
-def fetched(load: Callable[[], Loaded]) -> Loaded:
-    """What ``load`` gives; where the Hub is busy it is asked again."""
-    return retried(load, also_unreachable=False)  # its client has tried that
 
 
 def check_shards(name: str, revision: str | None = None) -> None:
@@ -45,7 +37,7 @@ def check_shards(name: str, revision: str | None = None) -> None:
     """
     for index in _INDICES:
         # Of a folder, or of the Hub; None: there is no such file.
-        found = fetched(
+        found = retried(
             lambda index=index: cached_file(  # type: ignore[misc]
                 name, index, revision=revision or "main", _raise_exceptions_for_missing_entries=False,
                 _raise_exceptions_for_connection_errors=False,

@@ -10,8 +10,9 @@ from transformers import PreTrainedTokenizerBase
 
 from nlp_mtl.errors import ModelError, listed
 from nlp_mtl.models.encoder import load_tokenizer
-from nlp_mtl.models.fetching import UNREADABLE, cannot_load, check_shards, fetched
+from nlp_mtl.models.fetching import UNREADABLE, cannot_load, check_shards
 from nlp_mtl.models.multitask import MultiTaskConfig, MultiTaskModel
+from nlp_mtl.retrying import retried
 from nlp_mtl.words import WORD_SPLITTERS
 
 
@@ -34,12 +35,12 @@ def load_model(path: str | Path, *, revision: str | None = None) -> tuple[MultiT
     elif looks_local or Path(name).exists():
         raise ModelError(f"there is no model folder {path}")
     try:
-        config = fetched(lambda: MultiTaskConfig.from_pretrained(name, revision=revision or "main"))
+        config = retried(lambda: MultiTaskConfig.from_pretrained(name, revision=revision or "main"))
         if config.model_type != MultiTaskConfig.model_type or not config.tasks:
             raise ModelError(f"`{name}` is not a model of nlp_mtl: its config has no tasks")
         _check_config(config, name)
         check_shards(name, revision)
-        loaded: Any = fetched(
+        loaded: Any = retried(
             lambda: MultiTaskModel.from_pretrained(
                 name, config=config, revision=revision or "main", dtype=torch.float32, output_loading_info=True,
                 use_safetensors=True,  # never what would have to be unpickled

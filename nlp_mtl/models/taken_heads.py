@@ -8,9 +8,10 @@ from torch import Tensor
 
 from nlp_mtl.errors import ModelError, listed
 from nlp_mtl.models.encoder import load_encoder_config, resolve_encoder
-from nlp_mtl.models.fetching import UNREADABLE, cannot_load, check_shards, fetched
+from nlp_mtl.models.fetching import UNREADABLE, cannot_load, check_shards
 from nlp_mtl.models.heads import auto_class, stock_model
 from nlp_mtl.models.multitask import MultiTaskModel
+from nlp_mtl.retrying import retried
 from nlp_mtl.tasks import Task
 
 
@@ -59,7 +60,7 @@ def take_head(
     try:
         path = resolve_encoder(init_from)
         check_shards(path, revision)
-        loaded, told = fetched(
+        loaded, told = retried(
             lambda: auto_class(task.type).from_pretrained(
                 path, revision=revision, dtype=torch.float32, output_loading_info=True
             )

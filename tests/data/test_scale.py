@@ -21,7 +21,8 @@ from tiny import recipe, text_row, token_row, write_jsonl
 from tiny_runs import finish, start, write_yaml
 
 from nlp_mtl import Recipe
-from nlp_mtl.build import Prepared, prepare, steps
+from nlp_mtl.build import steps
+from nlp_mtl.build_data import Prepared, prepare
 from nlp_mtl.data import encoding
 from nlp_mtl.data.loading import load_splits
 from nlp_mtl.data.stratification import codes_of, spread
@@ -109,7 +110,7 @@ import sys, time
 sys.path.insert(0, sys.argv[1])
 import conftest, tiny, yaml
 from nlp_mtl import Recipe
-from nlp_mtl.build import prepare
+from nlp_mtl.build_data import prepare
 from nlp_mtl.data import encoding
 
 original, calls = encoding.encode_words, []

@@ -1,88 +1,23 @@
 """A stream gives every row once a pass, and each by its position, from wherever it is read."""
 
-import csv
-import gzip
 import json
 import pickle
 import subprocess
 import sys
-from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from shards import LABELS, TOTAL, loaded, numbers, stream, write_shards
 from torch.utils.data import DataLoader
 
-from nlp_mtl.data.loading import LoadedDataset, load_splits
-from nlp_mtl.data.streaming import Cursor, Stream
+from nlp_mtl.data.labels import resolve_task
+from nlp_mtl.data.streaming import Cursor
 from nlp_mtl.errors import DataError
-
-SHARDS = (23, 9, 1, 40)
-TOTAL = sum(SHARDS)
-LABELS = ("no", "yes")
-
-
-def shard_rows() -> list[list[dict[str, Any]]]:
-    """The rows of each shard; texts are the numbers of rows."""
-    starts = [0, *accumulate(SHARDS)]
-    return [
-        [{"text": f"row {start + n}", "label": LABELS[(start + n) % 2]} for n in range(size)]
-        for start, size in zip(starts, SHARDS, strict=False)
-    ]
-
-
-def write_shards(folder: Path, form: str = "jsonl") -> None:
-    folder.mkdir(exist_ok=True, parents=True)
-    for number, rows in enumerate(shard_rows()):
-        file = folder / f"part-{number}.{form}"
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
-        if form == "jsonl":
-            file.write_text(lines)
-        elif form == "jsonl.gz":
-            file.write_bytes(gzip.compress(lines.encode()))
-        elif form == "parquet":
-            pq.write_table(pa.Table.from_pylist(rows), file, row_group_size=7)
-        elif form in ("csv", "tsv"):
-            with file.open("w", newline="") as opened:
-                writer = csv.DictWriter(opened, ["text", "label"], delimiter="," if form == "csv" else "\t")
-                writer.writeheader()
-                writer.writerows(rows)
-        elif form == "conll":
-            file.write_text("".join(f"{row['text'].replace(' ', '')} {row['label']}\n\n" for row in rows))
-        else:  # conllu
-            words = [(row["text"].replace(" ", ""), row["label"]) for row in rows]
-            file.write_text(
-                "".join(f"1-2\tx{'	_' * 8}\n1\t{word}\t_\t{label}{'	_' * 6}\n\n" for word, label in words)
-            )
-
-
-def loaded(folder: Path, form: str = "jsonl", **options: Any) -> LoadedDataset:
-    column = {"conll": "tokens", "conllu": "form"}.get(form, "text")
-    of_form: dict[str, Any] = {"columns": ["tokens", "label"], "path": "conll"} if form == "conll" else {}
-    return load_splits(
-        "demo",
-        **{
-            "data_files": f"part-*.{form}", "data_dir": str(folder), "text" if column == "text" else "tokens": column,
-            "label_columns": ["upos" if form == "conllu" else "label"], "streaming": True, "buffer_size": 16,
-            "validation_fraction": 0.1, "test_fraction": 0.1, "seed": 3, **of_form, **options,
-        },
-    )  # fmt: skip
-
-
-def stream(folder: Path, form: str = "jsonl", **options: Any) -> Stream:
-    found = loaded(folder, form, **options).stream
-    assert found is not None
-    return found
-
-
-def numbers(found: dict[str, list[Any]]) -> list[int]:
-    texts = [value[0] if isinstance(value, list) else value for value in next(iter(found.values()))]
-    return [int(text.removeprefix("row").strip()) for text in texts]
 
 
 @pytest.fixture(scope="module")
@@ -226,93 +161,6 @@ def test_a_row_is_told_by_its_line_or_where_files_are_not_known_by_how_its_text_
     assert where == f"{title}, row 0 of pass 2 (counted from 0): {beginning!r}"
 
 
-GOOD = '{"text": "a", "label": "no"}\n'
-
-
-@pytest.mark.parametrize(
-    ("form", "last", "told"),
-    [
-        ("jsonl", GOOD + '{"text": "broken\n', r"cannot be read: line 2 is not valid JSON"),
-        ("jsonl", GOOD + "[1, 2]\n", r"cannot be read: line 2 is not a JSON object: \[1, 2\]"),
-        ("jsonl", GOOD + '{"text": "caf\udce9", "label": "no"}\n', r"is not text in UTF-8 somewhere behind line"),
-        ("jsonl", '{"txt": "a", "label": "no"}\n', r"has no column `text`; it has `txt`, `label`. Did you mean `txt`"),
-        ("jsonl", GOOD + '{"text": 7, "label": "no"}\n', r"line 2 of .*part-9.jsonl: `text` holds 7, no text"),
-        ("csv", "text,label\na,no\nb,no,too many\n", r"cannot be read: line 3 has 3 fields, but there are 2 columns"),
-        ("csv", "text,lable\na,no\n", r"has no column `label`; it has `text`, `lable`. Did you mean `lable`"),
-        ("csv", 'text,label\n"a,no\n', r"cannot be read: it stops behind line \d: unexpected end of data"),
-    ],
-)
-def test_what_cannot_be_read_is_told_with_file_and_line(tmp_path: Path, form: str, last: str, told: str) -> None:
-    (tmp_path / f"part-0.{form}").write_text(GOOD * 200 if form == "jsonl" else "text,label\n" + "a,no\n" * 200)
-    (tmp_path / f"part-9.{form}").write_text(last, errors="surrogateescape")
-    with pytest.raises(DataError, match=rf"dataset `demo`, split train.*part-9.{form}.*{told}|{told}"):
-        stream(tmp_path, form).batch(range(600))
-
-
-def test_a_value_of_another_type_among_the_first_rows_is_told_with_its_line(tmp_path: Path) -> None:
-    (tmp_path / "part-0.jsonl").write_text(GOOD * 4 + '{"text": 17, "label": "no"}\n' + GOOD)
-    with pytest.raises(
-        DataError, match=r"split train, line 5 of .*part-0.jsonl: the column `text` holds 17, and 'a' before"
-    ):
-        stream(tmp_path)
-
-
-def test_a_compressed_file_that_was_cut_is_told(tmp_path: Path) -> None:
-    whole = gzip.compress("".join(json.dumps({"text": f"row {n}", "label": "no"}) + "\n" for n in range(5000)).encode())
-    (tmp_path / "part-0.jsonl.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(
-        DataError, match=r"part-0.jsonl.gz cannot be read: it stops behind line \d+: Compressed file ended"
-    ):
-        stream(tmp_path, "jsonl.gz").batch(range(5000))
-
-
-def test_a_header_that_the_recipe_names_again_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "part-0.csv").write_text("text,label\na,no\n")
-    with pytest.raises(
-        DataError, match=r"part-0.csv cannot be read: .*it has a header of its own; leave out `columns`"
-    ):
-        loaded(tmp_path, "csv", columns=["text", "label"])
-
-
-def test_files_may_differ_in_columns_nobody_asked_for_and_in_their_order(tmp_path: Path) -> None:
-    (tmp_path / "part-0.jsonl").write_text(GOOD * 3)
-    (tmp_path / "part-1.jsonl").write_text('{"label": "yes", "meta": {"n": 1}, "text": "b"}\n' * 3)
-    found = stream(tmp_path).batch(range(6))
-    assert sorted(zip(*found.values(), strict=True)) == [("a", "no")] * 3 + [("b", "yes")] * 3
-    (tmp_path / "part-0.csv").write_text("text,label\na,no\n")
-    (tmp_path / "part-1.csv").write_text("n,label,text\n7,yes,b\n")
-    assert sorted(zip(*stream(tmp_path, "csv").batch(range(2)).values(), strict=True)) == [("a", "no"), ("b", "yes")]
-
-
-def test_rows_without_a_label_may_come_first(tmp_path: Path) -> None:
-    (tmp_path / "part-0.jsonl").write_text('{"text": "a", "label": null}\n' * 300)
-    (tmp_path / "part-1.jsonl").write_text('{"text": "b", "label": "yes"}\n{"text": "c"}\n')
-    found = stream(tmp_path).batch(range(302))
-    assert sorted(zip(*found.values(), strict=True), key=str)[-2:] == [("b", "yes"), ("c", None)]
-
-
-def test_class_numbers_of_csv_are_numbers_and_gaps_are_null(tmp_path: Path) -> None:
-    (tmp_path / "part-0.csv").write_text("text,label\n12,1\nb,0\n")
-    (tmp_path / "part-1.csv").write_text("text,label\nc,\n34\n")
-    found = stream(tmp_path, "csv").batch(range(4))
-    assert sorted(zip(*found.values(), strict=True), key=str) == [("12", 1), ("34", None), ("b", 0), ("c", None)]
-    (tmp_path / "part-0.csv").write_text("text,label\n" + "a,1\n" * 100)
-    (tmp_path / "part-1.csv").write_text("text,label\nc,high\n")
-    with pytest.raises(DataError, match=r"line 2 of .*part-1.csv: the column `label` held numbers, and now 'high'"):
-        stream(tmp_path, "csv").batch(range(101))
-
-
-def test_a_text_among_lists_of_words_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "part-0.jsonl").write_text('{"text": ["a"], "label": "no"}\n' * 100 + '{"text": "ab", "label": "no"}\n')
-    with pytest.raises(DataError, match=r"line 101 of .*: `text` holds 'ab', no list of words"):
-        stream(tmp_path, tokens="text", text=None).batch(range(101))
-
-
-def test_a_list_of_objects_is_read_as_well(tmp_path: Path) -> None:
-    (tmp_path / "part-0.jsonl").write_text(json.dumps([{"text": f"row {n}", "label": "no"} for n in range(5)]))
-    assert sorted(numbers(stream(tmp_path).batch(range(5)))) == [0, 1, 2, 3, 4]
-
-
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
 def test_files_that_came_or_went_make_another_stream(tmp_path: Path, form: str) -> None:
     write_shards(tmp_path, form)
@@ -326,17 +174,6 @@ def test_files_that_came_or_went_make_another_stream(tmp_path: Path, form: str) 
     assert stream(tmp_path, form).digest() == before
     (tmp_path / f"part-2.{form}").rename(tmp_path / f"part-4.{form}")
     assert stream(tmp_path, form).digest() != before
-
-
-def test_an_empty_file_and_files_of_two_formats_are_refused(tmp_path: Path) -> None:
-    write_shards(tmp_path)
-    (tmp_path / "part-9.jsonl").write_text("")
-    with pytest.raises(DataError, match=r"part-9.jsonl is empty"):
-        loaded(tmp_path)
-    (tmp_path / "part-9.jsonl").unlink()
-    write_shards(tmp_path, "csv")
-    with pytest.raises(DataError, match=r"files of one format; these are `csv`, `json`"):
-        loaded(tmp_path, data_files="part-*")
 
 
 def test_splits_for_evaluation_are_read_whole_and_none_is_held_out(shards: Path) -> None:
@@ -355,8 +192,6 @@ def test_max_rows_takes_the_first_rows_of_a_stream(shards: Path) -> None:
 
 
 def test_labels_of_a_stream_have_to_be_said(tmp_path: Path) -> None:
-    from nlp_mtl.data.labels import resolve_task
-
     write_shards(tmp_path)
     found = {"demo": loaded(tmp_path)}
     with pytest.raises(DataError, match=r"`demo` is streamed, so the labels in `label` cannot be collected"):
@@ -375,7 +210,7 @@ def test_memory_does_not_grow_with_the_stream(tmp_path: Path) -> None:
 import json, resource, sys
 from pathlib import Path
 sys.path[:0] = [sys.argv[2]]
-from test_streaming import stream
+from shards import stream
 one = stream(Path(sys.argv[1]), buffer_size=500)
 one.batch(range(2_000))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -387,40 +222,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
         row = json.dumps({"text": f"row {number} " + "x" * 500, "label": "no"}) + "\n"
         (tmp_path / f"part-{number}.jsonl").write_text(row * 10_000)
     grown = subprocess.run(
-        [sys.executable, "-c", script, tmp_path, str(Path(__file__).parent)],
+        [sys.executable, "-c", script, tmp_path, str(Path(__file__).parents[1])],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     assert int(grown) < 40_000, "kilobytes; the rows read are 100 MB"
-
-
-TEXTS = st.text(
-    st.characters(blacklist_categories=["Cs"], blacklist_characters="\x00\x1a\r\ufeff"), min_size=1, max_size=12
-).map("x{}".format)  # no text looks like a number, for pandas would take it for one
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rows=st.lists(st.tuples(TEXTS, st.sampled_from([*LABELS, None])), min_size=2, max_size=12))
-@pytest.mark.parametrize("form", ["jsonl", "csv", "tsv", "conll"])
-def test_a_stream_reads_of_a_file_what_is_read_without_streaming(
-    tmp_path: Path, form: str, rows: list[tuple[str, str | None]]
-) -> None:
-    file = tmp_path / f"part-0.{form}"
-    if form == "conll":
-        words = [("".join(text.split()), label or "O") for text, label in rows]
-        words = [(word, label) for word, label in words if not word.startswith(("-DOCSTART-", "#"))] or [("a", "no")]
-        file.write_text("".join(f"{word} {label}\n\n" for word, label in words), encoding="utf-8", newline="\n")
-    elif form == "jsonl":
-        lines = [json.dumps({"text": text, "label": label}, ensure_ascii=False) for text, label in rows]
-        file.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
-    else:
-        cleaned = [(text if form == "csv" else " ".join(text.split()), label) for text, label in rows]
-        with file.open("w", newline="", encoding="utf-8") as opened:
-            if form == "csv":
-                csv.writer(opened, lineterminator="\n").writerows([("text", "label"), *cleaned])
-            else:
-                opened.write("".join(f"{text}\t{label or ''}\n" for text, label in [("text", "label"), *cleaned]))
-    plain = loaded(tmp_path, form, streaming=False, validation_fraction=0, test_fraction=0).splits["train"].rows
-    found = stream(tmp_path, form).batch(range(len(plain)))
-    columns = plain.column_names
-    expected = [tuple(row[column] for column in columns) for row in plain.to_list()]
-    assert sorted(zip(*(found[column] for column in columns), strict=True), key=repr) == sorted(expected, key=repr)

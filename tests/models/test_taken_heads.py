@@ -12,7 +12,8 @@ from tiny_runs import values
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 from nlp_mtl import ModelError, Recipe, RecipeError
-from nlp_mtl.build import new_model, prepare
+from nlp_mtl.build import new_model
+from nlp_mtl.build_data import prepare
 from nlp_mtl.models.encoder import load_encoder
 from nlp_mtl.models.multitask import from_encoder
 from nlp_mtl.models.taken_heads import take_head

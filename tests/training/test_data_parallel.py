@@ -7,7 +7,8 @@ import pytest
 from tiny_runs import finish, start, values, write_yaml
 
 from nlp_mtl import Recipe
-from nlp_mtl.build import prepare, steps
+from nlp_mtl.build import steps
+from nlp_mtl.build_data import prepare
 
 
 @pytest.mark.slow

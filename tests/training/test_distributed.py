@@ -24,7 +24,8 @@ from tiny_runs import (
 )
 
 from nlp_mtl import Recipe, RunError, train
-from nlp_mtl.build import new_model, prepare, steps
+from nlp_mtl.build import new_model, steps
+from nlp_mtl.build_data import prepare
 
 slow = pytest.mark.slow  # every process imports torch
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}

@@ -12,7 +12,8 @@ from accelerate.utils import set_seed
 from tiny_runs import finish, loss_lines, start, weights, write_yaml
 
 from nlp_mtl import Recipe
-from nlp_mtl.build import new_model, prepare, steps
+from nlp_mtl.build import new_model, steps
+from nlp_mtl.build_data import prepare
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("NLP_MTL_DATA", ROOT.parent / "shared" / "data"))

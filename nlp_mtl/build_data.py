@@ -1,0 +1,221 @@
+"""From a recipe to its data: loaded, encoded, or opened as streams."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from nlp_mtl.data.encoding import EncodedSplit, StreamedSplit, encode_split, stream_split
+from nlp_mtl.data.items import Framing, frame
+from nlp_mtl.data.labels import LabelReader, names_needed, resolve_task
+from nlp_mtl.data.loading import LoadedDataset, load_splits
+from nlp_mtl.errors import ModelError, Problem, RecipeError, listed
+from nlp_mtl.models.encoder import load_encoder_config, load_tokenizer, longest_input
+from nlp_mtl.recipe import SPLITS, Recipe
+from nlp_mtl.tasks import Task
+
+DEFAULT_MAX_LENGTH = 512
+"""Tokens in a window where the recipe does not say: more costs memory and time that few texts are worth."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a run needs besides its model."""
+
+    tasks: list[Task]
+    loaded: dict[str, LoadedDataset]
+    encoded: dict[str, dict[str, EncodedSplit]]
+    """``{dataset: {split: rows}}``"""
+    streams: dict[str, StreamedSplit]
+    """``{dataset: training rows}`` of those that are streamed."""
+    tokenizer: PreTrainedTokenizerBase
+    framing: Framing
+
+    def split(self, name: str) -> dict[str, EncodedSplit]:
+        """``{dataset: rows}`` of the datasets that have the split."""
+        return {dataset: splits[name] for dataset, splits in self.encoded.items() if name in splits}
+
+
+def prepare(
+    recipe: Recipe,
+    *,
+    accelerator: Accelerator | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    framing: Framing | None = None,
+    word_splitter: str | None = None,
+    trained_tasks: Sequence[Task] | None = None,
+    splits: Sequence[str] = SPLITS,
+) -> Prepared:
+    """Load and encode a recipe's data.
+
+    Args:
+        accelerator: with several processes the first one fills the caches that the others read.
+        tokenizer, framing, word_splitter, trained_tasks: of a trained model that is to be scored; default: new ones.
+        splits: which to encode.
+
+    Raises:
+        RecipeError, DataError, ModelError: what is wrong with the recipe, its data or its encoder.
+    """
+    if tokenizer is None or framing is None:
+        tokenizer, framing = _tokenizer_and_framing(recipe)
+    # Without one none is made: accelerate would keep its device for whatever the program does next.
+    with accelerator.main_process_first() if accelerator else nullcontext():
+        loaded = _load(recipe)
+        if trained_tasks is None:
+            _check_streams(recipe, loaded)
+        for note in (note for dataset in loaded.values() for note in dataset.notes):
+            if accelerator is None or accelerator.is_main_process:
+                logger.info("%s", note)
+        tasks, readers = _tasks(recipe, loaded, trained_tasks)
+        encoded, streams = {}, {}
+        for name, dataset in loaded.items():
+            how = (_readings(recipe, name, tasks, readers), tokenizer, word_splitter or recipe.word_splitter)
+            encoded[name] = {
+                split: encode_split(dataset, split, *how, recipe.num_proc)
+                for split in dataset.splits
+                if split in splits
+            }
+            if dataset.stream is not None and "train" in splits:
+                streams[name] = stream_split(dataset, *how)
+    return Prepared(tasks, loaded, encoded, streams, tokenizer, framing)
+
+
+def _tokenizer_and_framing(recipe: Recipe) -> tuple[PreTrainedTokenizerBase, Framing]:
+    config = load_encoder_config(recipe.encoder, recipe.encoder_revision)
+    tokenizer = load_tokenizer(recipe.encoder, recipe.encoder_revision)
+    return tokenizer, frame(tokenizer, _max_length(recipe, config, tokenizer), recipe.window_overlap)
+
+
+def _max_length(recipe: Recipe, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens in a window. What is learned depends on it, so its default does not depend on ``max_tokens``."""
+    longest = longest_input(config, tokenizer)
+    chosen = recipe.max_length or min(longest, DEFAULT_MAX_LENGTH)
+    problems = []
+    if chosen > longest:
+        problems.append(Problem("max_length", f"found {chosen}, but the encoder reads at most {longest} tokens"))
+    if chosen > recipe.training.max_tokens:
+        found = f"found {recipe.training.max_tokens}, but a window of max_length {chosen} has to fit"
+        problems.append(Problem("training.max_tokens", f"{found}; raise it, or set a lower max_length"))
+    if chosen < 16:
+        problems.append(Problem("max_length", f"windows of {chosen} tokens are too short; allow at least 16"))
+    if problems:
+        raise RecipeError(problems)
+    return chosen
+
+
+def _load(recipe: Recipe) -> dict[str, LoadedDataset]:
+    loaded = {}
+    for name, spec in recipe.datasets.items():
+        readers = [(task, columns[name]) for task in recipe.tasks.values() if name in (columns := task.columns())]
+        texts = [column for task, column in readers if task.type == "text-classification"]
+        loaded[name] = load_splits(
+            name,
+            **spec.model_dump(),
+            data_dir=recipe.data_dir,
+            label_columns=[column for _, column in readers],
+            stratify=texts[0] if texts else None,
+            seed=recipe.seed,
+        )
+    return loaded
+
+
+def _tasks(
+    recipe: Recipe, loaded: Mapping[str, LoadedDataset], trained_tasks: Sequence[Task] | None
+) -> tuple[list[Task], dict[str, dict[str, LabelReader]]]:
+    """The tasks, and ``{task: {dataset: label reader}}``."""
+    trained = {task.name: task for task in trained_tasks or ()}
+    if trained and not set(trained) & set(recipe.tasks):
+        raise ModelError(
+            f"the model has the tasks {listed(trained)}, the recipe {listed(recipe.tasks)}: none is in both"
+        )
+    tasks, readers = [], {}
+    for name, spec in recipe.tasks.items():
+        if trained_tasks is not None and name not in trained:
+            logger.warning("The model has no task `%s`; it is not scored", name)
+            continue
+        if name in trained and trained[name].type != spec.type:
+            raise ModelError(f"the model's task `{name}` is {trained[name].type}, but the recipe's is {spec.type}")
+        task, readers[name] = resolve_task(
+            name,
+            spec.type,
+            spec.columns(),
+            loaded,
+            label_names=spec.label_names,
+            label_map=spec.label_map,
+            metric=spec.metric,
+            loss_weight=spec.loss_weight,
+            trained_labels=trained[name].labels if name in trained else None,
+        )
+        tasks.append(task)
+    return tasks, readers
+
+
+def _readings(
+    recipe: Recipe, dataset: str, tasks: Sequence[Task], readers: Mapping[str, Mapping[str, LabelReader]]
+) -> list[tuple[Task, str, LabelReader]]:
+    """What the tasks read from a dataset: task, column, reader."""
+    return [
+        (task, recipe.tasks[task.name].columns()[dataset], readers[task.name][dataset])
+        for task in tasks
+        if dataset in readers[task.name]
+    ]
+
+
+def _check_streams(recipe: Recipe, loaded: Mapping[str, LoadedDataset]) -> None:
+    """Refuse a recipe that counts on what streams do not tell, with all its problems.
+
+    Raises:
+        RecipeError: it does.
+    """
+    problems = []
+    streams = {name: dataset.stream for name, dataset in loaded.items() if dataset.stream is not None}
+    for name, task in recipe.tasks.items():
+        for dataset, column in task.columns().items():
+            if why := names_needed(loaded[dataset], column, task.label_names):
+                problems.append(Problem(f"tasks.{name}.label_names", f"needed: {why}"))
+    shares = recipe.sampling.shares
+    unknown = [name for name, stream in streams.items() if not stream.num_rows and shares.get(name, 1)]
+    because = f"nobody knows how many rows {listed(unknown)} has, which is streamed"
+    if unknown and recipe.sampling.strategy in ("proportional", "temperature"):
+        found = f"`{recipe.sampling.strategy}` goes by rows, but {because}"
+        problems.append(Problem("sampling.strategy", f"{found}: say `strategy: fixed` with `shares`, or `uniform`"))
+    for key, value in (("max_steps", recipe.training.max_steps), ("eval_every", recipe.training.eval_every)):
+        if unknown and value is None:
+            problems.append(Problem(f"training.{key}", f"needed, as an epoch cannot be counted: {because}"))
+    if problems:
+        raise RecipeError(problems)
+
+
+def describe_data(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
+    """What a run read, for ``results.json``: ``{dataset: where it is from, and its splits}``."""
+    described = {}
+    for dataset, splits in prepared.encoded.items():
+        told: dict[str, dict[str, Any]] = {
+            name: {
+                "rows": len(split),
+                "taken_from": split.source.source,
+                "files": [_relative(file, recipe.data_dir) for file in split.source.files],
+            }
+            for name, split in splits.items()
+        }
+        if dataset in prepared.streams:
+            stream = prepared.streams[dataset].source
+            files = [_relative(file, recipe.data_dir) for file in stream.source.files]
+            train = {"rows": stream.num_rows, "taken_from": stream.split, "files": files, "streamed": True}
+            told = {"train": train, **told}
+        spec = recipe.datasets[dataset].model_dump(include={"path", "name", "revision"}, exclude_none=True)
+        described[dataset] = {**spec, "splits": told}
+    return described
+
+
+def _relative(file: str, data_dir: str) -> str:
+    """A file's path as seen from ``data_dir``, where it lies below it."""
+    path = Path(file)
+    return path.relative_to(data_dir).as_posix() if path.is_relative_to(data_dir) else file
