@@ -165,7 +165,7 @@ def predict(
     from nlp_mtl.inference.predictor import load
 
     nlp = load(model, revision=revision)
-    chosen = [name.strip() for name in tasks.split(",") if name.strip()] if tasks is not None else None
+    chosen = _comma_separated(tasks)
     if chosen == []:
         raise typer.BadParameter("names no task", param_hint="--tasks")
     from tqdm.auto import tqdm
@@ -178,49 +178,69 @@ def predict(
             bar.update(len(chunk))
 
 
+Private = Annotated[
+    bool | None, typer.Option("--private/--public", help="Of a new repository. Default: as the account says.")
+]
+CreatePr = Annotated[bool, typer.Option("--create-pr", help="As a pull request.")]
+Message = Annotated[str | None, typer.Option(help="Of the commit.")]
+License = Annotated[str | None, typer.Option(help="For the card, as the Hub calls it: apache-2.0, ...")]
+Language = Annotated[str | None, typer.Option(help="For the card, comma separated: en,de")]
+
+
 @app.command()
 @_told
 def export(
     model: Annotated[str, typer.Argument(help="A run folder, a model folder, or a Hub id.")],
     folder: Annotated[Path, typer.Argument(help="A new folder, or an empty one.")],
     task: Annotated[str, typer.Option(help="Which task.")],
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")] = None,
+    push_to: Annotated[str | None, typer.Option("--push", metavar="USER/NAME", help="Push it to the Hub.")] = None,
+    private: Private = None,
+    create_pr: CreatePr = False,
+    message: Message = None,
+    license: License = None,
+    language: Language = None,
     debug: Debug = False,
 ) -> None:
     """Write one task as a stock transformers checkpoint, which needs no nlp_mtl to be used."""
+    given = {"--private/--public": private, "--create-pr": create_pr or None, "--message": message}
+    for option, value in given.items():
+        if push_to is None and value is not None:
+            raise typer.BadParameter("only --push reads it", param_hint=option)
     _quiet_libraries()
-    from nlp_mtl.hub.export import export_task
-    from nlp_mtl.models.loading import load_model
+    from nlp_mtl.hub.export import export as export_task
 
-    loaded, tokenizer = load_model(model, revision=revision)
-    export_task(loaded, tokenizer, task, folder.expanduser())
-    kind = {one.name: one.type for one in loaded.config.task_list()}[task]
+    kind, address = export_task(
+        model, task, folder.expanduser(), revision=revision, repo_id=push_to, private=private, create_pr=create_pr,
+        commit_message=message, license=license, language=_comma_separated(language) or (),
+    )  # fmt: skip
     print(f'Written. To use it: transformers.pipeline("{kind}", "{folder}")')
+    if address is not None:
+        print(address)
 
 
 @app.command()
 @_told
 def push(
     run: Annotated[Path, typer.Argument(help="A run folder, or a model folder.")],
-    repo_id: Annotated[str, typer.Argument(help="USER/NAME on the Hub; made where there is none.")],
-    private: Annotated[
-        bool | None, typer.Option("--private/--public", help="Of a new repository. Default: as the account says.")
+    repo_id: Annotated[
+        str | None, typer.Argument(metavar="[USER/NAME]", help="Made where there is none. Default: the recipe's hub.")
     ] = None,
+    private: Private = None,
     revision: Annotated[str | None, typer.Option(help="The branch; made where there is none.")] = None,
-    create_pr: Annotated[bool, typer.Option("--create-pr", help="As a pull request.")] = False,
-    message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
-    license: Annotated[str | None, typer.Option(help="For the card, as the Hub calls it: apache-2.0, ...")] = None,
-    language: Annotated[str | None, typer.Option(help="For the card, comma separated: en,de")] = None,
+    create_pr: CreatePr = False,
+    message: Message = None,
+    license: License = None,
+    language: Language = None,
     debug: Debug = False,
 ) -> None:
-    """Push a trained model to the Hub, with its card, recipe and results, in one commit."""
+    """Push a trained model to the Hub, with its card, recipe, results and plots, in one commit."""
     _quiet_libraries()
-    from nlp_mtl.hub.repository import push as push_run
+    from nlp_mtl.hub import push as push_run
 
-    languages = [one.strip() for one in language.split(",")] if language else None
     address = push_run(
-        run, repo_id, private=private, revision=revision, create_pr=create_pr, commit_message=message,
-        about={"license": license, "language": languages},
+        run, repo_id, private=private, revision=revision, create_pr=create_pr or None, commit_message=message,
+        license=license, language=_comma_separated(language),
     )  # fmt: skip
     print(address)
 
@@ -291,6 +311,10 @@ def _json(value: Any) -> str:
     except UnicodeEncodeError:
         return json.dumps(value)
     return line
+
+
+def _comma_separated(given: str | None) -> list[str] | None:
+    return None if given is None else [part.strip() for part in given.split(",") if part.strip()]
 
 
 def _chunks(items: Iterator[str], size: int) -> Iterator[list[str]]:

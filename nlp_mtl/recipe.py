@@ -201,6 +201,34 @@ class TrainingSpec(_Section):
         return "no" if value is False else value  # YAML reads a bare no as false
 
 
+class HubSpec(_Section):
+    """Where on the Hub the model goes, and what its card says that the run does not know."""
+
+    repo_id: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$", max_length=140)
+    """``user/name``; made where there is none. Without ``user/`` it is the token's user."""
+    push: Literal["end", "every_save"] = "end"
+    """When: at the end, or with every checkpoint as well."""
+    private: bool | None = None
+    """Of a new repository. Default: as the account says."""
+    revision: str | None = Field(default=None, min_length=1)
+    """The branch; made where there is none. Default: the main branch."""
+    create_pr: bool = False
+    """As a pull request."""
+    commit_message: str | None = Field(default=None, min_length=1)
+    license: str | None = Field(default=None, min_length=1)
+    """For the card, as the Hub calls it: ``apache-2.0``, ``cc-by-4.0``, ..."""
+    language: list[str] = []
+    """For the card: codes such as ``en``. Default: those of the datasets, as far as the Hub tells them."""
+    tags: list[str] = []
+    """For the card, besides those that the tasks bring."""
+
+    @field_validator("language", mode="before")
+    @classmethod
+    def _yaml_norwegian(cls, value: Any) -> Any:
+        given = value if isinstance(value, list) else [value]
+        return ["no" if one is False else one for one in given]  # YAML reads a bare no as false
+
+
 class Recipe(_Section):
     """A run, described."""
 
@@ -226,6 +254,8 @@ class Recipe(_Section):
     seed: Integer = Field(default=0, ge=0, lt=2**32)
     output_dir: str = Field(min_length=1)
     """The run folder. Relative to where the command runs."""
+    hub: HubSpec | None = None
+    """Push the model to the Hub."""
 
     @field_validator("data_dir")
     @classmethod

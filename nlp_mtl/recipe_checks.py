@@ -1,6 +1,7 @@
 """What is wrong with a recipe that only shows when its keys are held against each other."""
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,9 @@ BUFFER_SIZE = 10_000
 
 TEMPERATURE = 2.0
 """T of temperature sampling, where the recipe does not say."""
+
+_PASSWORD = re.compile(r"://[^/@]*:[^/@]*@")
+"""Of an address with a user's name and password."""
 
 
 def cross_problems(values: dict[str, Any]) -> Iterator[Problem]:
@@ -39,6 +43,9 @@ def cross_problems(values: dict[str, Any]) -> Iterator[Problem]:
     if changed and sampling.get("strategy") != "temperature":
         yield Problem("sampling.temperature", "only `strategy: temperature` reads it")
     yield from _share_problems(sampling, datasets)
+    hub = values.get("hub")
+    if isinstance(hub, dict) and hub.get("push") == "every_save" and hub.get("create_pr") in (True, "true"):
+        yield Problem("hub.create_pr", "with `push: every_save` there would be a pull request for each; choose one")
     training = values.get("training")
     training = training if isinstance(training, dict) else {}
     if training.get("frozen_layers") == "encoder" and training.get("unfreeze_every"):
@@ -131,6 +138,12 @@ def _dataset_problems(path: str, dataset: dict[str, Any]) -> Iterator[Problem]:
         yield Problem(path, "says neither `path` (a Hub id, a folder or a format) nor `data_files`")
     if bool(dataset.get("text")) == bool(dataset.get("tokens")):
         yield Problem(path, "give one of `text` (a column of texts) and `tokens` (a column of word lists)")
+    if any(_PASSWORD.search(address) for address in _strings(dataset.get("data_files"))):
+        yield Problem(
+            f"{path}.data_files",
+            "an address holds a user name and a password, which the run folder and the model card would tell; "
+            "put them into ~/.netrc",
+        )
     if dataset.get("path") == "conll" and not dataset.get("columns"):
         yield Problem(path, "a CoNLL file needs `columns`, for example [tokens, pos, chunk, ner]")
     fractions = [_number(dataset.get(f"{split}_fraction", HELD_OUT)) for split in ("validation", "test")]
@@ -145,6 +158,15 @@ def _dataset_problems(path: str, dataset: dict[str, Any]) -> Iterator[Problem]:
         yield Problem(f"{path}.buffer_size", "only `streaming: true` reads it")
     if all(0 <= fraction < 1 for fraction in fractions) and sum(fractions) >= 1:
         yield Problem(path, "validation_fraction and test_fraction together leave nothing to train on")
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """The texts in lists and mappings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _strings(one)
 
 
 def _number(value: Any) -> float:

@@ -18,12 +18,24 @@ from nlp_mtl.data.steps import StepDataset
 from nlp_mtl.errors import DataError, Problem, RecipeError, RunError, listed
 from nlp_mtl.evaluation import evaluate as evaluate_splits
 from nlp_mtl.evaluation import selection_score
+from nlp_mtl.hub.pushing import run_card
 from nlp_mtl.metrics import Scores
 from nlp_mtl.models.fully_sharded import gathered, is_sharded
 from nlp_mtl.models.loading import load_model
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.recipe import Recipe
-from nlp_mtl.run_folder import check_folder, command, keep_resumption, save_model, save_results, start_folder, versions
+from nlp_mtl.run_folder import (
+    check_folder,
+    command,
+    keep_resumption,
+    save_model,
+    save_plots,
+    save_results,
+    start_folder,
+    versions,
+)
+from nlp_mtl.run_push import RunPusher
+from nlp_mtl.training.checkpoint import TrainingState
 from nlp_mtl.training.compiled import try_compiler
 from nlp_mtl.training.launcher import check_kind, fsdp_plugin
 from nlp_mtl.training.termination import noted_termination
@@ -73,11 +85,15 @@ def train(
     if recipe.training.compile:
         model.to(accelerator.device)
         try_compiler(model.encoder, prepared.framing.max_length, recipe.training.mixed_precision)
+    pusher = RunPusher(recipe, recipe.hub, output_dir) if recipe.hub and accelerator.is_main_process else None
     with tracked(accelerator, output_dir, recipe.to_dict(), resume=resume) as track:
         # Only now is an old run removed: what could fail before has not.
         if accelerator.is_main_process and not resume:
             start_folder(output_dir, recipe, accelerator)
-        return _trained(recipe, prepared, data, model, accelerator, track, resume, arguments)
+        results = _trained(recipe, prepared, data, model, accelerator, track, resume, arguments, pusher)
+    if pusher is not None:
+        logger.info("Pushed: %s", pusher.finish())
+    return results
 
 
 def _trained(
@@ -89,6 +105,7 @@ def _trained(
     track: Track,
     resume: bool,
     arguments: dict[str, Any],
+    pusher: RunPusher | None,
 ) -> dict[str, Any]:
     """Train in a run folder that is ready, evaluate and save; returns the results."""
     output_dir = Path(recipe.output_dir).absolute()
@@ -109,15 +126,39 @@ def _trained(
         scores = score("validation", scored)
         return scores, selection_score(scores, prepared.tasks, selection_weights(recipe, prepared))
 
+    def saved(scored: MultiTaskModel, state: TrainingState, scores: dict[str, Scores]) -> None:
+        if recipe.hub is not None and recipe.hub.push == "every_save" and not state.finished:
+            weights = _gathered(scored, accelerator)
+            if pusher is not None:
+                told = _results(recipe, prepared, state, {"validation": scores} if scores else {})
+                pusher.send(scored, prepared.tokenizer, weights, {**told, "step": state.step})
+
     with noted_termination() as termination:
         state = train_model(
             model, data, prepared.tasks, validate,
             accelerator=accelerator, output_dir=output_dir, resume=resume, stop=termination.agreed, track=track,
-            **arguments,
+            saved=saved, **arguments,
         )  # fmt: skip
     scores = {split: found for split in ("validation", "test") if (found := score(split, model))}
     track({"best": scores}, state.step)
-    results = {
+    results = _results(recipe, prepared, state, scores)
+    weights = _gathered(model, accelerator)
+    if accelerator.is_main_process:
+        if resume:
+            keep_resumption(output_dir, recipe, accelerator)
+        card = run_card(output_dir, recipe.to_dict(), results, model.config.to_dict())
+        save_model(output_dir / "model", model, prepared.tokenizer, weights, card)
+        save_results(output_dir, results)
+        save_plots(output_dir, results["main_metrics"], output_dir / "metrics.jsonl")
+    accelerator.wait_for_everyone()
+    return results
+
+
+def _results(
+    recipe: Recipe, prepared: Prepared, state: TrainingState, scores: dict[str, dict[str, Scores]]
+) -> dict[str, Any]:
+    """What ``results.json`` holds."""
+    return {
         "scores": scores,
         "main_metrics": {task.name: task.metric for task in prepared.tasks},
         "selection": {
@@ -128,20 +169,18 @@ def _trained(
         },
         "step": state.best_step or state.step,
         "steps": state.step,
+        "finished": state.finished,
         "seed": recipe.seed,
         "encoder": {"name": recipe.encoder, "revision": recipe.encoder_revision},
         "data": describe_data(recipe, prepared),
         "versions": versions(),
         "command": command(),
     }
-    weights = gathered(model.state_dict(), keep=accelerator.is_main_process) if is_sharded(model) else None
-    if accelerator.is_main_process:
-        if resume:
-            keep_resumption(output_dir, recipe, accelerator)
-        save_model(output_dir / "model", model, prepared.tokenizer, weights)
-        save_results(output_dir, results)
-    accelerator.wait_for_everyone()
-    return results
+
+
+def _gathered(model: MultiTaskModel, accelerator: Accelerator) -> dict[str, torch.Tensor] | None:
+    """On the main process, the weights of a model that is shared among processes; None: it is whole."""
+    return gathered(model.state_dict(), keep=accelerator.is_main_process) if is_sharded(model) else None
 
 
 def _read(recipe: Recipe | str | Path) -> Recipe:

@@ -1,12 +1,15 @@
 """The run folder: who may use it, and what is written to it besides checkpoints and metrics."""
 
 import json
+import logging
 import platform
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,14 +18,20 @@ import yaml
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from nlp_mtl.analysis.plots import draw_plots
 from nlp_mtl.errors import RunError, first_line
 from nlp_mtl.recipe import COMPUTATION, Recipe
 from nlp_mtl.recipe_reading import changed_keys
 from nlp_mtl.storage import write_text, written_folder
 from nlp_mtl.training.checkpoint import checkpoints
 
+logger = logging.getLogger(__name__)
+
 # The environment is the first to come and the last to go: it tells that a folder is a run's, and what may be removed.
-_OURS = ("recipe.yaml", "metrics.jsonl", "results.json", "model", "checkpoints", "trackers", "environment.json")
+_OURS = (
+    "recipe.yaml", "metrics.jsonl", "results.json", "model", "plots", "pushing", "checkpoints", "trackers",
+    "environment.json",
+)  # fmt: skip
 
 
 def check_folder(output_dir: Path, recipe: Recipe, resume: bool | Literal["auto"], overwrite: bool) -> bool:
@@ -70,6 +79,7 @@ def _is_run(output_dir: Path) -> bool:
 
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What differs between two resolved recipes and matters to what is learned."""
+    old, new = {**old, "hub": None}, {**new, "hub": None}  # where the model goes may change
     changes = [f"{key}: {left!r} -> {right!r}" for key, left, right in changed_keys(old, new) if key not in COMPUTATION]
     if not changes:  # the order matters: rows are drawn, and heads made, one after the other
         changes = [f"{key}: in another order" for key in ("datasets", "tasks") if [*old[key]] != [*new[key]]]
@@ -145,11 +155,13 @@ def save_model(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     weights: dict[str, torch.Tensor] | None = None,
+    card: str | None = None,
 ) -> None:
     """Save a model with its tokenizer: complete or not at all.
 
     Args:
         weights: the model's, where it holds only a part of them itself.
+        card: the model card.
 
     Raises:
         RunError: it cannot be written; a model that was there before is untouched.
@@ -162,6 +174,23 @@ def save_model(
             if "os error" not in str(error):
                 raise
             raise OSError(str(error)) from error
+        if card is not None:
+            (partial / "README.md").write_text(card, encoding="utf-8")
+
+
+def save_plots(folder: Path, main_metrics: Mapping[str, str], metrics_file: Path) -> None:
+    """Draw how a run went into ``folder/plots``, if matplotlib is installed and there is anything to be seen.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    if find_spec("matplotlib") is None:
+        logger.info("Without matplotlib there are no plots: pip install 'nlp_mtl[plots]'")
+        return
+    with written_folder(folder / "plots") as partial:
+        drawn = draw_plots(metrics_file, partial, main_metrics)
+    if not drawn:
+        (folder / "plots").rmdir()
 
 
 def save_results(output_dir: Path, results: dict[str, Any]) -> None:

@@ -16,6 +16,8 @@ from threading import Thread
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import yaml
+
 _REPOSITORY = r"(?P<user>[\w.-]+)/(?P<name>[\w.-]+)"
 _API = re.compile(rf"/api/(?P<kind>models|datasets)/{_REPOSITORY}(?:/(?P<what>[\w-]+)(?:/(?P<rest>.*))?)?")
 _FILE = re.compile(rf"(?:/(?P<kind>datasets))?/{_REPOSITORY}/resolve/(?P<rest>.+)")
@@ -122,7 +124,14 @@ def _files(folder: Path) -> list[dict[str, Any]]:
 def _info(folder: Path, repository: str, *_: Any) -> dict[str, Any]:
     siblings = [{"rfilename": file["path"]} for file in _files(folder)]
     plain = {"private": False, "gated": False, "disabled": False, "tags": [], "downloads": 0, "likes": 0}
-    return {**plain, "id": repository, "sha": _commit(folder), "siblings": siblings}
+    return {**plain, "id": repository, "sha": _commit(folder), "siblings": siblings, "cardData": _header(folder)}
+
+
+def _header(folder: Path) -> dict[str, Any] | None:
+    """The metadata of a repository's card."""
+    card = folder / "README.md"
+    parts = card.read_text().split("---\n", 2) if card.is_file() else []
+    return yaml.safe_load(parts[1]) if len(parts) == 3 else None
 
 
 def _folders(folder: Path) -> list[dict[str, Any]]:

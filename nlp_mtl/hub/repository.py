@@ -1,14 +1,12 @@
-"""A trained model to the Hub, in one commit."""
+"""Repositories on the Hub: made, read, and written in one commit each, with errors that say what to do."""
 
-import json
-import shutil
-import tempfile
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import yaml
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -20,120 +18,132 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from nlp_mtl.errors import HubError, ModelError, first_line
-from nlp_mtl.hub.card import as_yaml, card_body, card_data, merged
+from nlp_mtl.errors import HubError, first_line
 from nlp_mtl.retrying import UNANSWERED, retried
 
+logger = logging.getLogger(__name__)
 _asked = partial(retried, also_unreachable=True)
-_REMOTE_CODE = Path(__file__).with_name("modeling_nlp_mtl.py")
-_AUTO_MAP = {"AutoConfig": "modeling_nlp_mtl.MultiTaskConfig", "AutoModel": "modeling_nlp_mtl.MultiTaskModel"}
 
 
-def push(
-    run: str | Path,
-    repo_id: str,
-    *,
-    private: bool | None = None,
-    revision: str | None = None,
-    create_pr: bool = False,
-    commit_message: str | None = None,
-    about: Mapping[str, Any] | None = None,
-) -> str:
-    """Push a run's model, with its card, recipe, results and plots, in one commit; returns its address.
+class DatasetFacts(NamedTuple):
+    """What a dataset's page on the Hub tells."""
+
+    license: str | None = None
+    languages: tuple[str, ...] = ()
+
+
+class Repository:
+    """A model repository that is written to.
 
     The token is the one that `hf auth login` or ``HF_TOKEN`` gave to huggingface_hub.
-
-    Args:
-        run: a run folder, or a model folder.
-        repo_id: ``user/name``; made where there is none.
-        private: of a new repository; default: as the account says.
-        revision: the branch; made where there is none.
-        create_pr: as a pull request.
-        about: what only the user knows, for the card: ``license``, ``language``, ``tags``.
-
-    Raises:
-        ModelError: there is no trained model in ``run``, or the card in the repository cannot be kept.
-        HubError: the Hub refused, or could not be reached. The run is intact.
     """
-    run = Path(run).expanduser()
-    again = f"push it again: nlp-mtl push {run} {repo_id}"
-    api = HfApi()
-    try:
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            _asked(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
-            if revision is not None:
-                _asked(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True))
-            assemble(run, folder, repo_id, _card_there(api, repo_id, revision), about or {})
-            operations = [
-                CommitOperationAdd(path.relative_to(folder).as_posix(), path)
-                for path in sorted(folder.rglob("*"))
-                if path.is_file()
-            ]
-            message = commit_message or f"Model of nlp_mtl ({run.absolute().name})"
+
+    def __init__(
+        self,
+        repo_id: str,
+        *,
+        again: str,
+        private: bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        token: bool | str | None = None,
+    ) -> None:
+        """Make the repository, and the branch, where there is none.
+
+        Args:
+            repo_id: ``user/name``; ``name`` alone is of the token's user.
+            again: what an error advises to do after all.
+            private: of a new repository; default: as the account says.
+            revision: the branch; default: the main one.
+            create_pr: what is written becomes a pull request.
+            token: another one than huggingface_hub finds; False: none.
+
+        Raises:
+            HubError: the Hub refused, or could not be reached.
+        """
+        self.revision, self.create_pr, self.again, self.repo_id = revision, create_pr, again, repo_id
+        self._api = HfApi(token=token)
+        with self._told():
+            made = _asked(lambda: self._api.create_repo(repo_id, private=private, exist_ok=True))
+            self.repo_id = made.repo_id
+            if revision is not None and not create_pr:
+                _asked(lambda: self._api.create_branch(self.repo_id, branch=revision, exist_ok=True))
+
+    def card(self) -> str | None:
+        """The model card that is there.
+
+        Raises:
+            HubError: the Hub refused, or could not be reached.
+        """
+        with self._told():
+            try:
+                path = _asked(lambda: self._api.hf_hub_download(self.repo_id, "README.md", revision=self.revision))
+            except EntryNotFoundError:
+                return None
+            return Path(path).read_text(encoding="utf-8")
+
+    def dataset_facts(self, ids: Iterable[str]) -> dict[str, DatasetFacts]:
+        """What the pages of datasets tell; of one that cannot be seen, nothing.
+
+        Raises:
+            HubError: the Hub could not be reached.
+        """
+        found = {}
+        for name in ids:
+            try:
+                with self._told():
+                    card = _asked(lambda name=name: self._api.dataset_info(name)).card_data  # type: ignore[misc]
+            except HubError as error:
+                if isinstance(error.__cause__, RepositoryNotFoundError):  # gated ones as well
+                    continue
+                raise
+            if card is not None:
+                found[name] = DatasetFacts(", ".join(_texts(card.get("license"))) or None, _texts(card.get("language")))
+        return found
+
+    def upload(self, folder: Path, commit_message: str) -> str:
+        """Write all files of a folder in one commit; returns the address of the commit, or of the pull request.
+
+        Raises:
+            HubError: the Hub refused, or could not be reached. Nothing was written.
+        """
+        operations = [
+            CommitOperationAdd(path.relative_to(folder).as_posix(), path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        ]
+        with self._told():
             commit = _asked(
-                lambda: api.create_commit(
-                    repo_id, operations, commit_message=message, revision=revision, create_pr=create_pr
+                lambda: self._api.create_commit(
+                    self.repo_id, operations, commit_message=commit_message,
+                    revision=self.revision, create_pr=self.create_pr,
                 )
-            )
-    except HFValidationError as error:
-        raise HubError(f"{repo_id!r} is no id of a repository (user/name): {first_line(error)}") from error
-    except LocalTokenNotFoundError as error:
-        raise HubError(f"there is no token to push with: run `hf auth login`, or set HF_TOKEN; then {again}") from error
-    except HfHubHTTPError as error:
-        raise HubError(f"{_refused(error, repo_id)}. Nothing of the run was changed; {again}") from error
-    except (*UNANSWERED, ValueError) as error:  # no answer, or one that is none of the Hub's
-        raise HubError(
-            f"the Hub could not be reached ({first_line(error)}). Nothing of the run was changed; {again}"
-        ) from error
-    return str(commit.pr_url or commit.commit_url)
+            )  # fmt: skip
+        return str(commit.pr_url or commit.commit_url)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What the client raises, in our words."""
+        again = self.again
+        try:
+            yield
+        except HFValidationError as error:
+            raise HubError(f"{self.repo_id!r} is no id of a repository (user/name): {first_line(error)}") from error
+        except LocalTokenNotFoundError as error:
+            raise HubError(
+                f"there is no token to push with: run `hf auth login`, or set HF_TOKEN; then {again}"
+            ) from error
+        except HfHubHTTPError as error:
+            raise HubError(f"{_refused(error, self.repo_id)}. Nothing was pushed; {again}") from error
+        except (*UNANSWERED, ValueError) as error:  # no answer, or one that is none of the Hub's
+            raise HubError(
+                f"the Hub could not be reached ({first_line(error)}). Nothing was pushed; {again}"
+            ) from error
 
 
-def assemble(run: Path, folder: Path, repo_id: str, card: str | None, about: Mapping[str, Any]) -> None:
-    """Fill an empty folder with what a repository of the model holds.
-
-    Args:
-        card: the one that is in the repository.
-
-    Raises:
-        ModelError: there is no trained model, or the card cannot be kept.
-    """
-    model = run / "model" if (run / "recipe.yaml").is_file() else run
-    if not (model / "config.json").is_file() or not (model / "model.safetensors").is_file():
-        what = "its training has not finished" if model != run else "it has no config.json and model.safetensors"
-        raise ModelError(f"there is no trained model in {run}: {what}")
-    shutil.copytree(model, folder, dirs_exist_ok=True)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    (folder / "config.json").write_text(
-        json.dumps({**config, "auto_map": _AUTO_MAP}, indent=2) + "\n", encoding="utf-8"
-    )
-    shutil.copyfile(_REMOTE_CODE, folder / _REMOTE_CODE.name)
-    if model == run:
-        if card is None:
-            (folder / "README.md").write_text(f"---\nlibrary_name: nlp_mtl\n---\n\n# {repo_id}\n", encoding="utf-8")
-        return
-    recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    plots = sorted(run.glob("plots/*.png"))
-    for plot in plots:
-        (folder / "plots").mkdir(exist_ok=True)
-        shutil.copyfile(plot, folder / "plots" / plot.name)
-    # Without the folders of the machine that it ran on.
-    recipe |= {"data_dir": ".", "output_dir": f"runs/{run.absolute().name}"}
-    (folder / "recipe.yaml").write_text(as_yaml(recipe), encoding="utf-8")
-    del results["command"]
-    (folder / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    body = card_body(recipe, results, config, repo_id, [f"plots/{plot.name}" for plot in plots])
-    text = merged(card, card_data(recipe, results, about, repo_id), body)
-    (folder / "README.md").write_text(text, encoding="utf-8")
-
-
-def _card_there(api: HfApi, repo_id: str, revision: str | None) -> str | None:
-    try:
-        path = _asked(lambda: api.hf_hub_download(repo_id, "README.md", revision=revision))
-    except EntryNotFoundError:
-        return None
-    return Path(path).read_text(encoding="utf-8")
+def _texts(value: Any) -> tuple[str, ...]:
+    """A value of a card's header that may be a text or a list of them."""
+    return tuple(str(one) for one in (value if isinstance(value, list) else [value]) if one is not None)
 
 
 def _refused(error: HfHubHTTPError, repo_id: str) -> str:

@@ -23,7 +23,8 @@ def load_model(path: str | Path, *, revision: str | None = None) -> tuple[MultiT
         ModelError: there is no model, or it is not one of ours.
     """
     name = os.path.expanduser(path)
-    if (Path(name) / "recipe.yaml").is_file():
+    # A copy of a repository has a recipe as well, but its model lies beside it.
+    if (Path(name) / "recipe.yaml").is_file() and not (Path(name) / "config.json").is_file():
         name = str(Path(name) / "model")
         if not Path(name).is_dir():
             raise ModelError(f"the run folder {path} has no model yet; its training has not finished (see --resume)")

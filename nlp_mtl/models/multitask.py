@@ -1,12 +1,15 @@
 """The model: one encoder, read once, and a stock head for each task."""
 
 import copy
+import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.configuration_utils import SubConfigSpec
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -20,6 +23,8 @@ from nlp_mtl.models.heads import (
 )
 from nlp_mtl.models.packing import encode_packed, packs, pooled, token_places
 from nlp_mtl.tasks import Task, task_from_dict
+
+_WITHOUT_PACKAGE = Path(__file__).with_name("modeling_nlp_mtl.py")
 
 
 class MultiTaskConfig(PreTrainedConfig):
@@ -176,6 +181,32 @@ class MultiTaskModel(PreTrainedModel):
         """The encoder's."""
         return self.encoder.get_input_embeddings()
 
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **options: Any) -> None:
+        """As for any transformers model; the code that loads it where this package is not installed goes with it."""
+        self.config.auto_map = {
+            "AutoConfig": f"{_WITHOUT_PACKAGE.stem}.MultiTaskConfig",
+            "AutoModel": f"{_WITHOUT_PACKAGE.stem}.MultiTaskModel",
+        }
+        super().save_pretrained(save_directory, *args, **options)
+        shutil.copyfile(_WITHOUT_PACKAGE, Path(save_directory) / _WITHOUT_PACKAGE.name)
+
+    def push_to_hub(  # type: ignore[override]  # and the tokenizer
+        self, repo_id: str, *, tokenizer: PreTrainedTokenizerBase | None = None, **options: Any
+    ) -> str:
+        """Push the model with a card that tells its tasks; see :func:`nlp_mtl.hub.push` for a run's, with its scores.
+
+        Args:
+            repo_id: ``user/name``; made where there is none.
+            tokenizer: goes with it.
+            options: of :func:`nlp_mtl.hub.pushing.push_model`; transformers' own names.
+
+        Raises:
+            HubError: the Hub refused, or could not be reached.
+        """
+        from nlp_mtl.hub.pushing import push_model  # a layer above: a model does not need the Hub to be a model
+
+        return push_model(self, tokenizer, repo_id, **options)
+
 
 def _fit_pooler(encoder: PreTrainedModel, stock: nn.Module | None, *, is_read: bool) -> None:
     """Give the encoder the pooler that heads read, and leave it no parameters that would never get a gradient."""
@@ -198,8 +229,12 @@ def from_encoder(
     window_overlap: int = 64,
 ) -> MultiTaskModel:
     """A multi-task model on a loaded encoder, with new heads (initialized from torch's global seed)."""
+    encoder_config = copy.deepcopy(encoder.config)
+    name = encoder_config.name_or_path
+    if name and os.path.isdir(name):  # what is saved may go to others, whom our folders do not concern
+        encoder_config.name_or_path = ""
     config = MultiTaskConfig(
-        encoder_config=copy.deepcopy(encoder.config),
+        encoder_config=encoder_config,
         tasks=[task.to_dict() for task in tasks],
         word_splitter=word_splitter,
         max_length=max_length,

@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 Evaluate = Callable[[MultiTaskModel], tuple[dict[str, Scores], float | None]]
 """Scores a model: ``({task: scores}, selection score)``."""
+Saved = Callable[[MultiTaskModel, TrainingState, dict[str, Scores]], None]
+"""Takes the model that was saved, where training stands, and its scores, if it was evaluated."""
 
 
 def train(
@@ -73,6 +75,7 @@ def train(
     resume: bool = False,
     stop: Callable[[], bool] = lambda: False,
     track: Track = lambda values, step: None,
+    saved: Saved = lambda model, state, scores: None,
 ) -> TrainingState:
     """Train a model; at the end it holds the weights of the best evaluation (of the last step without any).
 
@@ -86,6 +89,7 @@ def train(
         resume: go on from the newest checkpoint there.
         stop: asked once a step, on every process, and gives all of them the same answer: whether to save and end.
         track: told what is logged, on every process.
+        saved: told, on every process, that a checkpoint was written.
 
     Other arguments are the recipe's keys; see :class:`nlp_mtl.recipe.TrainingSpec`.
 
@@ -173,6 +177,7 @@ def train(
         evaluating = is_last or (eval_every is not None and state.step % eval_every == 0)
         saving = evaluating or (save_every is not None and state.step % save_every == 0)
         logging_now = is_last or state.step % log_every == 0
+        scores: dict[str, Scores] = {}
         if logging_now or saving:
             recorder.fetch()  # stops here if a loss was not a number, before anything is saved
         if logging_now:
@@ -205,6 +210,8 @@ def train(
             raise RunStopped(
                 f"stopped after step {state.step} of {num_steps}, which is saved: resume the run from there"
             )
+        if saving:
+            saved(_scored(model, average), state, scores)
         if state.finished:
             break
         progress.start()

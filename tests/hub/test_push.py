@@ -1,6 +1,7 @@
 """Models are pushed by the command line to a Hub, with a card, and loaded by id in another process."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,16 +16,19 @@ from transformers import AutoModel
 from writable_hub import TOKEN, Fault, Hub, writable_hub
 
 from nlp_mtl import ModelError, MultiTaskModel, load, train
-from nlp_mtl.hub.card import BEGIN, END, merged
-from nlp_mtl.hub.repository import assemble
+from nlp_mtl.hub.card import BEGIN, END, About
+from nlp_mtl.hub.pushing import assemble
 
-FILES = ["README.md", "config.json", "model.safetensors", "modeling_nlp_mtl.py", "recipe.yaml", "results.json"]
+FILES = [
+    "README.md", "config.json", "model.safetensors", "modeling_nlp_mtl.py", "plots/losses.png", "plots/scores.png",
+    "recipe.yaml", "results.json",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    recipe = tiny_recipe(folder, max_steps=2)
+    recipe = tiny_recipe(folder, max_steps=2, log_every=1, eval_every=1)
     train(recipe)
     return Path(recipe.output_dir)
 
@@ -123,10 +127,11 @@ def test_what_the_hub_refuses_is_told_and_the_run_is_intact(run: Path, hub: Hub,
     [
         Fault("POST .*/commit/main", 500),
         Fault("POST .*/commit/main", 429, headers={"Retry-After": "1"}),
+        Fault("POST .*/commit/main", 409),
         Fault("PUT /lfs/", 0),
         Fault("POST .*/commit/main", 200, delay=2.0),
     ],
-    ids=["500", "429", "cut in mid-upload", "slow"],
+    ids=["500", "429", "409", "cut in mid-upload", "slow"],
 )
 def test_what_fails_for_the_moment_is_tried_again(run: Path, hub: Hub, fault: Fault) -> None:
     hub.faults.append(fault)
@@ -180,6 +185,31 @@ def test_branches_and_pull_requests(run: Path, hub: Hub) -> None:
 
 
 @pytest.mark.slow
+def test_where_to_may_be_said_by_the_recipe_and_what_fails_is_repeated_with_all_options(
+    run: Path, hub: Hub, tmp_path: Path
+) -> None:
+    done = push(hub, run)
+    assert done.returncode == 2
+    assert f"where to? Say USER/NAME on the Hub; the recipe of {run} has no `hub` that does" in done.stderr
+    told = shutil.copytree(run, tmp_path / "told")
+    recipe = yaml.safe_load((told / "recipe.yaml").read_text())
+    recipe["hub"] = {"repo_id": "named", "private": True, "license": "mit", "language": ["no"], "revision": "v3"}
+    (told / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    done = push(hub, told)
+    assert done.returncode == 0, done.stderr
+    created, commit = hub.commits
+    assert (created["created"], created["visibility"], commit["commit"]) == ("me/named", "private", "me/named")
+    header = ModelCard((hub.root / "models" / "me" / "named@v3" / "README.md").read_text()).data.to_dict()
+    assert (header["license"], header["language"]) == ("mit", ["no"])
+    assert "hub: null" in (hub.root / "models" / "me" / "named@v3" / "recipe.yaml").read_text()
+    hub.faults.append(Fault("POST .*/commit/v4", 403, times=9))
+    done = push(hub, told, "--revision", "v4", "--message", "Two words", "--language", "en, de")
+    assert done.returncode == 2
+    again = f"push it again: nlp-mtl push {told} --revision v4 --message 'Two words' --language en,de"
+    assert again in done.stderr
+
+
+@pytest.mark.slow
 def test_a_wrong_token_and_a_wrong_name_are_told_without_the_token(run: Path, hub: Hub) -> None:
     done = push(hub, run, "me/tiny", token="hf_wrong_secret")
     assert done.returncode == 2
@@ -190,51 +220,24 @@ def test_a_wrong_token_and_a_wrong_name_are_told_without_the_token(run: Path, hu
     assert "'me/ti ny' is no id of a repository" in done.stderr
 
 
-def test_the_card_is_valid_and_tells_tasks_scores_and_how_to_use_it(run: Path, tmp_path: Path) -> None:
-    assemble(run, tmp_path, "me/tiny", None, {"license": "mit", "language": ["en"]})
-    card = ModelCard((tmp_path / "README.md").read_text(), ignore_metadata_errors=False)
-    results = json.loads((run / "results.json").read_text())
-    data = card.data.to_dict()
-    assert (data["library_name"], data["license"], data["language"]) == ("nlp_mtl", "mit", ["en"])
-    assert {"token-classification", "text-classification"} <= {*data["tags"]}
-    values = [
-        (result["task"]["name"], result["dataset"]["split"], metric["name"], metric["value"])
-        for result in data["model-index"][0]["results"]
-        for metric in result["metrics"]
-    ]
-    expected = results["scores"]["test"]["ner"]["span_f1"]
-    assert ("ner", "test", "Span F1 (strict IOB2)", round(expected, 6)) in values
-    for part in ('load("me/tiny")', "nlp-mtl export me/tiny", "trust_remote_code=True", "| ner |", "## Limits"):
-        assert part in card.text
-    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
-    assert recipe["output_dir"] not in card.text
-    assert recipe["data_dir"] not in card.text
-
-
 def test_with_the_package_auto_classes_need_no_trust_and_run_no_code_of_the_repository(
     run: Path, tmp_path: Path
 ) -> None:
-    assemble(run, tmp_path / "out", "me/tiny", None, {})
+    assemble(run, tmp_path / "out", "me/tiny", None, About())
     (tmp_path / "out" / "modeling_nlp_mtl.py").write_text("raise RuntimeError('it ran')\n")
     assert type(AutoModel.from_pretrained(tmp_path / "out")) is MultiTaskModel
 
 
 def test_no_folder_of_this_machine_is_in_what_is_pushed(run: Path, tmp_path: Path) -> None:
-    assemble(run, tmp_path / "out", "me/tiny", None, {})
-    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
-    for file in (tmp_path / "out").glob("*.*"):
-        if file.suffix in (".json", ".yaml", ".md"):
-            text = file.read_text()
-            assert recipe["output_dir"] not in text, file.name
-            assert recipe["data_dir"] not in text, file.name
-
-
-def test_a_card_with_a_mark_too_few_is_refused() -> None:
-    with pytest.raises(ModelError, match="each should stand there once"):
-        merged(f"---\nlicense: mit\n---\n{BEGIN}\n", {}, f"{BEGIN}\n{END}")
+    assemble(run, tmp_path / "out", "me/tiny", None, About())
+    assert str(run.parent) in (run / "recipe.yaml").read_text()
+    texts = [file for file in (tmp_path / "out").iterdir() if file.suffix in (".json", ".yaml", ".md")]
+    assert {"README.md", "recipe.yaml", "results.json", "config.json"} <= {file.name for file in texts}
+    for file in [*texts, run / "model" / "README.md", run / "model" / "config.json"]:
+        assert str(run.parent) not in file.read_text(), file.name
 
 
 def test_a_run_that_has_no_model_yet_is_refused(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("encoder: x\n")
     with pytest.raises(ModelError, match="its training has not finished"):
-        assemble(tmp_path, tmp_path / "out", "me/tiny", None, {})
+        assemble(tmp_path, tmp_path / "out", "me/tiny", None, About())

@@ -1,0 +1,70 @@
+"""Pictures of how a run went, from its ``metrics.jsonl``."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nlp_mtl.errors import MissingExtraError
+
+_SIZE, _DOTS_PER_INCH = (7.0, 4.0), 110
+
+
+def draw_plots(metrics_file: Path, folder: Path, main_metrics: Mapping[str, str]) -> list[Path]:
+    """Draw the tasks' losses over steps (``losses.png``) and their main metrics on validation (``scores.png``).
+
+    Args:
+        metrics_file: a run's ``metrics.jsonl``.
+        folder: an existing one.
+        main_metrics: ``{task: metric}``.
+
+    Returns:
+        the files; what was measured less than twice has none.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    lines = [json.loads(line) for line in metrics_file.read_text(encoding="utf-8").splitlines()]
+    losses = {
+        task: [(line["step"], line["losses"][task]) for line in lines if task in line.get("losses", {})]
+        for task in main_metrics
+    }
+    scores = {
+        f"{task} ({metric.replace('_', ' ')})": [
+            (line["step"], line["scores"][task][metric]) for line in lines if task in line.get("scores", {})
+        ]
+        for task, metric in main_metrics.items()
+    }
+    selection = [(line["step"], line["selection_score"]) for line in lines if line.get("selection_score") is not None]
+    if len(main_metrics) > 1:
+        scores["selection score"] = selection
+    drawn = [
+        _draw(losses, "loss", folder / "losses.png"),
+        _draw(scores, "score on validation", folder / "scores.png"),
+    ]
+    return [path for path in drawn if path is not None]
+
+
+def _draw(curves: Mapping[str, Sequence[tuple[int, float]]], what: str, path: Path) -> Path | None:
+    curves = {name: points for name, points in curves.items() if len(points) > 1}
+    if not curves:
+        return None
+    axes = _axes()
+    for name, points in curves.items():
+        steps, values = zip(*points, strict=True)
+        own = {"color": "black", "linestyle": "--"} if name == "selection score" else {}
+        axes.plot(steps, values, label=name, marker="." if len(points) < 30 else None, **own)
+    axes.set_xlabel("step")
+    axes.set_ylabel(what)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    axes.figure.savefig(path, dpi=_DOTS_PER_INCH)
+    return path
+
+
+def _axes() -> Any:
+    try:
+        from matplotlib.figure import Figure  # and no pyplot, which would look for a screen
+    except ImportError as error:
+        raise MissingExtraError("plots need matplotlib: pip install 'nlp_mtl[plots]'") from error
+    return Figure(figsize=_SIZE, layout="constrained").add_subplot()

@@ -1,0 +1,48 @@
+"""A run's recipe and results as others may see them: without folders of the machine that it ran on."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def portable_recipe(recipe: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A resolved recipe without such folders, and without ``hub``, where only its owner can push.
+
+    Args:
+        name: the run's.
+    """
+    datasets = {
+        dataset: {**spec, "path": _place(spec["path"]), "data_files": _places(spec["data_files"])}
+        for dataset, spec in recipe["datasets"].items()
+    }
+    tasks = {task: {**spec, "init_from": _place(spec["init_from"])} for task, spec in recipe["tasks"].items()}
+    own = {"encoder": _place(recipe["encoder"]), "data_dir": ".", "output_dir": f"runs/{name}", "hub": None}
+    return {**recipe, "datasets": datasets, "tasks": tasks, **own}
+
+
+def portable_results(results: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``results.json`` holds, without such folders; the command may name some."""
+    data = {
+        dataset: {
+            **{key: _place(value) for key, value in told.items()},
+            "splits": {
+                split: {**found, "files": _places(found.get("files", []))} for split, found in told["splits"].items()
+            },
+        }
+        for dataset, told in results["data"].items()
+    }
+    encoder = {**results["encoder"], "name": _place(results["encoder"]["name"])}
+    return {**{key: value for key, value in results.items() if key != "command"}, "encoder": encoder, "data": data}
+
+
+def _places(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _places(one) for key, one in value.items()}
+    return [_places(one) for one in value] if isinstance(value, list) else _place(value)
+
+
+def _place(value: Any) -> Any:
+    """A whole path by its last part; anything else as it is."""
+    if isinstance(value, str) and (value.startswith("~") or Path(value).is_absolute()):
+        return f"./{Path(value).name}"
+    return value
