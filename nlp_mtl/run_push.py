@@ -87,7 +87,9 @@ class RunPusher:
         if self._sending is not None:
             self._sending.join()
         shutil.rmtree(self._folder, ignore_errors=True)
-        self._repository.again = f"push it again: {shlex.join(['nlp-mtl', 'push', str(self.recipe.output_dir)])}"
+        self._repository.again = (
+            f"the run is complete; push it again: {shlex.join(['nlp-mtl', 'push', str(self.recipe.output_dir)])}"
+        )
         return push_to(self._repository, self.output_dir, self._message, self._about)
 
     @property

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from nlp_mtl.errors import MissingExtraError, ModelError, listed
-from nlp_mtl.models.fetching import UNREADABLE, cannot_load, check_shards
+from nlp_mtl.models.fetching import UNREADABLE, cannot_load, check_shards, weights_from
 from nlp_mtl.models.packing import position_offset
 from nlp_mtl.retrying import retried
 
@@ -89,9 +89,12 @@ def load_encoder(encoder: str, revision: str | None = None, dropout: float | Non
             if ("dropout" in name or name.endswith("pdrop")) and is_rate:
                 setattr(config, name, dropout)
         check_shards(path, revision)
-        model: PreTrainedModel = retried(
-            lambda: AutoModel.from_pretrained(path, config=config, revision=revision, dtype=torch.float32)
-        )
+        model: PreTrainedModel = weights_from(
+            lambda: AutoModel.from_pretrained(
+                path, config=config, revision=revision, dtype=torch.float32,
+                use_safetensors=True,  # never what would have to be unpickled
+            )
+        )  # fmt: skip
     except UNREADABLE as error:
         raise cannot_load("encoder", encoder, error) from error
     return model

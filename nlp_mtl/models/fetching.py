@@ -1,8 +1,9 @@
 """Files of models, from a folder or the Hub: asked for again where that helps, refused where they are hostile."""
 
 import json
+import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from huggingface_hub.errors import (
@@ -18,7 +19,7 @@ from safetensors import SafetensorError
 from transformers.utils import cached_file
 
 from nlp_mtl.errors import ModelError, first_line
-from nlp_mtl.retrying import retried
+from nlp_mtl.retrying import Answer, retried
 
 UNREADABLE = (
     OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError,
@@ -26,7 +27,24 @@ UNREADABLE = (
 )  # fmt: skip
 """What transformers raises for files that are missing, cut, of another model, or out of reach."""
 
+_NO_CONVERSION = "DISABLE_SAFETENSORS_CONVERSION"
 _INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+
+
+def weights_from(load: Callable[[], Answer]) -> Answer:
+    """What transformers loads; asked again where the Hub is busy.
+
+    For a model that has only pickles, transformers would ask a service to convert them, and give it the token.
+    """
+    before = os.environ.get(_NO_CONVERSION)
+    os.environ[_NO_CONVERSION] = "true"
+    try:
+        return retried(load)
+    finally:
+        if before is None:
+            del os.environ[_NO_CONVERSION]
+        else:
+            os.environ[_NO_CONVERSION] = before
 
 
 def check_shards(name: str, revision: str | None = None) -> None:
@@ -72,6 +90,12 @@ def cannot_load(what: str, name: str, error: Exception) -> ModelError:
         )
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         return ModelError(f"{what} `{name}` cannot be loaded: the folder has no config.json")
+    if "safetensors" in str(error) and ("named" in str(error) or "not found" in str(error)):
+        return ModelError(
+            f"{what} `{name}` cannot be loaded: it has no model.safetensors, and other formats (pytorch_model.bin) are "
+            "pickles, which can run code and are not read. For many models the Hub's own conversion waits as a pull "
+            "request: its revision is refs/pr/N, as the Community tab of the model's page shows"
+        )
     if Path(name).is_dir() or name.startswith("package:"):
         return ModelError(f"{what} `{name}` cannot be loaded: {first_line(error)}")
     return ModelError(

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from nlp_mtl.errors import ModelError, listed
 from nlp_mtl.models.encoder import load_tokenizer
-from nlp_mtl.models.fetching import UNREADABLE, cannot_load, check_shards
+from nlp_mtl.models.fetching import UNREADABLE, cannot_load, check_shards, weights_from
 from nlp_mtl.models.multitask import MultiTaskConfig, MultiTaskModel
 from nlp_mtl.retrying import retried
 from nlp_mtl.words import WORD_SPLITTERS
@@ -41,7 +41,7 @@ def load_model(path: str | Path, *, revision: str | None = None) -> tuple[MultiT
             raise ModelError(f"`{name}` is not a model of nlp_mtl: its config has no tasks")
         _check_config(config, name)
         check_shards(name, revision)
-        loaded: Any = retried(
+        loaded: Any = weights_from(
             lambda: MultiTaskModel.from_pretrained(
                 name, config=config, revision=revision or "main", dtype=torch.float32, output_loading_info=True,
                 use_safetensors=True,  # never what would have to be unpickled

@@ -8,10 +8,9 @@ from torch import Tensor
 
 from nlp_mtl.errors import ModelError, listed
 from nlp_mtl.models.encoder import load_encoder_config, resolve_encoder
-from nlp_mtl.models.fetching import UNREADABLE, cannot_load, check_shards
+from nlp_mtl.models.fetching import UNREADABLE, cannot_load, check_shards, weights_from
 from nlp_mtl.models.heads import auto_class, stock_model
 from nlp_mtl.models.multitask import MultiTaskModel
-from nlp_mtl.retrying import retried
 from nlp_mtl.tasks import Task
 
 
@@ -60,9 +59,9 @@ def take_head(
     try:
         path = resolve_encoder(init_from)
         check_shards(path, revision)
-        loaded, told = retried(
+        loaded, told = weights_from(
             lambda: auto_class(task.type).from_pretrained(
-                path, revision=revision, dtype=torch.float32, output_loading_info=True
+                path, revision=revision, dtype=torch.float32, output_loading_info=True, use_safetensors=True
             )
         )
     except UNREADABLE as error:

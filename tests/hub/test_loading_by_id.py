@@ -7,21 +7,36 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tiny
+import torch
 from safetensors.torch import load_file, save_file
 from stock_models import saved
 from writable_hub import TOKEN, Fault, Hub, writable_hub
 
 from nlp_mtl import ModelError
+from nlp_mtl.models.encoder import load_encoder
 from nlp_mtl.models.loading import load_model
 
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
-    """One with the model ``me/tiny``."""
+    """One with the model ``me/tiny``, one whose weights are a pickle, and one whose index points out of it."""
     root = tmp_path_factory.mktemp("hub")
     saved(root / "models" / "me" / "tiny")
+    pickled(saved(root / "models" / "me" / "pickled"))
+    hostile = saved(root / "models" / "me" / "hostile")
+    (hostile / "model.safetensors").unlink()
+    index = {"metadata": {}, "weight_map": {"any": "../../../../etc/outside.safetensors"}}
+    (hostile / "model.safetensors.index.json").write_text(json.dumps(index))
     with writable_hub(root) as running:
         yield running
+
+
+def pickled(folder: Path) -> Path:
+    """A model whose weights are no safetensors any more."""
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    return folder
 
 
 def predicted(hub: Hub, name: str, home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -72,14 +87,27 @@ def test_what_fails_for_the_moment_is_tried_again(hub: Hub, tmp_path: Path, stat
     assert json.loads(done.stdout)["predictions"]
 
 
-def test_weights_that_would_have_to_be_unpickled_are_not_read(tmp_path: Path) -> None:
-    folder = saved(tmp_path / "model")
-    import torch
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "told"), [("pickled", "no model.safetensors"), ("hostile", "outside the model")])
+def test_a_pickle_and_a_path_out_of_the_repository_are_refused_by_id_as_well(
+    hub: Hub, tmp_path: Path, name: str, told: str
+) -> None:
+    done = predicted(hub, f"me/{name}", tmp_path)
+    assert done.returncode == 2
+    assert told in done.stderr
+    asked = hub.requests
+    assert not any(
+        "outside" in path or ("pytorch_model.bin" in path.rpartition("/")[2] and "GET" in path) for path in asked
+    )
+    assert not any("commits" in path or "discussions" in path for path in asked), "for a conversion"
 
-    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"safetensors"):
-        load_model(folder)
+
+def test_weights_that_would_have_to_be_unpickled_are_not_read(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no model\.safetensors, and other formats .* are pickles"):
+        load_model(pickled(saved(tmp_path / "model")))
+    encoder = pickled(Path(tiny.save_encoder(tmp_path / "encoder")))
+    with pytest.raises(ModelError, match=r"encoder .* no model\.safetensors.* refs/pr/N"):
+        load_encoder(str(encoder))
 
 
 @pytest.mark.parametrize("name", ["../outside.safetensors", "/outside.safetensors", "a/../../outside.safetensors"])
