@@ -39,7 +39,13 @@ class _WritableHandler(_Handler):
     commits: list[dict[str, Any]]
 
     def do_GET(self) -> None:
-        if not self._failed():
+        if self._failed():
+            return
+        if self.path == "/api/whoami-v2":
+            known = self.headers.get("Authorization") == f"Bearer {TOKEN}"
+            role = {"accessToken": {"displayName": "local", "role": "write"}}
+            self._json({"type": "user", "name": "me", "auth": role} if known else {"error": "?"}, 200 if known else 401)
+        else:
             super().do_GET()
 
     def do_HEAD(self) -> None:
@@ -67,8 +73,9 @@ class _WritableHandler(_Handler):
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self._json({"error": "Invalid username or password."}, 401)
         elif path == "/api/validate-yaml":
-            header = json.loads(body)["content"].split("---\n")[1]
-            wrong = [] if isinstance(yaml.safe_load(header), dict) else [{"message": "no mapping"}]
+            parts = json.loads(body)["content"].split("---\n", 2)
+            header = yaml.safe_load(parts[1]) if len(parts) == 3 else {}
+            wrong = [] if isinstance(header, dict) else [{"message": "no mapping"}]
             self._json({"errors": wrong, "warnings": []})
         elif path == "/api/repos/create":
             self._create(json.loads(body))
