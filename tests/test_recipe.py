@@ -336,3 +336,16 @@ def test_the_written_recipe_holds_every_default():
     holds(written["datasets"]["words"], DatasetSpec)
     holds(written["tasks"]["ner"], TaskSpec)
     assert issubclass(Recipe, BaseModel)
+
+
+@pytest.mark.parametrize("files", ["https://me:secret@host/a.jsonl", {"train": ["a.jsonl", "s3://me:secret@host/a"]}])
+def test_an_address_with_a_password_is_refused_without_telling_it(files):
+    values = {"encoder": "x", "output_dir": "x", "datasets": {"d": {"data_files": files, "text": "text"}}}
+    values["tasks"] = {"t": {"type": "text-classification", "dataset": "d", "labels": "label"}}
+    with pytest.raises(
+        RecipeError, match=r"datasets\.d\.data_files: an address holds a user name and a password"
+    ) as told:
+        Recipe.from_dict(values)
+    assert "secret" not in str(told.value)
+    values["datasets"]["d"]["data_files"] = "https://host/a@b:c.jsonl"
+    Recipe.from_dict(values)

@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
-from tiny_runs import assert_same_end, values, write_yaml
+from safetensors.torch import load_file
+from tiny_runs import assert_same_end, finish, start, values, write_yaml
 from writable_hub import TOKEN, Fault, Hub, writable_hub
 
 from nlp_mtl import Recipe, RecipeError
+
+SHARDED = Path(__file__).resolve().parent.parent / "training" / "sharded_on_cpu.py"
 
 
 @pytest.fixture
@@ -108,6 +111,32 @@ def test_a_model_pushed_meanwhile_says_so_and_loads_from_a_copy_of_its_repositor
     )  # fmt: skip
     assert found.returncode == 0, found.stderr
     assert {*json.loads(found.stdout)["predictions"]} == {"ner", "pos", "sentiment"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [False, True], ids=["whole", "sharded"])
+def test_of_several_processes_one_pushes_the_whole_model(hub: Hub, tmp_path: Path, sharded: bool) -> None:
+    section = {"repo_id": "me/tiny", "push": "every_save"}
+    given = values(tmp_path, max_steps=4, eval_every=2, log_every=1)
+    file = write_yaml(tmp_path, given | {"hub": section})
+    environment = {**hub.environment, "HF_HUB_OFFLINE": "0"}
+    if sharded:
+        environment |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+    code, _, errors = finish(
+        start("train", file, processes=2, script=SHARDED if sharded else None, environment=environment)
+    )
+    assert code == 0, errors
+    assert errors.count("Pushed: ") == 1
+    pushed = commits(hub)
+    assert pushed[0]["message"].endswith("step 2")
+    whole = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    for commit in pushed:
+        sent = load_file(hub.root / "models" / "me" / commit["folder"] / "model.safetensors")
+        assert {name: tensor.shape for name, tensor in sent.items()} == {
+            name: tensor.shape for name, tensor in whole.items()
+        }
+    last = load_file(hub.root / "models" / "me" / "tiny" / "model.safetensors")
+    assert all((last[name] == whole[name]).all() for name in whole)
 
 
 @pytest.mark.slow
