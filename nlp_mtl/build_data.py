@@ -14,6 +14,7 @@ from nlp_mtl.data.encoding import EncodedSplit, StreamedSplit, encode_split, str
 from nlp_mtl.data.items import Framing, frame
 from nlp_mtl.data.labels import LabelReader, names_needed, resolve_task
 from nlp_mtl.data.loading import LoadedDataset, load_splits
+from nlp_mtl.data.opening import is_on_hub
 from nlp_mtl.errors import ModelError, Problem, RecipeError, listed
 from nlp_mtl.models.encoder import load_encoder_config, load_tokenizer, longest_input
 from nlp_mtl.recipe import SPLITS, Recipe
@@ -210,8 +211,9 @@ def describe_data(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
             files = [_relative(file, recipe.data_dir) for file in stream.source.files]
             train = {"rows": stream.num_rows, "taken_from": stream.split, "files": files, "streamed": True}
             told = {"train": train, **told}
-        spec = recipe.datasets[dataset].model_dump(include={"path", "name", "revision"}, exclude_none=True)
-        described[dataset] = {**spec, "splits": told}
+        spec = recipe.datasets[dataset]
+        place = spec.model_dump(include={"path", "name", "revision"}, exclude_none=True)
+        described[dataset] = {**place, "from_hub": is_on_hub(spec.path, recipe.data_dir), "splits": told}
     return described
 
 

@@ -185,6 +185,7 @@ CreatePr = Annotated[bool, typer.Option("--create-pr", help="As a pull request."
 Message = Annotated[str | None, typer.Option(help="Of the commit.")]
 License = Annotated[str | None, typer.Option(help="For the card, as the Hub calls it: apache-2.0, ...")]
 Language = Annotated[str | None, typer.Option(help="For the card, comma separated: en,de")]
+Tags = Annotated[str | None, typer.Option(help="For the card, comma separated.")]
 
 
 @app.command()
@@ -232,6 +233,7 @@ def push(
     message: Message = None,
     license: License = None,
     language: Language = None,
+    tags: Tags = None,
     debug: Debug = False,
 ) -> None:
     """Push a trained model to the Hub, with its card, recipe, results and plots, in one commit."""
@@ -240,7 +242,7 @@ def push(
 
     address = push_run(
         run, repo_id, private=private, revision=revision, create_pr=create_pr or None, commit_message=message,
-        license=license, language=_comma_separated(language),
+        license=license, language=_comma_separated(language), tags=_comma_separated(tags),
     )  # fmt: skip
     print(address)
 

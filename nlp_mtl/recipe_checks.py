@@ -17,12 +17,23 @@ BUFFER_SIZE = 10_000
 TEMPERATURE = 2.0
 """T of temperature sampling, where the recipe does not say."""
 
-_PASSWORD = re.compile(r"://[^/@]*:[^/@]*@")
-"""Of an address with a user's name and password."""
+_SECRET = re.compile(
+    r"://[^/?#\s]*@"  # a user of an address, with or without a password
+    r"|[?&][^=&]*(?:token|key|secret|signature|password|credential|\bsig)[^=&]*="
+    r"|\bhf_[A-Za-z0-9]{8,}",
+    re.IGNORECASE,
+)
 
 
 def cross_problems(values: dict[str, Any]) -> Iterator[Problem]:
     """What only shows when keys are held against each other. Reads raw values, whatever they are."""
+    for path, value in _texts(values):
+        if _SECRET.search(value):
+            yield Problem(
+                path,
+                "it holds what looks like a password or a token, which the run folder and the model card would tell; "
+                "keep it in ~/.netrc, in HF_TOKEN or in the environment",
+            )
     datasets, tasks = values.get("datasets"), values.get("tasks")
     datasets = datasets if isinstance(datasets, dict) else {}
     tasks = tasks if isinstance(tasks, dict) else {}
@@ -138,12 +149,6 @@ def _dataset_problems(path: str, dataset: dict[str, Any]) -> Iterator[Problem]:
         yield Problem(path, "says neither `path` (a Hub id, a folder or a format) nor `data_files`")
     if bool(dataset.get("text")) == bool(dataset.get("tokens")):
         yield Problem(path, "give one of `text` (a column of texts) and `tokens` (a column of word lists)")
-    if any(_PASSWORD.search(address) for address in _strings(dataset.get("data_files"))):
-        yield Problem(
-            f"{path}.data_files",
-            "an address holds a user name and a password, which the run folder and the model card would tell; "
-            "put them into ~/.netrc",
-        )
     if dataset.get("path") == "conll" and not dataset.get("columns"):
         yield Problem(path, "a CoNLL file needs `columns`, for example [tokens, pos, chunk, ner]")
     fractions = [_number(dataset.get(f"{split}_fraction", HELD_OUT)) for split in ("validation", "test")]
@@ -160,13 +165,16 @@ def _dataset_problems(path: str, dataset: dict[str, Any]) -> Iterator[Problem]:
         yield Problem(path, "validation_fraction and test_fraction together leave nothing to train on")
 
 
-def _strings(value: Any) -> Iterator[str]:
-    """The texts in lists and mappings."""
+def _texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """The texts in a recipe, with their paths; of a list that of the list."""
     if isinstance(value, str):
-        yield value
-    elif isinstance(value, list | dict):
-        for one in value.values() if isinstance(value, dict) else value:
-            yield from _strings(one)
+        yield path, value
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            yield from _texts(one, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for one in value:
+            yield from _texts(one, path)
 
 
 def _number(value: Any) -> float:

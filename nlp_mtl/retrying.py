@@ -1,18 +1,25 @@
 """Asking the Hub again for what fails for the moment."""
 
+import json
 import logging
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 # HTTPError: of httpx2, or of httpx before huggingface_hub 2.
-from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
+from huggingface_hub.errors import (  # type: ignore[attr-defined]
+    HfHubHTTPError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
-UNANSWERED = (OSError, HTTPError)
-"""What the Hub's client raises where it gets no answer, or a refusal."""
+UNANSWERED = (OSError, HTTPError, json.JSONDecodeError)
+"""What the Hub's client raises where it gets no answer, a refusal, or an answer that is none of the Hub's."""
+_NO_ANSWER = (ConnectionError, TimeoutError, HTTPError, LocalEntryNotFoundError, json.JSONDecodeError)
 _BUSY = (408, 409, 429)
 TRIES, FIRST_WAIT, LONGEST_WAIT = 5, 1.0, 60.0
 """How often it is asked, and seconds before the second time; each wait doubles, or is what ``Retry-After`` says."""
@@ -33,9 +40,7 @@ def retried(ask: Callable[[], Answer], *, also_unreachable: bool = False) -> Ans
             return ask()
         except UNANSWERED as error:
             answer = _answer_of(error)
-            if answer is None and not also_unreachable:
-                raise
-            if not left or (answer is not None and answer.status_code < 500 and answer.status_code not in _BUSY):
+            if not left or not (_may_pass(error) if answer is None and also_unreachable else _is_busy(answer)):
                 raise
             told = "" if answer is None else answer.headers.get("Retry-After", "")
         pause = min(float(told), LONGEST_WAIT) if told.isdigit() else wait
@@ -43,6 +48,15 @@ def retried(ask: Callable[[], Answer], *, also_unreachable: bool = False) -> Ans
         time.sleep(pause)
         wait *= 2
     raise AssertionError("the last time answers or raises")
+
+
+def _is_busy(answer: Any) -> bool:
+    return answer is not None and (answer.status_code >= 500 or answer.status_code in _BUSY)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether an error without an answer is the network's: not a file's here, a token's, or wanted."""
+    return isinstance(error, _NO_ANSWER) and not isinstance(error, OfflineModeIsEnabled)
 
 
 def _answer_of(error: BaseException | None) -> Any:

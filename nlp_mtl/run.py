@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +19,8 @@ from nlp_mtl.data.steps import StepDataset
 from nlp_mtl.errors import DataError, Problem, RecipeError, RunError, listed
 from nlp_mtl.evaluation import evaluate as evaluate_splits
 from nlp_mtl.evaluation import selection_score
-from nlp_mtl.hub.pushing import run_card
 from nlp_mtl.metrics import Scores
+from nlp_mtl.models.encoder import is_on_hub
 from nlp_mtl.models.fully_sharded import gathered, is_sharded
 from nlp_mtl.models.loading import load_model
 from nlp_mtl.models.multitask import MultiTaskModel
@@ -34,7 +35,7 @@ from nlp_mtl.run_folder import (
     start_folder,
     versions,
 )
-from nlp_mtl.run_push import RunPusher
+from nlp_mtl.run_push import RunPusher, run_card
 from nlp_mtl.training.checkpoint import TrainingState
 from nlp_mtl.training.compiled import try_compiler
 from nlp_mtl.training.launcher import check_kind, fsdp_plugin
@@ -109,6 +110,8 @@ def _trained(
 ) -> dict[str, Any]:
     """Train in a run folder that is ready, evaluate and save; returns the results."""
     output_dir = Path(recipe.output_dir).absolute()
+    if accelerator.is_main_process:
+        shutil.rmtree(output_dir / "pushing", ignore_errors=True)  # of a run that was killed while it pushed
     accelerator.wait_for_everyone()
     progress = sys.stderr.isatty() and accelerator.is_main_process
 
@@ -146,8 +149,9 @@ def _trained(
     if accelerator.is_main_process:
         if resume:
             keep_resumption(output_dir, recipe, accelerator)
-        card = run_card(output_dir, recipe.to_dict(), results, model.config.to_dict())
-        save_model(output_dir / "model", model, prepared.tokenizer, weights, card)
+        save_model(
+            output_dir / "model", model, prepared.tokenizer, weights, run_card(output_dir, recipe, results, model)
+        )
         save_results(output_dir, results)
         save_plots(output_dir, results["main_metrics"], output_dir / "metrics.jsonl")
     accelerator.wait_for_everyone()
@@ -171,7 +175,11 @@ def _results(
         "steps": state.step,
         "finished": state.finished,
         "seed": recipe.seed,
-        "encoder": {"name": recipe.encoder, "revision": recipe.encoder_revision},
+        "encoder": {
+            "name": recipe.encoder,
+            "revision": recipe.encoder_revision,
+            "from_hub": is_on_hub(recipe.encoder),
+        },
         "data": describe_data(recipe, prepared),
         "versions": versions(),
         "command": command(),

@@ -12,8 +12,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nlp_mtl.errors import NlpMtlError
-from nlp_mtl.hub.card import About
+from nlp_mtl.errors import ModelError, NlpMtlError, RunError
+from nlp_mtl.hub.card import model_card
+from nlp_mtl.hub.card_header import About
+from nlp_mtl.hub.card_text import as_yaml, merged
+from nlp_mtl.hub.portable import portable_recipe, portable_results
 from nlp_mtl.hub.pushing import push_to
 from nlp_mtl.hub.repository import Repository
 from nlp_mtl.recipe import HubSpec, Recipe
@@ -27,7 +30,7 @@ class RunPusher:
     """Pushes a run's model. On one process of a run."""
 
     def __init__(self, recipe: Recipe, hub: HubSpec, output_dir: Path) -> None:
-        """Make the repository, where there is none: what the Hub refuses is told before anything is trained.
+        """Make the repository, where there is none. What the Hub refuses is told before anything is trained.
 
         Raises:
             HubError: the Hub refused, or could not be reached.
@@ -40,6 +43,9 @@ class RunPusher:
             revision=hub.revision,
             create_pr=hub.create_pr,
         )
+        about = {"license": hub.license, "language": hub.language, "tags": hub.tags}
+        header = as_yaml({"library_name": "nlp_mtl", **{key: value for key, value in about.items() if value}})
+        self._repository.check_card(f"---\n{header}---\n")
         self._message = hub.commit_message or f"Model of nlp_mtl ({output_dir.name})"
         self._about = About(hub.license, tuple(hub.language), tuple(hub.tags))
         self._sending: Thread | None = None
@@ -59,19 +65,20 @@ class RunPusher:
         Args:
             weights: the model's, where it holds only a part of them itself.
             results: as ``results.json`` has them at the end.
-
-        Raises:
-            RunError: it cannot be written to the run folder, from which it is sent.
         """
         step = results["step"]
         if self._sending is not None and self._sending.is_alive():
             logger.info("Step %d is not pushed: the push of step %d is still under way", step, self._sent)
             return
-        with written_folder(self._folder) as folder:
-            save_model(folder / "model", model, tokenizer, weights)
-            write_text(folder / "recipe.yaml", self.recipe.to_yaml())
-            write_text(folder / "results.json", json.dumps(results))
-            save_plots(folder, results["main_metrics"], self.output_dir / "metrics.jsonl")
+        try:
+            with written_folder(self._folder) as folder:
+                save_model(folder / "model", model, tokenizer, weights)
+                write_text(folder / "recipe.yaml", self.recipe.to_yaml())
+                write_text(folder / "results.json", json.dumps(results))
+                save_plots(folder, results["main_metrics"], self.output_dir / "metrics.jsonl")
+        except RunError as error:
+            logger.warning("Step %d was not pushed, training goes on: %s", step, error)
+            return
         # Of a process that ends meanwhile, nothing arrives: a commit is made at the end of a push.
         self._sending = Thread(target=self._push, args=(step,), daemon=True)
         self._sent = step
@@ -86,7 +93,7 @@ class RunPusher:
         """
         if self._sending is not None:
             self._sending.join()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self._folder.parent, ignore_errors=True)
         self._repository.again = (
             f"the run is complete; push it again: {shlex.join(['nlp-mtl', 'push', str(self.recipe.output_dir)])}"
         )
@@ -104,3 +111,19 @@ class RunPusher:
             logger.warning("Step %d was not pushed, training goes on: %s", step, error)
         else:
             logger.info("Step %d is pushed: %s", step, address)
+
+
+def run_card(run: Path, recipe: Recipe, results: Mapping[str, Any], model: PreTrainedModel) -> str:
+    """The model card that a run folder keeps; what its owner wrote into one that is there stays."""
+    file = run / "model" / "README.md"
+    old = file.read_text(encoding="utf-8") if file.is_file() else None
+    made = model_card(
+        model.config.to_dict(), f"USER/{run.name}", about=About(),
+        recipe=portable_recipe(recipe.to_dict(), run.name), results=portable_results(results),
+    )  # fmt: skip
+    try:
+        return merged(old, *made, where=str(file))
+    except ModelError as error:  # no reason to lose a model that is trained
+        logger.warning("The model card is left as it is: %s", error)
+        assert old is not None
+        return old

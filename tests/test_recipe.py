@@ -338,14 +338,26 @@ def test_the_written_recipe_holds_every_default():
     assert issubclass(Recipe, BaseModel)
 
 
-@pytest.mark.parametrize("files", ["https://me:secret@host/a.jsonl", {"train": ["a.jsonl", "s3://me:secret@host/a"]}])
-def test_an_address_with_a_password_is_refused_without_telling_it(files):
-    values = {"encoder": "x", "output_dir": "x", "datasets": {"d": {"data_files": files, "text": "text"}}}
-    values["tasks"] = {"t": {"type": "text-classification", "dataset": "d", "labels": "label"}}
-    with pytest.raises(
-        RecipeError, match=r"datasets\.d\.data_files: an address holds a user name and a password"
-    ) as told:
-        Recipe.from_dict(values)
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("datasets/words/data_files", "https://me:secret@host/a.jsonl"),
+        ("datasets/words/data_files", {"train": ["a.jsonl", "s3://secret@host/a"]}),
+        ("datasets/words/data_files", "https://host/a.jsonl?X-Amz-Signature=secret"),
+        ("datasets/texts/path", "https://host/a?access_token=secret"),
+        ("encoder", "https://secret@host/encoder"),
+        ("tasks/ner/init_from", "hf_secret12345678901"),
+    ],
+)
+def test_what_looks_like_a_password_or_a_token_is_refused_without_telling_it(path, value):
+    with pytest.raises(RecipeError, match="what looks like a password or a token") as told:
+        Recipe.from_dict(changed(path, value))
     assert "secret" not in str(told.value)
-    values["datasets"]["d"]["data_files"] = "https://host/a@b:c.jsonl"
-    Recipe.from_dict(values)
+    assert path.replace("/", ".").removesuffix(".train") in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "value", ["https://host/a@b:c.jsonl", "https://host/a.jsonl?monkey", "hf_mono/x", "keys=.jsonl"]
+)
+def test_addresses_without_secrets_are_taken(value):
+    Recipe.from_dict(changed("datasets/words/data_files", value))

@@ -27,7 +27,7 @@ class Fault:
     request: str
     """A pattern of ``METHOD path``."""
     status: int = 500
-    """0: the connection is cut."""
+    """0: the connection is cut; -1: what was asked for is done, then it is cut."""
     times: int = 1
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0.0
@@ -37,11 +37,20 @@ class _WritableHandler(_Handler):
     faults: list[Fault]
     objects: dict[str, bytes]
     commits: list[dict[str, Any]]
+    private: set[str]
 
     def do_GET(self) -> None:
         if self._failed():
             return
-        if self.path == "/api/whoami-v2":
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}" and any(
+            f"/{name}/" in f"{unquote(urlsplit(self.path).path)}/" for name in self.private
+        ):
+            self._json({"error": "Repository not found"}, 401, {"X-Error-Code": "RepoNotFound"})
+        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commits/.+", unquote(urlsplit(self.path).path)):
+            made = [one for one in self.commits if one.get("commit") == found[1]]
+            dated = {"date": "2026-01-01T00:00:00.000Z", "message": "", "authors": []}
+            self._json([{"id": one["id"], "title": one["message"], **dated} for one in reversed(made)])
+        elif self.path == "/api/whoami-v2":
             known = self.headers.get("Authorization") == f"Bearer {TOKEN}"
             role = {"accessToken": {"displayName": "local", "role": "write"}}
             self._json({"type": "user", "name": "me", "auth": role} if known else {"error": "?"}, 200 if known else 401)
@@ -49,8 +58,7 @@ class _WritableHandler(_Handler):
             super().do_GET()
 
     def do_HEAD(self) -> None:
-        if not self._failed():
-            super().do_GET()
+        self.do_GET()
 
     def do_PUT(self) -> None:
         if self._failed():
@@ -73,13 +81,11 @@ class _WritableHandler(_Handler):
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self._json({"error": "Invalid username or password."}, 401)
         elif path == "/api/validate-yaml":
-            parts = json.loads(body)["content"].split("---\n", 2)
-            header = yaml.safe_load(parts[1]) if len(parts) == 3 else {}
-            wrong = [] if isinstance(header, dict) else [{"message": "no mapping"}]
-            self._json({"errors": wrong, "warnings": []})
+            errors = [{"message": message} for message in _wrong_with(json.loads(body)["content"])]
+            self._json({"errors": errors, "warnings": []}, 400 if errors else 200)
         elif path == "/api/repos/create":
             self._create(json.loads(body))
-        elif found := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
+        elif re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
             home = f"http://{self.headers['Host']}/lfs"
             objects = [
                 {**one, "actions": {"upload": {"href": f"{home}/{one['oid']}", "header": {}}}}
@@ -98,6 +104,8 @@ class _WritableHandler(_Handler):
         known = folder.is_dir()
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".gitattributes").touch()
+        if form.get("visibility") == "private" or form.get("private"):
+            self.private.add(f"{user}/{form['name']}")
         self.commits.append({"created": f"{user}/{form['name']}", **form})
         self._json({"url": f"http://{self.headers['Host']}/{user}/{form['name']}"}, 409 if known else 200)
 
@@ -121,7 +129,10 @@ class _WritableHandler(_Handler):
     def _commit(self, folder: Path, name: str, body: bytes) -> None:
         lines = [json.loads(line) for line in body.decode().splitlines()]
         header = next(line["value"] for line in lines if line["key"] == "header")
-        made = {}
+        if header.get("parentCommit") not in (None, _commit(folder)):
+            self._json({"error": "A commit has happened since. Please refresh and try again."}, 412)
+            return
+        made: dict[str, bytes] = {}
         for line in lines:
             value = line["value"]
             if line["key"] == "file":
@@ -130,6 +141,11 @@ class _WritableHandler(_Handler):
                 made[value["path"]] = self.objects[value["oid"]]
         pull = parse_qs(urlsplit(self.path).query).get("create_pr") == ["1"]
         target = folder.with_name(f"{folder.name}@refs_pr_1") if pull else folder
+        if pull:
+            shutil.copytree(folder, target, dirs_exist_ok=True)
+        for line in lines:
+            if line["key"] == "deletedFile":
+                (target / line["value"]["path"]).unlink()
         for path, content in made.items():
             (target / path).parent.mkdir(parents=True, exist_ok=True)
             (target / path).write_bytes(content)
@@ -137,7 +153,14 @@ class _WritableHandler(_Handler):
         kept = target.with_name(f"{target.name}-{number}")  # as it is now, whatever comes later
         shutil.copytree(target, kept)
         self.commits.append(
-            {"commit": name, "message": header["summary"], "files": sorted(made), "pull": pull, "folder": kept.name}
+            {
+                "commit": name,
+                "message": header["summary"],
+                "files": sorted(made),
+                "pull": pull,
+                "folder": kept.name,
+                "id": _commit(target),
+            }
         )
         url = f"http://{self.headers['Host']}/{name}"
         self._json(
@@ -156,6 +179,13 @@ class _WritableHandler(_Handler):
                     self.close_connection = True
                     self.connection.close()
                     return True
+                if fault.status == -1:  # it is done, but nobody is told
+                    answer, self._json = self._json, lambda *_: None  # type: ignore[method-assign]
+                    self.do_POST()
+                    self._json = answer  # type: ignore[method-assign]
+                    self.close_connection = True
+                    self.connection.close()
+                    return True
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 self._json({"error": "injected"}, fault.status, fault.headers)
                 return True
@@ -169,6 +199,32 @@ class _WritableHandler(_Handler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+
+_LICENSES = {"mit", "apache-2.0", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "other"}
+"""Some of those that the Hub knows."""
+
+
+def _wrong_with(card: str) -> list[str]:
+    """What the Hub's checks find in a card's metadata: what tests need of them."""
+    parts = card.split("---\n", 2)
+    header = yaml.safe_load(parts[1]) if len(parts) == 3 else {}
+    if not isinstance(header, dict):
+        return ["YAML metadata should be an object"]
+    wrong = []
+    if header.get("license") not in {None, *_LICENSES}:
+        wrong.append(f'"license" must be one of {sorted(_LICENSES)}')
+    languages = header.get("language", [])
+    for one in [languages] if isinstance(languages, str) else languages:
+        if not isinstance(one, str) or not re.fullmatch("[a-z]{2,3}", one):
+            wrong.append(f'"language" {one!r} must be a code of two or three letters')
+    for model in header.get("model-index", []):
+        for result in model["results"]:
+            lacks = [key for key in ("type", "name") if not result["dataset"].get(key)]
+            lacks += [key for key in ("type",) if not result["task"].get(key)]
+            lacks += [key for metric in result["metrics"] for key in ("type", "value") if metric.get(key) is None]
+            wrong += [f'"model-index": "{key}" is required' for key in lacks]
+    return wrong
 
 
 def _mode(path: str) -> str:
@@ -193,6 +249,6 @@ def writable_hub(root: Path) -> Iterator[Hub]:
     faults: list[Fault] = []
     commits: list[dict[str, Any]] = []
     kept: dict[str, bytes] = {}
-    options = {"faults": faults, "commits": commits, "objects": kept}
+    options = {"faults": faults, "commits": commits, "objects": kept, "private": set()}
     with served(root, _WritableHandler, **options) as (environment, requests):
         yield Hub({**environment, "HF_TOKEN": TOKEN}, requests, commits, faults, root)

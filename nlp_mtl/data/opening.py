@@ -83,6 +83,11 @@ def open_splits(
     return Opened(own_names, parts, streams)
 
 
+def is_on_hub(path: str | None, data_dir: str) -> bool:
+    """Whether a dataset's path is an id on the Hub: neither a format nor a folder."""
+    return path is not None and path not in FORMATS and not (Path(data_dir) / Path(path).expanduser()).is_dir()
+
+
 def _stream_files(
     dataset: str,
     split: str,

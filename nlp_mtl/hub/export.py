@@ -1,22 +1,24 @@
 """One task as a stock transformers checkpoint: what `pipeline()` and any other tool loads without this package."""
 
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nlp_mtl.errors import ModelError, did_you_mean, listed
-from nlp_mtl.hub.card import About, merged, task_card
+from nlp_mtl.hub.card import task_card
+from nlp_mtl.hub.card_header import About
+from nlp_mtl.hub.card_text import merged
+from nlp_mtl.hub.portable import portable_results
+from nlp_mtl.hub.pushing import run_of
 from nlp_mtl.hub.repository import Repository
 from nlp_mtl.models.heads import stock_model
 from nlp_mtl.models.loading import load_model
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.storage import write_text, written_folder
+from nlp_mtl.tasks import Task
 
 
 def stock(model: MultiTaskModel, task: str) -> PreTrainedModel:
@@ -27,10 +29,8 @@ def stock(model: MultiTaskModel, task: str) -> PreTrainedModel:
     Raises:
         ModelError: there is no such task.
     """
-    known = {one.name: one for one in model.config.task_list()}
-    if task not in known:
-        raise ModelError(f"the model has no task `{task}`; it has {listed(known)}.{did_you_mean(task, known)}")
-    made = stock_model(known[task].type, model.config.encoder_config, known[task].labels)
+    known = _known(model, task)
+    made = stock_model(known.type, model.config.encoder_config, known.labels)
     own = {f"{made.base_model_prefix}.{name}": tensor for name, tensor in model.encoder.state_dict().items()}
     own |= model.head(task).state_dict()
     # Not what this task's class has no place for: a pooler that another task reads.
@@ -56,7 +56,10 @@ def export_task(
     *,
     card: str | None = None,
 ) -> None:
-    """Write a task as a stock checkpoint with its tokenizer, and a card: complete or not at all.
+    """Write a task as a stock checkpoint with its tokenizer: complete or not at all.
+
+    Args:
+        card: goes with it.
 
     Raises:
         ModelError: there is no such task, or ``folder`` holds something already.
@@ -103,29 +106,37 @@ def export(
         HubError: the Hub refused, or could not be reached. What was written stays.
     """
     model, tokenizer = load_model(source, revision=revision)
-    known = {one["name"]: one for one in model.config.tasks or ()}
-    if task not in known:
-        raise ModelError(f"the model has no task `{task}`; it has {listed(known)}.{did_you_mean(task, known)}")
-    encoder, about = model.config.encoder_config.to_dict(), About(license, tuple(language))
-    run = _run(Path(source).expanduser())
+    known = _known(model, task)
+    recipe, results = run_of(Path(source).expanduser())
+    about, wins = About(license, tuple(language)), [*["license"] * bool(license), *["language"] * bool(language)]
 
     def card(name: str, there: str | None) -> str:
-        return merged(there, *task_card(known[task], name, source=str(source), encoder=encoder, about=about, **run))
+        made = task_card(
+            known.to_dict(), name, source=str(source), encoder=model.config.encoder_config.to_dict(), about=about,
+            recipe=recipe, results=results and portable_results(results),
+        )  # fmt: skip
+        return merged(there, *made, where=f"of {name}", wins=wins)
 
-    export_task(model, tokenizer, task, folder, card=card(f"USER/{folder.absolute().name}", None))
+    export_task(model, tokenizer, task, folder, card=card(repo_id or f"USER/{folder.absolute().name}", None))
     if repo_id is None:
-        return known[task]["type"], None
-    again = f"it is written to {folder}; push that: {shlex.join(['hf', 'upload', repo_id, str(folder), '.'])}"
-    repository = Repository(repo_id, again=again, private=private, create_pr=create_pr)
-    write_text(folder / "README.md", card(repository.repo_id, repository.card()))
-    return known[task]["type"], repository.upload(folder, commit_message or f"The task {task} of a model of nlp_mtl")
+        return known.type, None
+    flags = [*["--private"] * bool(private), *["--create-pr"] * create_pr]
+    again = shlex.join(["hf", "upload", repo_id, str(folder), ".", *flags])
+    repository = Repository(
+        repo_id, again=f"it is written to {folder}; push that: {again}", private=private, create_pr=create_pr
+    )
+    head = repository.head()
+    write_text(folder / "README.md", card(repository.repo_id, head.card))
+    return known.type, repository.upload(folder, commit_message or f"The task {task} of a model of nlp_mtl", head)
 
 
-def _run(source: Path) -> dict[str, Any]:
-    """Recipe and results of a run folder; of anything else, nothing."""
-    if not (source / "recipe.yaml").is_file() or not (source / "results.json").is_file():
-        return {}
-    return {
-        "recipe": yaml.safe_load((source / "recipe.yaml").read_text(encoding="utf-8")),
-        "results": json.loads((source / "results.json").read_text(encoding="utf-8")),
-    }
+def _known(model: MultiTaskModel, name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        ModelError: there is none.
+    """
+    known = {task.name: task for task in model.config.task_list()}
+    if name not in known:
+        raise ModelError(f"the model has no task `{name}`; it has {listed(known)}.{did_you_mean(name, known)}")
+    return known[name]

@@ -12,10 +12,10 @@ def portable_recipe(recipe: Mapping[str, Any], name: str) -> dict[str, Any]:
         name: the run's.
     """
     datasets = {
-        dataset: {**spec, "path": _place(spec["path"]), "data_files": _places(spec["data_files"])}
+        dataset: {**spec, "path": _place(spec.get("path")), "data_files": _places(spec.get("data_files"))}
         for dataset, spec in recipe["datasets"].items()
     }
-    tasks = {task: {**spec, "init_from": _place(spec["init_from"])} for task, spec in recipe["tasks"].items()}
+    tasks = {task: {**spec, "init_from": _place(spec.get("init_from"))} for task, spec in recipe["tasks"].items()}
     own = {"encoder": _place(recipe["encoder"]), "data_dir": ".", "output_dir": f"runs/{name}", "hub": None}
     return {**recipe, "datasets": datasets, "tasks": tasks, **own}
 
@@ -42,7 +42,7 @@ def _places(value: Any) -> Any:
 
 
 def _place(value: Any) -> Any:
-    """A whole path by its last part; anything else as it is."""
-    if isinstance(value, str) and (value.startswith("~") or Path(value).is_absolute()):
+    """A path outside the recipe's folder by its last part; anything else as it is."""
+    if isinstance(value, str) and (value.startswith(("~", "../", "file:")) or Path(value).is_absolute()):
         return f"./{Path(value).name}"
     return value

@@ -1,10 +1,11 @@
-"""Trained models to the Hub, each in one commit: a run's, one in memory, or one task as a stock checkpoint."""
+"""Trained models to the Hub, each in one commit: a run's, or one in memory."""
 
 import json
 import shlex
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,16 @@ import yaml
 from transformers import PreTrainedTokenizerBase
 
 from nlp_mtl.errors import ModelError
-from nlp_mtl.hub.card import About, as_yaml, datasets_of, merged, model_card
+from nlp_mtl.hub.card import datasets_of, model_card
+from nlp_mtl.hub.card_header import About
+from nlp_mtl.hub.card_text import as_yaml, merged
 from nlp_mtl.hub.portable import portable_recipe, portable_results
 from nlp_mtl.hub.repository import DatasetFacts, Repository
 from nlp_mtl.models.multitask import MultiTaskModel
+from nlp_mtl.storage import cannot_write
+
+_NOT_PUSHED = shutil.ignore_patterns(".*", "*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.partial")
+"""What may lie in a model folder and has no place in a repository: pickles, and other programs' own files."""
 
 
 def push(
@@ -27,8 +34,8 @@ def push(
     create_pr: bool | None = None,
     commit_message: str | None = None,
     license: str | None = None,
-    language: Sequence[str] | None = None,
-    tags: Sequence[str] | None = None,
+    language: str | Sequence[str] | None = None,
+    tags: str | Sequence[str] | None = None,
 ) -> str:
     """Push a run's model, with its card, recipe, results and plots, in one commit; returns its address.
 
@@ -39,8 +46,9 @@ def push(
         run: a run folder, or a model folder.
         repo_id: ``user/name``; made where there is none.
         private: of a new repository; default: as the account says.
-        revision: the branch; made where there is none.
+        revision: the branch; made where there is none, but for a pull request.
         create_pr: as a pull request.
+        commit_message: default: names the run.
         license: for the card, as the Hub calls it.
         language: for the card; default: those of the datasets, as far as the Hub tells them.
         tags: for the card.
@@ -49,14 +57,16 @@ def push(
         ModelError: there is no trained model in ``run``, it is not said where to push it, or the card in the
             repository cannot be kept.
         HubError: the Hub refused, or could not be reached. The run is intact.
+        RunError: there is no room to put the files together.
     """
     run = Path(run).expanduser()
-    given = {
+    given: dict[str, Any] = {
         "repo_id": repo_id, "private": private, "revision": revision, "create_pr": create_pr,
-        "commit_message": commit_message, "license": license, "language": language, "tags": tags,
+        "commit_message": commit_message, "license": license, "language": _several(language), "tags": _several(tags),
     }  # fmt: skip
     check_trained(run)
-    wanted = {**_hub_of(run), **{key: value for key, value in given.items() if value is not None}}
+    recipe, _ = run_of(run)
+    wanted = {**((recipe or {}).get("hub") or {}), **{key: value for key, value in given.items() if value is not None}}
     if not wanted.get("repo_id"):
         raise ModelError(f"where to? Say USER/NAME on the Hub; the recipe of {run} has no `hub` that does")
     repository = Repository(
@@ -76,12 +86,13 @@ def push_to(repository: Repository, run: Path, commit_message: str | None, about
     Raises:
         ModelError: there is no trained model, or the card in the repository cannot be kept.
         HubError: the Hub refused, or could not be reached.
+        RunError: there is no room to put the files together.
     """
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        facts = repository.dataset_facts(datasets_of(_recipe_of(run)))
-        assemble(run, folder, repository.repo_id, repository.card(), about, facts)
-        return repository.upload(folder, commit_message or f"Model of nlp_mtl ({run.absolute().name})")
+    head = repository.head()
+    facts = repository.dataset_facts(datasets_of(run_of(run)[1]))
+    with _aside() as folder:
+        assemble(run, folder, repository.repo_id, head.card, about, facts)
+        return repository.upload(folder, commit_message or f"Model of nlp_mtl ({run.absolute().name})", head)
 
 
 def push_model(
@@ -94,6 +105,7 @@ def push_model(
     revision: str | None = None,
     create_pr: bool = False,
     commit_message: str | None = None,
+    commit_description: str | None = None,
     max_shard_size: int | str = "50GB",
     tags: Sequence[str] | None = None,
 ) -> str:
@@ -104,19 +116,21 @@ def push_model(
     Raises:
         ModelError: the card in the repository cannot be kept.
         HubError: the Hub refused, or could not be reached.
+        RunError: there is no room to put the files together.
     """
     repository = Repository(
         repo_id, again="push it again", private=private, revision=revision, create_pr=create_pr, token=token
     )
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    head = repository.head()
+    with _aside() as folder:
         model.save_pretrained(folder, max_shard_size=max_shard_size)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        data, body = model_card(config, repository.repo_id, about=About(tags=tuple(tags or ())))
-        (folder / "README.md").write_text(merged(repository.card(), data, body), encoding="utf-8")
-        return repository.upload(folder, commit_message or "Model of nlp_mtl")
+        card = model_card(config, repository.repo_id, about=About(tags=tuple(_several(tags) or ())))
+        text = merged(head.card, *card, where=f"of {repository.repo_id}")
+        (folder / "README.md").write_text(text, encoding="utf-8")
+        return repository.upload(folder, commit_message or "Model of nlp_mtl", head, commit_description)
 
 
 def check_trained(run: Path) -> Path:
@@ -125,10 +139,12 @@ def check_trained(run: Path) -> Path:
     Raises:
         ModelError: there is no trained model.
     """
-    model = run if (run / "config.json").is_file() or not (run / "recipe.yaml").is_file() else run / "model"
+    is_run = (run / "recipe.yaml").is_file() and not (run / "config.json").is_file()
+    model = run / "model" if is_run else run
     weights = ("model.safetensors", "model.safetensors.index.json")
-    if not (model / "config.json").is_file() or not any((model / name).is_file() for name in weights):
-        what = "its training has not finished" if model != run else "it has no config.json and model.safetensors"
+    complete = (model / "config.json").is_file() and any((model / name).is_file() for name in weights)
+    if not complete or (is_run and not (run / "results.json").is_file()):
+        what = "its training has not finished" if is_run else "it has no config.json and model.safetensors"
         raise ModelError(f"there is no trained model in {run}: {what}")
     return model
 
@@ -145,58 +161,65 @@ def assemble(
 
     Args:
         card: the one that is in the repository; without one the model's own is taken up.
+        about: for the card.
         facts: what the Hub tells of datasets.
 
     Raises:
         ModelError: there is no trained model, or the card cannot be kept.
     """
-    model = check_trained(run)
-    shutil.copytree(model, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
+    shutil.copytree(check_trained(run), folder, dirs_exist_ok=True, ignore=_NOT_PUSHED)
     readme = folder / "README.md"
     if card is None and readme.is_file():
         card = readme.read_text(encoding="utf-8")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    recipe = _recipe_of(run)
-    if recipe is None:
-        readme.write_text(merged(card, *model_card(config, repo_id, about=about)), encoding="utf-8")
-        return
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    plots = sorted(run.glob("plots/*.png"))
-    for plot in plots:
-        (folder / "plots").mkdir(exist_ok=True)
-        shutil.copyfile(plot, folder / "plots" / plot.name)
-    recipe, results = portable_recipe(recipe, run.absolute().name), portable_results(results)
-    (folder / "recipe.yaml").write_text(as_yaml(recipe), encoding="utf-8")
-    (folder / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    data, body = model_card(
-        config, repo_id, about=about, recipe=recipe, results=results, facts=facts or {},
-        plots=[f"plots/{plot.name}" for plot in plots],
-    )  # fmt: skip
-    readme.write_text(merged(card, data, body), encoding="utf-8")
+    recipe, results = run_of(run)
+    plots = []
+    if recipe is not None and results is not None:
+        plots = [f"plots/{plot.name}" for plot in sorted(run.glob("plots/*.png"))]
+        for plot in plots:
+            (folder / "plots").mkdir(exist_ok=True)
+            shutil.copyfile(run / plot, folder / plot)
+        recipe, results = portable_recipe(recipe, run.absolute().name), portable_results(results)
+        (folder / "recipe.yaml").write_text(as_yaml(recipe), encoding="utf-8")
+        (folder / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    made = model_card(config, repo_id, about=about, recipe=recipe, results=results, facts=facts, plots=plots)
+    text = merged(
+        card, *made, where=f"of {repo_id}", wins=[key for key in ("license", "language") if getattr(about, key)]
+    )
+    readme.write_text(text, encoding="utf-8")
 
 
-def run_card(run: Path, recipe: Mapping[str, Any], results: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """The model card that a run folder keeps; what its owner wrote into one that is there stays.
+def run_of(folder: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """Recipe and results of a run folder or a copy of a repository; of anything else, nothing.
 
     Raises:
-        ModelError: the card that is there cannot be kept.
+        ModelError: they cannot be read.
     """
-    file = run / "model" / "README.md"
-    old = file.read_text(encoding="utf-8") if file.is_file() else None
-    plain = json.loads(json.dumps(config, default=str))
-    recipe, results = portable_recipe(recipe, run.name), portable_results(results)
-    return merged(old, *model_card(plain, f"USER/{run.name}", about=About(), recipe=recipe, results=results))
+    recipe, results = folder / "recipe.yaml", folder / "results.json"
+    if not recipe.is_file() or not results.is_file():
+        return None, None
+    try:
+        return yaml.safe_load(recipe.read_text(encoding="utf-8")), json.loads(results.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise ModelError(f"{folder}: recipe.yaml or results.json cannot be read: {error}") from error
 
 
-def _recipe_of(run: Path) -> dict[str, Any] | None:
-    """The recipe of a run folder; None: it is a model folder."""
-    file = run / "recipe.yaml"
-    found: dict[str, Any] | None = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
-    return found
+@contextmanager
+def _aside() -> Iterator[Path]:
+    """A folder to put files together in.
+
+    Raises:
+        RunError: there is no room for them.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        try:
+            yield Path(name)
+        except OSError as error:
+            raise cannot_write(Path(name), error) from error
 
 
-def _hub_of(run: Path) -> dict[str, Any]:
-    return {**((_recipe_of(run) or {}).get("hub") or {})}
+def _several(given: str | Sequence[str] | None) -> list[str] | None:
+    return [given] if isinstance(given, str) else None if given is None else [*given]
 
 
 def _as_options(given: Mapping[str, Any]) -> list[str]:
@@ -209,6 +232,7 @@ def _as_options(given: Mapping[str, Any]) -> list[str]:
     for key, option in (("revision", "--revision"), ("commit_message", "--message"), ("license", "--license")):
         if given[key] is not None:
             words += [option, given[key]]
-    if given["language"]:
-        words += ["--language", ",".join(given["language"])]
+    for key in ("language", "tags"):
+        if given[key]:
+            words += [f"--{key}", ",".join(given[key])]
     return words

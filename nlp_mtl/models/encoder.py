@@ -34,6 +34,11 @@ _PACKAGED = {
 }
 
 
+def is_on_hub(encoder: str) -> bool:
+    """Whether a recipe's ``encoder`` is an id on the Hub: neither a folder nor a package."""
+    return not encoder.startswith("package:") and not Path(encoder).expanduser().is_dir()
+
+
 def resolve_encoder(encoder: str) -> str:
     """The Hub id or folder behind a recipe's ``encoder``; ``package:NAME`` is looked up and verified.
 
@@ -88,7 +93,7 @@ def load_encoder(encoder: str, revision: str | None = None, dropout: float | Non
             is_rate = value is None or (isinstance(value, float | int) and not isinstance(value, bool))
             if ("dropout" in name or name.endswith("pdrop")) and is_rate:
                 setattr(config, name, dropout)
-        check_shards(path, revision)
+        check_shards(path, config, revision)
         model: PreTrainedModel = weights_from(
             lambda: AutoModel.from_pretrained(
                 path, config=config, revision=revision, dtype=torch.float32,

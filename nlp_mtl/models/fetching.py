@@ -16,6 +16,7 @@ from huggingface_hub.errors import (
     StrictDataclassError,
 )
 from safetensors import SafetensorError
+from transformers import PreTrainedConfig
 from transformers.utils import cached_file
 
 from nlp_mtl.errors import ModelError, first_line
@@ -47,12 +48,14 @@ def weights_from(load: Callable[[], Answer]) -> Answer:
             os.environ[_NO_CONVERSION] = before
 
 
-def check_shards(name: str, revision: str | None = None) -> None:
+def check_shards(name: str, config: PreTrainedConfig, revision: str | None = None) -> None:
     """Refuse weights in several files of which one lies outside the model: its index is not to be trusted.
 
     Raises:
-        ModelError: it names one.
+        ModelError: it names one, or its config.json names the weights' files itself.
     """
+    if getattr(config, "transformers_weights", None):
+        raise ModelError(f"`{name}` is refused: its config.json names other weights, {config.transformers_weights}")
     for index in _INDICES:
         # Of a folder, or of the Hub; None: there is no such file.
         found = retried(

@@ -40,7 +40,7 @@ def load_model(path: str | Path, *, revision: str | None = None) -> tuple[MultiT
         if config.model_type != MultiTaskConfig.model_type or not config.tasks:
             raise ModelError(f"`{name}` is not a model of nlp_mtl: its config has no tasks")
         _check_config(config, name)
-        check_shards(name, revision)
+        check_shards(name, config, revision)
         loaded: Any = weights_from(
             lambda: MultiTaskModel.from_pretrained(
                 name, config=config, revision=revision or "main", dtype=torch.float32, output_loading_info=True,

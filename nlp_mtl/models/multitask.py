@@ -182,7 +182,13 @@ class MultiTaskModel(PreTrainedModel):
         return self.encoder.get_input_embeddings()
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **options: Any) -> None:
-        """As for any transformers model; the code that loads it where this package is not installed goes with it."""
+        """As for any transformers model; the code that loads it where this package is not installed goes with it.
+
+        Raises:
+            ValueError: it should push as well, which is :meth:`push_to_hub`'s.
+        """
+        if options.pop("push_to_hub", False):
+            raise ValueError("save_pretrained(push_to_hub=True) would leave out the model's code: call push_to_hub")
         self.config.auto_map = {
             "AutoConfig": f"{_WITHOUT_PACKAGE.stem}.MultiTaskConfig",
             "AutoModel": f"{_WITHOUT_PACKAGE.stem}.MultiTaskModel",

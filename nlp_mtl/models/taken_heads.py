@@ -58,7 +58,7 @@ def take_head(
         )
     try:
         path = resolve_encoder(init_from)
-        check_shards(path, revision)
+        check_shards(path, config, revision)
         loaded, told = weights_from(
             lambda: auto_class(task.type).from_pretrained(
                 path, revision=revision, dtype=torch.float32, output_loading_info=True, use_safetensors=True

@@ -83,6 +83,13 @@ def test_a_private_dataset_is_trained_on_by_its_id(hub: Hub, tmp_path: Path, str
 
 
 @pytest.mark.slow
+def test_a_private_dataset_is_not_seen_without_the_token(hub: Hub, tmp_path: Path) -> None:
+    code, errors, _ = trained(hub, tmp_path, {"path": "me/reviews"}, token=None, max_steps=1)
+    assert code == 2
+    assert "for a gated or private one run `hf auth login`" in errors
+
+
+@pytest.mark.slow
 def test_a_configuration_is_chosen_by_its_name(hub: Hub, tmp_path: Path) -> None:
     code, errors, results = trained(hub, tmp_path, {"path": "me/reviews", "name": "second"}, max_steps=1)
     assert code == 0, errors

@@ -1,57 +1,18 @@
 """Parts go to the Hub as well: one task as a stock checkpoint, and a model that is in memory."""
 
 import json
-import subprocess
-import sys
-from collections.abc import Iterator
+import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
+from hub_runs import ANSWER, commits, nlp_mtl, python
 from huggingface_hub import ModelCard
 from stock_models import saved
-from tiny_runs import tiny_recipe
-from writable_hub import TOKEN, Fault, Hub, writable_hub
+from writable_hub import Fault, Hub
 
-from nlp_mtl import load, train
+from nlp_mtl import load
 
 LICENSED = {"me/reviews": "---\nlicense: cc-by-4.0\nlanguage:\n- da\n---\n"}
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    recipe = tiny_recipe(tmp_path_factory.mktemp("run"), max_steps=2)
-    train(recipe)
-    return Path(recipe.output_dir)
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[Hub]:
-    with writable_hub(tmp_path / "hub") as running:
-        yield running
-
-
-def nlp_mtl(hub: Hub, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-    done = subprocess.run(
-        [sys.executable, "-m", "nlp_mtl", *map(str, arguments)],
-        env=hub.environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert TOKEN not in done.stdout + done.stderr
-    return done
-
-
-def python(hub: Hub, program: str, *arguments: str | Path) -> Any:
-    """What a program prints as JSON."""
-    found = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        env=hub.environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert found.returncode == 0, found.stderr
-    return json.loads(found.stdout.splitlines()[-1])
-
-
-def commits(hub: Hub) -> list[dict[str, Any]]:
-    return [one for one in hub.commits if "commit" in one]
 
 
 PIPELINE = """
@@ -78,9 +39,13 @@ def test_an_exported_task_is_pushed_and_used_by_a_stock_pipeline(run: Path, hub:
 @pytest.mark.slow
 def test_what_was_exported_stays_when_the_push_fails(run: Path, hub: Hub, tmp_path: Path) -> None:
     hub.faults.append(Fault("POST .*/preupload", 403, times=99))
-    done = nlp_mtl(hub, "export", run, tmp_path / "ner", "--task", "ner", "--push", "me/ner")
+    done = nlp_mtl(hub, "export", run, tmp_path / "ner", "--task", "ner", "--push", "me/ner", "--private")
     assert done.returncode == 2
-    assert f"it is written to {tmp_path / 'ner'}; push that: hf upload me/ner {tmp_path / 'ner'} ." in done.stderr
+    assert "# me/ner" in (tmp_path / "ner" / "README.md").read_text()
+    assert (
+        f"it is written to {tmp_path / 'ner'}; push that: hf upload me/ner {tmp_path / 'ner'} . --private"
+        in done.stderr
+    )
     assert (tmp_path / "ner" / "model.safetensors").is_file()
 
 
@@ -96,7 +61,6 @@ from nlp_mtl import load
 nlp = load(sys.argv[1])
 print(json.dumps(nlp.model.push_to_hub("me/memory", tokenizer=nlp.tokenizer, private=True, tags=["mine"])))
 """
-ANSWER = "import json, sys, nlp_mtl; print(json.dumps(nlp_mtl.load(sys.argv[1])('anna loves paris .')))"
 
 
 @pytest.mark.slow
@@ -109,6 +73,44 @@ def test_a_model_in_memory_is_pushed_with_a_card_and_loads_by_its_id(run: Path, 
     assert "| ner | token-classification |" in card.text
 
 
+SHARDED = """
+import json, sys, torch
+from nlp_mtl import load
+nlp = load(sys.argv[1])
+nlp.model.push_to_hub("me/memory", tokenizer=nlp.tokenizer)
+with torch.no_grad():
+    nlp.model.head("sentiment").classifier.bias += torch.tensor([5.0, -5.0])
+nlp.model.push_to_hub("me/memory", tokenizer=nlp.tokenizer, max_shard_size="20KB", commit_description="In parts.")
+print(json.dumps(nlp("anna loves paris .")))
+"""
+
+
+@pytest.mark.slow
+def test_weights_of_an_earlier_push_go_where_a_later_one_brings_others(run: Path, hub: Hub) -> None:
+    changed = python(hub, SHARDED, run)
+    files = {path.name for path in (hub.root / "models" / "me" / "memory").iterdir()}
+    assert "model.safetensors.index.json" in files
+    assert "model.safetensors" not in files
+    assert python(hub, ANSWER, "me/memory") == changed
+
+
+@pytest.mark.slow
+def test_plots_and_results_of_a_run_go_where_a_model_without_one_is_pushed(run: Path, hub: Hub) -> None:
+    assert nlp_mtl(hub, "push", run, "me/memory").returncode == 0
+    repository = hub.root / "models" / "me" / "memory"
+    (repository / "mine.txt").write_text("mine")
+    python(hub, MODEL, run)
+    assert {"recipe.yaml", "results.json"}.isdisjoint(path.name for path in repository.iterdir())
+    assert not [*(repository / "plots").glob("*")]
+    assert (repository / "mine.txt").read_text() == "mine"
+
+
+def test_saving_does_not_push_half_a_model(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "model")
+    with pytest.raises(ValueError, match="call push_to_hub"):
+        load(folder).model.save_pretrained(tmp_path / "other", push_to_hub=True)
+
+
 def test_a_saved_model_brings_the_code_that_loads_it_without_the_package(tmp_path: Path) -> None:
     folder = saved(tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
@@ -118,21 +120,18 @@ def test_a_saved_model_brings_the_code_that_loads_it_without_the_package(tmp_pat
 
 @pytest.mark.slow
 def test_a_card_tells_licence_and_language_of_datasets_from_their_pages(run: Path, hub: Hub, tmp_path: Path) -> None:
-    import shutil
-
-    import yaml
-
     for name, text in LICENSED.items():
         (hub.root / "datasets" / name).mkdir(parents=True)
         (hub.root / "datasets" / name / "README.md").write_text(text)
     told = shutil.copytree(run, tmp_path / "told")
-    recipe = yaml.safe_load((told / "recipe.yaml").read_text())
-    recipe["datasets"]["texts"]["path"] = "me/reviews"
-    recipe["datasets"]["words"]["path"] = "they/hidden"  # nobody can see it
-    (told / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    results = json.loads((told / "results.json").read_text())
+    results["data"]["texts"] |= {"path": "me/reviews", "from_hub": True}
+    results["data"]["words"] |= {"path": "they/hid--den", "from_hub": True}  # no id at all
+    (told / "results.json").write_text(json.dumps(results))
+    hub.faults.append(Fault("datasets/they", 403, times=9))
     done = nlp_mtl(hub, "push", told, "me/tiny")
     assert done.returncode == 0, done.stderr
     card = ModelCard((hub.root / "models" / "me" / "tiny" / "README.md").read_text())
     assert card.data.to_dict()["language"] == ["da"]
     assert "me/reviews) | cc-by-4.0 | da |" in card.text
-    assert "they/hidden) | not told | not told |" in card.text
+    assert "they/hid--den) | not told | not told |" in card.text

@@ -3,26 +3,19 @@
 import json
 import os
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_runs import commits, nlp_mtl
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from tiny_runs import assert_same_end, finish, start, values, write_yaml
-from writable_hub import TOKEN, Fault, Hub, writable_hub
+from writable_hub import TOKEN, Fault, Hub
 
 from nlp_mtl import Recipe, RecipeError
 
 SHARDED = Path(__file__).resolve().parent.parent / "training" / "sharded_on_cpu.py"
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[Hub]:
-    with writable_hub(tmp_path / "hub") as running:
-        yield running
 
 
 def trained(
@@ -30,18 +23,7 @@ def trained(
 ) -> "subprocess.CompletedProcess[str]":
     """``nlp-mtl train`` of a recipe with a ``hub`` section, in a process of its own."""
     given = values(folder, **{"max_steps": 6, "eval_every": 2, "log_every": 1, **training})
-    file = write_yaml(folder, given | {"hub": section})
-    done = subprocess.run(
-        [sys.executable, "-m", "nlp_mtl", "train", file, *arguments],
-        env={**hub.environment, "HF_TOKEN": token}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert TOKEN not in done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done
-
-
-def commits(hub: Hub) -> list[dict[str, Any]]:
-    return [one for one in hub.commits if "commit" in one]
+    return nlp_mtl(hub, "train", write_yaml(folder, given | {"hub": section}), *arguments, HF_TOKEN=token)
 
 
 @pytest.mark.slow
@@ -56,7 +38,20 @@ def test_a_run_is_pushed_at_its_end_with_what_the_recipe_says_of_it(hub: Hub, tm
     header = ModelCard((hub.root / "models" / "me" / "tiny" / "README.md").read_text()).data.to_dict()
     assert (header["license"], header["language"]) == ("mit", ["en"])
     assert "mine" in header["tags"]
-    assert not (tmp_path / "run" / "pushing").exists()
+
+
+@pytest.mark.slow
+def test_a_save_after_a_push_that_ended_is_pushed_as_well_and_one_during_it_is_left_out(
+    hub: Hub, tmp_path: Path
+) -> None:
+    hub.faults.append(Fault("POST .*/commit/main", 200, delay=4))
+    section = {"repo_id": "me/tiny", "push": "every_save"}
+    done = trained(hub, tmp_path, section, eval_every=20, max_steps=1200, log_every=100)
+    assert done.returncode == 0, done.stderr
+    messages = [commit["message"].rpartition(": ")[2] for commit in commits(hub)]
+    assert messages[0] == "step 20"
+    assert len(messages) > 2
+    assert "Step 40 is not pushed: the push of step 20 is still under way" in done.stderr
 
 
 @pytest.mark.slow
@@ -74,6 +69,7 @@ def test_every_save_is_pushed_and_the_run_ends_in_the_same_bits(hub: Hub, tmp_pa
     for commit in commits(hub):
         assert {"config.json", "model.safetensors", "tokenizer.json", "README.md", "recipe.yaml"} <= {*commit["files"]}
     assert_same_end(tmp_path / "plain" / "run", tmp_path / "pushed" / "run")
+    assert not (tmp_path / "pushed" / "run" / "pushing").exists()
 
 
 @pytest.mark.slow
@@ -89,10 +85,7 @@ def test_what_fails_meanwhile_stops_nothing_and_a_failed_end_is_told_and_can_be_
     assert json.loads((tmp_path / "run" / "results.json").read_text())["steps"] == 6
     assert not commits(hub)
     hub.faults[0].times = 0
-    again = subprocess.run(
-        [sys.executable, "-m", "nlp_mtl", "push", tmp_path / "run"],
-        env=hub.environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    again = nlp_mtl(hub, "push", tmp_path / "run")
     assert again.returncode == 0, again.stderr
     assert len(commits(hub)) == 1
 
@@ -105,10 +98,7 @@ def test_a_model_pushed_meanwhile_says_so_and_loads_from_a_copy_of_its_repositor
     repository = hub.root / "models" / "me" / first["folder"]
     text = (repository / "README.md").read_text()
     assert "Its training was under way when this was pushed: this is the model after step 3." in text
-    found = subprocess.run(
-        [sys.executable, "-m", "nlp_mtl", "predict", repository, "anna loves paris ."],
-        env=hub.environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    found = nlp_mtl(hub, "predict", repository, "anna loves paris .")
     assert found.returncode == 0, found.stderr
     assert {*json.loads(found.stdout)["predictions"]} == {"ner", "pos", "sentiment"}
 
@@ -145,6 +135,14 @@ def test_what_the_hub_refuses_is_told_before_anything_is_trained(hub: Hub, tmp_p
     assert done.returncode == 2
     assert "run `hf auth login`, or set HF_TOKEN" in done.stderr
     assert "hf_wrong_secret" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_metadata_that_the_hub_refuses_are_told_before_anything_is_trained(hub: Hub, tmp_path: Path) -> None:
+    done = trained(hub, tmp_path, {"repo_id": "me/tiny", "license": "my-own"})
+    assert done.returncode == 2
+    assert '"license" must be one of' in done.stderr
     assert not (tmp_path / "run").exists()
 
 

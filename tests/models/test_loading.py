@@ -66,7 +66,7 @@ BROKEN = {
     "weights empty": (cut("model.safetensors", 0), "cannot be loaded: .*header"),
     "header cut": (cut("model.safetensors", 100), "cannot be loaded: .*header"),
     "weights cut": (cut("model.safetensors", -100), "weights are damaged .*incomplete.*save them anew"),
-    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no file named model.safetensors"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "it has no model.safetensors"),
     "a weight missing": (change_weight(None), "its weights lack `heads.pos_head.classifier.weight`"),
     "a weight of another shape": (change_weight(torch.zeros(2, 16)), "its weights do not fit its config.json"),
     "config cut": (cut("config.json", 50), "config.json is not valid JSON"),

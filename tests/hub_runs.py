@@ -1,0 +1,38 @@
+"""What the tests of the Hub share: programs that talk to a local one in processes of their own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from writable_hub import TOKEN, Hub
+
+ANSWER = "import json, sys, nlp_mtl; print(json.dumps(nlp_mtl.load(*sys.argv[1:2])('anna loves paris .')))"
+"""A program that answers with the model that its argument names."""
+
+
+def nlp_mtl(hub: Hub, *arguments: str | Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """``nlp-mtl ARGUMENTS``. The token is told nowhere, and nothing ends in a traceback."""
+    done = subprocess.run(
+        [sys.executable, "-m", "nlp_mtl", *map(str, arguments)],
+        env={**hub.environment, **environment}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert TOKEN not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def python(hub: Hub, program: str, *arguments: str | Path, **environment: str) -> Any:
+    """What a program prints as JSON in its last line."""
+    found = subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        env={**hub.environment, **environment}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    return json.loads(found.stdout.splitlines()[-1])
+
+
+def commits(hub: Hub) -> list[dict[str, Any]]:
+    """Those that were made, oldest first."""
+    return [one for one in hub.commits if "commit" in one]
