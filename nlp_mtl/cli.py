@@ -1,11 +1,10 @@
 """The command line: verbs, no logic. Heavy imports are inside the verbs, so that ``--help`` is quick."""
 
 import io
-import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import wraps
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from nlp_mtl.errors import NlpMtlError, RunStopped
+from nlp_mtl.text_streams import as_json_line, chunks, comma_separated, lines
 
 app = typer.Typer(
     help="Multi-task natural language processing with one shared encoder.",
@@ -136,7 +136,7 @@ def evaluate(
     if not PartialState().is_main_process:
         return
     if as_json:
-        print(_json(scores))
+        print(as_json_line(scores))
     else:
         print_scores({split: scores}, main_metrics(scores))
 
@@ -165,16 +165,16 @@ def predict(
     from nlp_mtl.inference.predictor import load
 
     nlp = load(model, revision=revision)
-    chosen = _comma_separated(tasks)
+    chosen = comma_separated(tasks)
     if chosen == []:
         raise typer.BadParameter("names no task", param_hint="--tasks")
     from tqdm.auto import tqdm
 
     # Answers on the terminal are progress enough.
     with tqdm(desc="Predicting", unit="text", disable=sys.stdout.isatty() or not sys.stderr.isatty()) as bar:
-        for chunk in _chunks(_lines() if not texts or texts == ["-"] else iter(texts), 256):
+        for chunk in chunks(lines() if not texts or texts == ["-"] else iter(texts), 256):
             for text, answer in zip(chunk, nlp(chunk, tasks=chosen), strict=True):
-                print(_json({"text": text, "predictions": answer}), flush=True)
+                print(as_json_line({"text": text, "predictions": answer}), flush=True)
             bar.update(len(chunk))
 
 
@@ -213,7 +213,7 @@ def export(
 
     kind, address = export_task(
         model, task, folder.expanduser(), revision=revision, repo_id=push_to, private=private, create_pr=create_pr,
-        commit_message=message, license=license, language=_comma_separated(language) or (),
+        commit_message=message, license=license, language=comma_separated(language) or (),
     )  # fmt: skip
     print(f'Written. To use it: transformers.pipeline("{kind}", "{folder}")')
     if address is not None:
@@ -242,7 +242,7 @@ def push(
 
     address = push_run(
         run, repo_id, private=private, revision=revision, create_pr=create_pr or None, commit_message=message,
-        license=license, language=_comma_separated(language), tags=_comma_separated(tags),
+        license=license, language=comma_separated(language), tags=comma_separated(tags),
     )  # fmt: skip
     print(address)
 
@@ -265,7 +265,7 @@ def check(
 
     report = run_check(settings)
     if as_json:
-        print(_json(report))
+        print(as_json_line(report))
     else:
         print_check(report)
 
@@ -286,48 +286,6 @@ def copy(
         return
     for path in copy_recipe(name, folder):
         print(path)
-
-
-def _lines() -> Iterator[str]:
-    sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
-    told = False
-    for number, line in enumerate(sys.stdin, start=1):
-        text = line.rstrip("\r\n")
-        try:
-            text.encode()
-        except UnicodeEncodeError:  # a bad line does not stop the others
-            text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-            if not told:
-                print(
-                    f"nlp-mtl: line {number} is not text in UTF-8; what cannot be read becomes \ufffd", file=sys.stderr
-                )
-                told = True
-        yield text
-
-
-def _json(value: Any) -> str:
-    """A line of JSON; what standard output cannot hold (emoji in ASCII, lone surrogates anywhere) is escaped."""
-    line = json.dumps(value, ensure_ascii=False)
-    try:
-        line.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:
-        return json.dumps(value)
-    return line
-
-
-def _comma_separated(given: str | None) -> list[str] | None:
-    return None if given is None else [part.strip() for part in given.split(",") if part.strip()]
-
-
-def _chunks(items: Iterator[str], size: int) -> Iterator[list[str]]:
-    chunk: list[str] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
 
 
 def _quiet_libraries() -> None:

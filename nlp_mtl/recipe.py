@@ -5,6 +5,7 @@ modules take plain arguments of the same names. Reading one neither imports torc
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -204,7 +205,7 @@ class TrainingSpec(_Section):
 class HubSpec(_Section):
     """Where on the Hub the model goes, and what its card says that the run does not know."""
 
-    repo_id: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$", max_length=140)
+    repo_id: str
     """``user/name``; made where there is none. Without ``user/`` it is the token's user."""
     push: Literal["end", "every_save"] = "end"
     """When: at the end, or with every checkpoint as well."""
@@ -221,6 +222,13 @@ class HubSpec(_Section):
     """For the card: codes such as ``en``. Default: those of the datasets, as far as the Hub tells them."""
     tags: list[str] = []
     """For the card, besides those that the tasks bring."""
+
+    @field_validator("repo_id")
+    @classmethod
+    def _id(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)?", value) or len(value) > 140:
+            raise PydanticCustomError("repo_id", "an id of a repository is wanted: `user/name`")
+        return value
 
     @field_validator("language", mode="before")
     @classmethod

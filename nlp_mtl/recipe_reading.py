@@ -136,7 +136,6 @@ def _place(cls: type[BaseModel], detail: Any) -> tuple[list[Any], bool, list[str
     place: list[Any] = []
     current: Any = cls
     of_union = False
-    known: list[str] = []
     for part in detail["loc"]:
         if part == "[key]" and place:  # the key itself is wrong; pydantic writes True as 1
             place[-1] = detail["input"]
@@ -153,9 +152,15 @@ def _place(cls: type[BaseModel], detail: Any) -> tuple[list[Any], bool, list[str
             current = field.annotation if field else None
         else:
             current = get_args(current)[-1] if get_args(current) else None
-    if isinstance(current, type) and issubclass(current, BaseModel):
-        known = list(current.model_fields)
-    return place, of_union, known
+    current = _section(current)
+    return place, of_union, list(current.model_fields) if current else []
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """The section that a key holds, also where it may be left out; None: it holds a value."""
+    members = [m for m in get_args(annotation) if m is not NoneType] if _is_union(annotation) else [annotation]
+    one = members[0] if len(members) == 1 else None
+    return one if isinstance(one, type) and issubclass(one, BaseModel) else None
 
 
 def _is_union(annotation: Any) -> bool:
@@ -198,12 +203,9 @@ def _unknown_key(cls: type[BaseModel], place: Sequence[Any]) -> str:
     key = str(place[-1])
     known = _place(cls, {"loc": place[:-1]})[2]
     near = did_you_mean(key, known)
-    sections = {name: field.annotation for name, field in cls.model_fields.items()}
+    sections = {name: _section(field.annotation) for name, field in cls.model_fields.items()}
     elsewhere = [*cls.model_fields] + [
-        f"{name}.{inner}"
-        for name, section in sections.items()
-        if isinstance(section, type) and issubclass(section, BaseModel)
-        for inner in section.model_fields
+        f"{name}.{inner}" for name, section in sections.items() if section for inner in section.model_fields
     ]
     same = [path for path in elsewhere if path.split(".")[-1] == key]
     if same:  # the right key in the wrong place

@@ -91,9 +91,13 @@ def train(
         # Only now is an old run removed: what could fail before has not.
         if accelerator.is_main_process and not resume:
             start_folder(output_dir, recipe, accelerator)
-        results = _trained(recipe, prepared, data, model, accelerator, track, resume, arguments, pusher)
-    if pusher is not None:
-        logger.info("Pushed: %s", pusher.finish())
+        try:
+            results = _trained(recipe, prepared, data, model, accelerator, track, resume, arguments, pusher)
+            if pusher is not None:
+                logger.info("Pushed: %s", pusher.finish())
+        finally:
+            if pusher is not None:
+                pusher.clear()
     return results
 
 

@@ -93,11 +93,14 @@ class RunPusher:
         """
         if self._sending is not None:
             self._sending.join()
-        shutil.rmtree(self._folder.parent, ignore_errors=True)
         self._repository.again = (
             f"the run is complete; push it again: {shlex.join(['nlp-mtl', 'push', str(self.recipe.output_dir)])}"
         )
         return push_to(self._repository, self.output_dir, self._message, self._about)
+
+    def clear(self) -> None:
+        """Remove what was written to be sent."""
+        shutil.rmtree(self._folder.parent, ignore_errors=True)
 
     @property
     def _folder(self) -> Path:

@@ -61,11 +61,13 @@ def written_folder(folder: Path) -> Iterator[Path]:
             os.replace(folder, before)
         os.replace(partial, folder)
         _sync(folder.parent)
-    except (OSError, SafetensorError) as error:
+    except BaseException as error:  # also what has no place to be told: Ctrl-C leaves nothing half-written
         shutil.rmtree(partial, ignore_errors=True)
         if before.exists() and not folder.exists():
             os.replace(before, folder)
-        raise cannot_write(folder, error) from error
+        if isinstance(error, OSError | SafetensorError):
+            raise cannot_write(folder, error) from error
+        raise
     shutil.rmtree(before, ignore_errors=True)
 
 

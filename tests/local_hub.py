@@ -4,10 +4,12 @@ A repository is a folder ``models/USER/NAME`` or ``datasets/USER/NAME``; a revis
 it, with ``/`` in the revision as ``_``. Only what reading needs is here.
 """
 
+import functools
 import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +23,13 @@ import yaml
 _REPOSITORY = r"(?P<user>[\w.-]+)/(?P<name>[\w.-]+)"
 _API = re.compile(rf"/api/(?P<kind>models|datasets)/{_REPOSITORY}(?:/(?P<what>[\w-]+)(?:/(?P<rest>.*))?)?")
 _FILE = re.compile(rf"(?:/(?P<kind>datasets))?/{_REPOSITORY}/resolve/(?P<rest>.+)")
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is none; anything else is told as ever."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -47,7 +56,7 @@ class _Handler(BaseHTTPRequestHandler):
         if found := _FILE.fullmatch(path):
             folder, rest = self._folder(found["kind"] or "models", found["user"], found["name"], found["rest"])
             if folder is not None and (folder / rest).is_file():
-                self._send((folder / rest).read_bytes(), folder, "application/octet-stream")
+                self._send(folder / rest, folder, "application/octet-stream")
             else:
                 self._missing("EntryNotFound" if folder else self._what_lacks(found))
         elif found := _API.fullmatch(path):
@@ -81,21 +90,23 @@ class _Handler(BaseHTTPRequestHandler):
         is_main = (home / name).is_dir() and plain in ("main", _commit(home / name))
         return (home / name, rest) if is_main else (None, rest)
 
-    def _send(self, body: bytes, folder: Path, kind: str) -> None:
-        total, start, stop = len(body), 0, len(body)
+    def _send(self, body: bytes | Path, folder: Path, kind: str) -> None:
+        total = len(body) if isinstance(body, bytes) else body.stat().st_size
+        checksum = hashlib.sha1(body).hexdigest() if isinstance(body, bytes) else _checksum(body)
+        start, stop = 0, total
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if wanted:
-            start, stop = int(wanted[1]), int(wanted[2]) + 1 if wanted[2] else stop
+            start, stop = int(wanted[1]), min(int(wanted[2]) + 1, total) if wanted[2] else total
         self.send_response(206 if wanted else 200)
         if wanted:
-            self.send_header("Content-Range", f"bytes {start}-{min(stop, total) - 1}/{total}")
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{total}")
         self.send_header("Content-Type", kind)
-        self.send_header("ETag", f'"{hashlib.sha1(body).hexdigest()}"')
+        self.send_header("ETag", f'"{checksum}"')
         self.send_header("X-Repo-Commit", _commit(folder))
-        self.send_header("Content-Length", str(len(body[start:stop])))
+        self.send_header("Content-Length", str(stop - start))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body[start:stop])
+            self.wfile.write((body if isinstance(body, bytes) else body.read_bytes())[start:stop])
 
     def _missing(self, code: str) -> None:
         self.send_response(404)
@@ -106,8 +117,19 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _commit(folder: Path) -> str:
     """Another one for other content: clients keep what they have read by it."""
-    files = ((path.relative_to(folder), path.read_bytes()) for path in sorted(folder.rglob("*")) if path.is_file())
-    return hashlib.sha1(repr((folder.name, *files)).encode()).hexdigest()
+    files = ((path.relative_to(folder), path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
+    found = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in files]
+    return hashlib.sha1(repr((folder.name, *found)).encode()).hexdigest()
+
+
+def _checksum(path: Path) -> str:
+    stat = path.stat()
+    return _read_once(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.cache
+def _read_once(path: Path, *_: int) -> str:
+    return hashlib.sha1(path.read_bytes()).hexdigest()
 
 
 def _files(folder: Path) -> list[dict[str, Any]]:
@@ -115,7 +137,7 @@ def _files(folder: Path) -> list[dict[str, Any]]:
     return [
         {
             "type": "file", "path": path.relative_to(folder).as_posix(), "size": path.stat().st_size,
-            "oid": hashlib.sha1(path.read_bytes()).hexdigest(),
+            "oid": _checksum(path),
         }
         for path in files
     ]  # fmt: skip
@@ -130,7 +152,7 @@ def _info(folder: Path, repository: str, *_: Any) -> dict[str, Any]:
 def _header(folder: Path) -> dict[str, Any] | None:
     """The metadata of a repository's card."""
     card = folder / "README.md"
-    parts = card.read_text().split("---\n", 2) if card.is_file() else []
+    parts = card.read_text(errors="replace").split("---\n", 2) if card.is_file() else []
     return yaml.safe_load(parts[1]) if len(parts) == 3 else None
 
 
@@ -160,7 +182,7 @@ def served(
     """A running Hub: the environment in which a process talks to it alone, and the requests so far."""
     requests: list[str] = []
     handler = type("Handler", (kind,), {"root": root, "requests": requests, **attributes})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = _Server(("127.0.0.1", 0), handler)
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
     home = root / "home"

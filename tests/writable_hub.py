@@ -78,11 +78,11 @@ class _WritableHandler(_Handler):
             return
         self.requests.append(f"POST {path}")
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
-            self._json({"error": "Invalid username or password."}, 401)
-        elif path == "/api/validate-yaml":
+        if path == "/api/validate-yaml":  # needs no token
             errors = [{"message": message} for message in _wrong_with(json.loads(body)["content"])]
             self._json({"errors": errors, "warnings": []}, 400 if errors else 200)
+        elif self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            self._json({"error": "Invalid username or password."}, 401)
         elif path == "/api/repos/create":
             self._create(json.loads(body))
         elif re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
@@ -150,7 +150,7 @@ class _WritableHandler(_Handler):
             (target / path).parent.mkdir(parents=True, exist_ok=True)
             (target / path).write_bytes(content)
         number = sum("commit" in one for one in self.commits)
-        kept = target.with_name(f"{target.name}-{number}")  # as it is now, whatever comes later
+        kept = self.root / "kept" / f"{target.name}-{number}"  # as it is now, whatever comes later
         shutil.copytree(target, kept)
         self.commits.append(
             {
@@ -158,7 +158,7 @@ class _WritableHandler(_Handler):
                 "message": header["summary"],
                 "files": sorted(made),
                 "pull": pull,
-                "folder": kept.name,
+                "folder": kept,
                 "id": _commit(target),
             }
         )

@@ -24,6 +24,8 @@ def draw_plots(metrics_file: Path, folder: Path, main_metrics: Mapping[str, str]
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
+    if not metrics_file.exists():  # a checkpoint may come before the first line
+        return []
     lines = [json.loads(line) for line in metrics_file.read_text(encoding="utf-8").splitlines()]
     losses = {
         task: [(line["step"], line["losses"][task]) for line in lines if task in line.get("losses", {})]

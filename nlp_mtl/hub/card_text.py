@@ -70,6 +70,7 @@ def _merged_header(
 
 def _parted(card: str, where: str) -> tuple[dict[str, Any], str]:
     """A card's metadata, and its text."""
+    card = card.removeprefix("\ufeff")
     match = _HEADER.match(card)
     if match is None:
         return {}, card.strip("\r\n")
@@ -80,7 +81,12 @@ def _parted(card: str, where: str) -> tuple[dict[str, Any], str]:
         raise ModelError(f"the card {where} has a header that cannot be read: {problem}") from error
     if found is not None and not isinstance(found, dict):
         raise ModelError(f"the card {where} has a header that cannot be read: it is not `key: value` lines")
-    return found or {}, card[match.end() :].strip("\r\n")
+    found = found or {}
+    if "language" in found:  # YAML reads Norwegian, a bare no, as false
+        given = found["language"]
+        found["language"] = ["no" if one is False else one for one in given] if isinstance(given, list) else (
+            "no" if given is False else given)  # fmt: skip
+    return found, card[match.end() :].strip("\r\n")
 
 
 def _between_marks(text: str, header: Mapping[str, Any]) -> str:

@@ -126,7 +126,10 @@ def export(
         repo_id, again=f"it is written to {folder}; push that: {again}", private=private, create_pr=create_pr
     )
     head = repository.head()
-    write_text(folder / "README.md", card(repository.repo_id, head.card))
+    try:
+        write_text(folder / "README.md", card(repository.repo_id, head.card))
+    except ModelError as error:
+        raise ModelError(f"{error}. Nothing was pushed; {repository.again}") from error
     return known.type, repository.upload(folder, commit_message or f"The task {task} of a model of nlp_mtl", head)
 
 

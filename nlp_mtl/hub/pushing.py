@@ -18,6 +18,7 @@ from nlp_mtl.hub.card_header import About
 from nlp_mtl.hub.card_text import as_yaml, merged
 from nlp_mtl.hub.portable import portable_recipe, portable_results
 from nlp_mtl.hub.repository import DatasetFacts, Repository
+from nlp_mtl.models.loading import load_model
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.storage import cannot_write
 
@@ -64,7 +65,7 @@ def push(
         "repo_id": repo_id, "private": private, "revision": revision, "create_pr": create_pr,
         "commit_message": commit_message, "license": license, "language": _several(language), "tags": _several(tags),
     }  # fmt: skip
-    check_trained(run)
+    load_model(check_trained(run))  # what nobody could load is not pushed
     recipe, _ = run_of(run)
     wanted = {**((recipe or {}).get("hub") or {}), **{key: value for key, value in given.items() if value is not None}}
     if not wanted.get("repo_id"):
@@ -139,6 +140,8 @@ def check_trained(run: Path) -> Path:
     Raises:
         ModelError: there is no trained model.
     """
+    if not run.is_dir():
+        raise ModelError(f"there is no folder {run}")
     is_run = (run / "recipe.yaml").is_file() and not (run / "config.json").is_file()
     model = run / "model" if is_run else run
     weights = ("model.safetensors", "model.safetensors.index.json")

@@ -1,5 +1,6 @@
 """Repositories on the Hub: made, read, and written in one commit each, with errors that say what to do."""
 
+import json
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from nlp_mtl.errors import HubError, first_line
+from nlp_mtl.errors import HubError, ModelError, first_line
 from nlp_mtl.retrying import UNANSWERED, retried
 
 _asked = partial(retried, also_unreachable=True)
@@ -86,6 +87,7 @@ class Repository:
 
         Raises:
             HubError: the Hub refused, or could not be reached.
+            ModelError: its card cannot be read.
         """
         with self._told(), tempfile.TemporaryDirectory() as empty:  # no cache: it may hold what was there before
             info = _asked(lambda: self._api.model_info(self.repo_id, revision=self.revision))
@@ -93,7 +95,11 @@ class Repository:
             card = None
             if "README.md" in files:
                 download = partial(self._api.hf_hub_download, self.repo_id, "README.md", cache_dir=empty)
-                card = Path(_asked(lambda: download(revision=info.sha))).read_text(encoding="utf-8")
+                written = Path(_asked(lambda: download(revision=info.sha))).read_bytes()
+                try:
+                    card = written.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise ModelError(f"the card of {self.repo_id} is not text in UTF-8: mend it first") from error
             return Head(str(info.sha), files, card)
 
     def dataset_facts(self, ids: Iterable[str]) -> dict[str, DatasetFacts]:
@@ -175,13 +181,21 @@ class Repository:
         except UNANSWERED as error:
             raise HubError(f"the Hub could not be reached ({first_line(error)}). {nothing}") from error
         except ValueError as error:  # what the client makes of metadata that the Hub refuses
-            why = "; ".join(line.strip(" -") for line in str(error).splitlines() if line.strip())
-            raise HubError(f"the Hub refuses the model card: {why}. {nothing}") from error
+            raise HubError(f"the Hub refuses the model card: {_reasons(str(error))}. {nothing}") from error
 
 
 def _texts(value: Any) -> tuple[str, ...]:
     """A value of a card's header that may be a text or a list of them."""
     return tuple(str(one) for one in (value if isinstance(value, list) else [value]) if one is not None)
+
+
+def _reasons(told: str) -> str:
+    """Why metadata are refused: what the Hub answered, or what its client made of that."""
+    try:
+        lines = [one["message"] for one in json.loads(told)["errors"]]
+    except (ValueError, KeyError, TypeError):
+        lines = [line.strip(" -") for line in told.splitlines() if line.strip()]
+    return "; ".join(lines)
 
 
 def _status(error: HfHubHTTPError) -> int:

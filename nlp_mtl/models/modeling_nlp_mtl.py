@@ -77,9 +77,18 @@ class MultiTaskModel(PreTrainedModel):
         self.post_init()
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, tasks: list[str] | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        tasks: list[str] | None = None,
+        token_type_ids: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """``{task: logits}``, [rows, tokens, labels] or [rows, labels], of ``tasks`` (default: all)."""
+        """``{task: logits}``, [rows, tokens, labels] or [rows, labels], of ``tasks`` (default: all).
+
+        ``token_type_ids``, as tokenizers give them for single texts, are all 0, which changes nothing.
+        """
+        if token_type_ids is not None and token_type_ids.any():
+            raise ValueError("texts are read one by one, but token_type_ids tell of pairs")
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         output = self.encoder(input_ids=input_ids, attention_mask=attention_mask)

@@ -119,6 +119,7 @@ class MultiTaskModel(PreTrainedModel):
         lengths: Sequence[int] = (),
         rows: Mapping[str, Tensor] | None = None,
         tasks: Sequence[str] | None = None,
+        token_type_ids: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """One pass through the encoder, and through the heads, over padded texts or (:meth:`packs`) packed ones.
 
@@ -132,10 +133,13 @@ class MultiTaskModel(PreTrainedModel):
                 its parameters still take part in the backward pass. Default: all rows for each task of ``tasks``.
                 Packed: the places of tokens, [n] for token tasks, [r, longest] for text tasks, -1 behind a row's end.
             tasks: the heads to run, by default all. Not together with ``rows``.
+            token_type_ids: as tokenizers give them for single texts: all 0, which changes nothing.
 
         Returns:
             ``{task: logits}``: [r, tokens, labels] for token tasks ([1, n, labels] packed), [r, labels] for text tasks.
         """
+        if token_type_ids is not None and token_type_ids.any():
+            raise ValueError("texts are read one by one, but token_type_ids tell of pairs")
         names = self.task_names if tasks is None else tasks
         if cu_seq_lens is not None:
             assert position_ids is not None

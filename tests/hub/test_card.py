@@ -1,6 +1,7 @@
 """Model cards: valid for the Hub, made from the run, with what their owner wrote left alone."""
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +235,16 @@ def test_what_is_said_now_wins_over_what_the_owner_wrote(told: dict[str, Any]) -
     told["about"] = About("apache-2.0", ("de",))
     found = header_of(text_of(old, ("license", "language"), **told))
     assert (found["license"], found["language"]) == ("apache-2.0", ["de"])
+
+
+def test_metadata_of_any_kind_are_written_back(told: dict[str, Any]) -> None:
+    old = "\ufeff---\nreleased: 2024-05-01\nlanguage: [en, no]\n1: a\nto_dict: x\n---\nMine.\n"
+    text = text_of(old, **{**told, "about": About()})
+    found = header_of(text)
+    assert found["released"] == date(2024, 5, 1)
+    assert found["language"] == ["en", "no"]
+    assert (found[1], found["to_dict"]) == ("a", "x")
+    assert text.count("---\n") == 2
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])

@@ -82,7 +82,7 @@ def test_minilm_exports_to_pipelines_that_say_nothing(tmp_path: Path, capfd: pyt
     mood = pipeline("text-classification", str(tmp_path / "mood"))("A good film.")
     assert {span["entity"] for span in spans} <= {*NER.labels}
     assert mood[0]["label"] in MOOD.labels
-    assert "warn" not in capfd.readouterr().err.lower()
+    assert not capfd.readouterr().err
     text = AutoTokenizer.from_pretrained(tmp_path / "mood")("A good film.", return_tensors="pt")
     with torch.no_grad():
         ours = one(text["input_ids"], text["attention_mask"])["mood"].softmax(-1)

@@ -17,6 +17,7 @@ from transformers import AutoModel
 from writable_hub import TOKEN, Fault, Hub
 
 from nlp_mtl import ModelError, MultiTaskModel, load
+from nlp_mtl.hub import push as push_run
 from nlp_mtl.hub.card_header import About
 from nlp_mtl.hub.card_text import BEGIN, END
 from nlp_mtl.hub.pushing import assemble
@@ -216,7 +217,7 @@ def test_a_second_push_writes_its_part_of_the_card_anew_and_keeps_the_owners(run
     assert commits(hub)[-1]["message"] == "Again"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_owners_text_stays_though_the_card_is_hard_to_read(run: Path, hub: Hub) -> None:
     assert push(hub, run, "me/tiny").returncode == 0
     assert push(hub, run, "me/tiny").returncode == 0  # so that a cache could hold it
@@ -242,6 +243,36 @@ def test_a_card_that_cannot_be_read_at_all_is_not_written_over(run: Path, hub: H
     hub.faults.append(Fault("(HEAD|GET) .*/README.md", 404, times=99, headers={"X-Error-Code": "GatedRepo"}))
     assert push(hub, run, "me/tiny").returncode == 2
     assert "Mine, below." in card.read_text()
+
+
+def test_what_nobody_could_load_is_not_pushed(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run / "model", tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    config["tasks"][0]["labels"].append("one too many")
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"its weights do not fit its config\.json"):
+        push_run(copy, "me/tiny")
+    with pytest.raises(ModelError, match=f"there is no folder {tmp_path / 'nowhere'}"):
+        push_run(tmp_path / "nowhere", "me/tiny")
+
+
+@pytest.mark.slow
+def test_a_card_that_is_no_text_is_told_and_stays(run: Path, hub: Hub) -> None:
+    card = hub.root / "models" / "me" / "tiny" / "README.md"
+    card.parent.mkdir(parents=True)
+    card.write_bytes(b"caf\xe9")
+    done = push(hub, run, "me/tiny")
+    assert done.returncode == 2
+    assert "the card of me/tiny is not text in UTF-8" in done.stderr
+    assert card.read_bytes() == b"caf\xe9"
+
+
+@pytest.mark.slow
+def test_a_push_leaves_what_was_loaded_before_in_the_cache(run: Path, hub: Hub) -> None:
+    assert push(hub, run, "me/tiny").returncode == 0
+    assert nlp_mtl(hub, "predict", "me/tiny", "anna").returncode == 0
+    assert push(hub, run, "me/tiny", "--message", "Again").returncode == 0
+    assert nlp_mtl(hub, "predict", "me/tiny", "anna", HF_HUB_OFFLINE="1").returncode == 0
 
 
 @pytest.mark.slow

@@ -5,9 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from hub_runs import ANSWER, commits, nlp_mtl, python
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file
 from stock_models import saved
+from tiny_runs import values, write_yaml
 from writable_hub import Fault, Hub
 
 from nlp_mtl import load
@@ -135,3 +138,18 @@ def test_a_card_tells_licence_and_language_of_datasets_from_their_pages(run: Pat
     assert card.data.to_dict()["language"] == ["da"]
     assert "me/reviews) | cc-by-4.0 | da |" in card.text
     assert "they/hid--den) | not told | not told |" in card.text
+
+
+@pytest.mark.slow
+def test_a_task_starts_from_a_checkpoint_on_the_hub_at_a_revision(run: Path, hub: Hub, tmp_path: Path) -> None:
+    stock = hub.root / "models" / "me" / "ner@v1"
+    assert nlp_mtl(hub, "export", run, stock, "--task", "ner").returncode == 0
+    given = values(tmp_path, max_steps=1, learning_rate=1e-12, head_learning_rate=1e-12)
+    given |= {"encoder": "me/ner", "encoder_revision": "v1"}
+    given["tasks"]["ner"] |= {"init_from": "me/ner", "init_from_revision": "v1"}
+    done = nlp_mtl(hub, "train", write_yaml(tmp_path, given))
+    assert done.returncode == 0, done.stderr
+    taken = load_file(tmp_path / "run" / "model" / "model.safetensors")["heads.ner_head.classifier.weight"]
+    torch.testing.assert_close(taken, load_file(stock / "model.safetensors")["classifier.weight"])
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["encoder"] == {"name": "me/ner", "revision": "v1", "from_hub": True}

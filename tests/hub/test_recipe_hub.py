@@ -40,22 +40,22 @@ def test_a_run_is_pushed_at_its_end_with_what_the_recipe_says_of_it(hub: Hub, tm
     assert "mine" in header["tags"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_save_after_a_push_that_ended_is_pushed_as_well_and_one_during_it_is_left_out(
     hub: Hub, tmp_path: Path
 ) -> None:
-    hub.faults.append(Fault("POST .*/commit/main", 200, delay=4))
+    hub.faults.append(Fault("POST .*/commit/main", 200, delay=1))
     section = {"repo_id": "me/tiny", "push": "every_save"}
-    done = trained(hub, tmp_path, section, eval_every=20, max_steps=1200, log_every=100)
+    done = trained(hub, tmp_path, section, eval_every=20, num_epochs=100, max_steps=600, log_every=100)
     assert done.returncode == 0, done.stderr
     messages = [commit["message"].rpartition(": ")[2] for commit in commits(hub)]
-    assert messages[0] == "step 20"
+    assert messages[0] == "step 20", done.stderr
     assert len(messages) > 2
     assert "Step 40 is not pushed: the push of step 20 is still under way" in done.stderr
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ema_decay", [0.0, 0.5])
+@pytest.mark.parametrize("ema_decay", [0.0, pytest.param(0.5, marks=pytest.mark.long)])
 def test_every_save_is_pushed_and_the_run_ends_in_the_same_bits(hub: Hub, tmp_path: Path, ema_decay: float) -> None:
     plain = trained(hub, tmp_path / "plain", None, dropout=0.1, ema_decay=ema_decay)
     assert plain.returncode == 0, plain.stderr
@@ -95,7 +95,7 @@ def test_a_model_pushed_meanwhile_says_so_and_loads_from_a_copy_of_its_repositor
     given = trained(hub, tmp_path, {"repo_id": "me/tiny", "push": "every_save"}, eval_every=3)
     assert given.returncode == 0, given.stderr
     first = next(commit for commit in commits(hub) if commit["message"].endswith("step 3"))
-    repository = hub.root / "models" / "me" / first["folder"]
+    repository = first["folder"]
     text = (repository / "README.md").read_text()
     assert "Its training was under way when this was pushed: this is the model after step 3." in text
     found = nlp_mtl(hub, "predict", repository, "anna loves paris .")
@@ -104,7 +104,7 @@ def test_a_model_pushed_meanwhile_says_so_and_loads_from_a_copy_of_its_repositor
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sharded", [False, True], ids=["whole", "sharded"])
+@pytest.mark.parametrize("sharded", [pytest.param(False, marks=pytest.mark.long), True], ids=["whole", "sharded"])
 def test_of_several_processes_one_pushes_the_whole_model(hub: Hub, tmp_path: Path, sharded: bool) -> None:
     section = {"repo_id": "me/tiny", "push": "every_save"}
     given = values(tmp_path, max_steps=4, eval_every=2, log_every=1)
@@ -121,7 +121,7 @@ def test_of_several_processes_one_pushes_the_whole_model(hub: Hub, tmp_path: Pat
     assert pushed[0]["message"].endswith("step 2")
     whole = load_file(tmp_path / "run" / "model" / "model.safetensors")
     for commit in pushed:
-        sent = load_file(hub.root / "models" / "me" / commit["folder"] / "model.safetensors")
+        sent = load_file(commit["folder"] / "model.safetensors")
         assert {name: tensor.shape for name, tensor in sent.items()} == {
             name: tensor.shape for name, tensor in whole.items()
         }
@@ -136,6 +136,14 @@ def test_what_the_hub_refuses_is_told_before_anything_is_trained(hub: Hub, tmp_p
     assert "run `hf auth login`, or set HF_TOKEN" in done.stderr
     assert "hf_wrong_secret" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_save_before_the_first_line_of_metrics_is_pushed(hub: Hub, tmp_path: Path) -> None:
+    section = {"repo_id": "me/tiny", "push": "every_save"}
+    done = trained(hub, tmp_path, section, save_every=1, eval_every=6, log_every=6)
+    assert done.returncode == 0, done.stderr
+    assert commits(hub)[0]["message"].endswith("step 1")
 
 
 @pytest.mark.slow
@@ -172,8 +180,10 @@ def test_a_recipe_tells_what_is_wrong_with_its_hub(tmp_path: Path) -> None:
     given = values(tmp_path)
     with pytest.raises(RecipeError, match=r"hub\.push: .*end.*every_save"):
         Recipe.from_dict({**given, "hub": {"repo_id": "me/tiny", "push": "always"}})
-    with pytest.raises(RecipeError, match=r"hub\.repo_id"):
+    with pytest.raises(RecipeError, match=r"hub\.repo_id: .*`user/name`"):
         Recipe.from_dict({**given, "hub": {"repo_id": "me/ti ny"}})
+    with pytest.raises(RecipeError, match=r"hub\.licence: unknown key `licence`\. Did you mean `license`"):
+        Recipe.from_dict({**given, "hub": {"repo_id": "me/tiny", "licence": "mit"}})
     with pytest.raises(RecipeError, match=r"hub\.create_pr: .*a pull request for each"):
         Recipe.from_dict({**given, "hub": {"repo_id": "me/tiny", "push": "every_save", "create_pr": True}})
 

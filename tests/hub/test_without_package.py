@@ -1,0 +1,63 @@
+"""The code that goes with a model gives the package's logits, in a process that does not have the package."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from nlp_mtl.models.multitask import from_encoder
+from nlp_mtl.tasks import Task
+
+TASKS = [
+    Task("ner", "token-classification", ("O", "B-PER", "I-PER"), "span_f1"),
+    Task("mood", "text-classification", ("bad", "good"), "accuracy"),
+]
+PROGRAM = """
+import json, sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "nlp_mtl":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+import torch
+from transformers import AutoModel
+found = {}
+for folder in sys.argv[1:]:
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+    with torch.no_grad():
+        logits = model(torch.arange(5, 29).view(2, 12), torch.tensor([[1] * 12, [1] * 7 + [0] * 5]))
+    found[folder] = {task: one.tolist() for task, one in logits.items()}
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_all_families_give_the_same_logits_by_the_code_in_the_repository(tmp_path: Path) -> None:
+    expected = {}
+    for family in tiny.FAMILIES:
+        for name, tasks in {"all": TASKS, "tokens": TASKS[:1], "texts": TASKS[1:]}.items():
+            model = from_encoder(tiny.encoder(family), tasks, max_length=32).eval()
+            folder = tmp_path / f"{family}-{name}"
+            model.save_pretrained(folder)
+            with torch.no_grad():
+                logits = model(torch.arange(5, 29).view(2, 12), torch.tensor([[1] * 12, [1] * 7 + [0] * 5]))
+            expected[str(folder)] = {task: one.tolist() for task, one in logits.items()}
+    found = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *expected], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout.splitlines()[-1]) == expected
+
+
+def test_token_types_of_single_texts_are_taken_and_those_of_pairs_refused() -> None:
+    model = from_encoder(tiny.encoder("bert"), TASKS, max_length=32).eval()
+    ids = torch.arange(5, 17)[None]
+    with torch.no_grad():
+        plain, typed = model(ids), model(ids, token_type_ids=torch.zeros_like(ids))
+    assert all(torch.equal(plain[task], typed[task]) for task in plain)
+    with pytest.raises(ValueError, match="tell of pairs"):
+        model(ids, token_type_ids=torch.ones_like(ids))
