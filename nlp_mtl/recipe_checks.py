@@ -165,16 +165,16 @@ def _dataset_problems(path: str, dataset: dict[str, Any]) -> Iterator[Problem]:
         yield Problem(path, "validation_fraction and test_fraction together leave nothing to train on")
 
 
-def _texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """The texts in a recipe, with their paths; of a list that of the list."""
+def _texts(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
+    """The texts in a recipe, with their paths; of a list that of the list. What holds itself ends somewhere, too."""
     if isinstance(value, str):
         yield path, value
-    elif isinstance(value, dict):
+    elif isinstance(value, dict) and depth < 8:
         for key, one in value.items():
-            yield from _texts(one, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, list):
+            yield from _texts(one, f"{path}.{key}" if path else str(key), depth + 1)
+    elif isinstance(value, list) and depth < 8:
         for one in value:
-            yield from _texts(one, path)
+            yield from _texts(one, path, depth + 1)
 
 
 def _number(value: Any) -> float:

@@ -40,7 +40,7 @@ def test_the_loss_falls_and_the_tasks_are_learned(done) -> None:
 
 def test_a_run_folder_holds_what_was_promised_and_no_remains(done) -> None:
     _, run, _ = done
-    wanted = {"recipe.yaml", "environment.json", "metrics.jsonl", "results.json", "model", "checkpoints"}
+    wanted = {"recipe.yaml", "environment.json", "metrics.jsonl", "results.json", "model", "plots", "checkpoints"}
     assert {path.name for path in run.iterdir()} == wanted
     assert not list(run.rglob("*.partial"))
 
@@ -204,12 +204,12 @@ def test_overwriting_removes_the_runs_own_files_and_no_others(tmp_path: Path) ->
     recipe = tiny_recipe(tmp_path, max_steps=4, save_every=1, keep_last=9)
     train(recipe)
     run = tmp_path / "run"
-    for name in ("notes.txt", "plots/loss.png"):
+    for name in ("notes.txt", "figures/loss.png"):
         (run / name).parent.mkdir(exist_ok=True)
         (run / name).write_text("mine")
     shorter = recipe.model_copy(update={"training": recipe.training.model_copy(update={"max_steps": 2})})
     train(shorter, overwrite=True)
-    assert (run / "notes.txt").read_text() == (run / "plots" / "loss.png").read_text() == "mine"
+    assert (run / "notes.txt").read_text() == (run / "figures" / "loss.png").read_text() == "mine"
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-1", "step-2"]
     assert [line["step"] for line in loss_lines(run)] == [1, 2]
 

@@ -134,13 +134,12 @@ def test_a_process_killed_while_saving_leaves_no_checkpoint_and_does_not_hinder_
 ) -> None:
     old, model, optimizer = saved(tmp_path)
 
-    def kill(*_: object) -> None:
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, moment, kill)
-        with pytest.raises(Killed):
-            save_checkpoint(tmp_path, model, optimizer, TrainingState(4))
+    process = os.fork()
+    if not process:  # the child goes at once, as one that is killed does
+        monkeypatch.setattr(os, moment, lambda *_: os._exit(9))
+        save_checkpoint(tmp_path, model, optimizer, TrainingState(4))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 9
     assert (tmp_path / "step-4.partial").is_dir()
     assert checkpoints(tmp_path) == [old]
     path = save_checkpoint(tmp_path, model, optimizer, TrainingState(4))
@@ -148,6 +147,19 @@ def test_a_process_killed_while_saving_leaves_no_checkpoint_and_does_not_hinder_
     (tmp_path / "step-5.partial").mkdir()
     rotate(tmp_path, 2)
     assert sorted(tmp_path.iterdir()) == [old, path]
+
+
+def test_an_interrupt_while_saving_leaves_nothing_half_written(tmp_path: Path, monkeypatch) -> None:
+    old, model, optimizer = saved(tmp_path)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            save_checkpoint(tmp_path, model, optimizer, TrainingState(4))
+    assert list(tmp_path.iterdir()) == [old]
 
 
 def test_a_process_killed_while_removing_leaves_nothing_that_looks_like_a_checkpoint(
