@@ -2,16 +2,21 @@
 
 import logging
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
 from nlp_mtl.build_data import Prepared
+from nlp_mtl.data.class_balance import oversampled, undersampled
 from nlp_mtl.data.encoding import EncodedSplit, Split, StreamedSplit
 from nlp_mtl.data.layout import MICRO_BATCH_COST
-from nlp_mtl.data.sampling import Sampler, sampling_rates
+from nlp_mtl.data.rates import annealed_phases, needed_rates, sampling_rates, unimax_rates
+from nlp_mtl.data.sampling import PassRows, Sampler
 from nlp_mtl.data.steps import StepDataset
 from nlp_mtl.errors import DataError, Problem, RecipeError, listed
+from nlp_mtl.metrics import Scores
 from nlp_mtl.models.encoder import (
     checkpoint_gradients,
     load_encoder,
@@ -21,8 +26,10 @@ from nlp_mtl.models.multitask import MultiTaskModel, from_encoder
 from nlp_mtl.models.packing import will_pack
 from nlp_mtl.models.taken_heads import take_head
 from nlp_mtl.recipe import Recipe
+from nlp_mtl.training.balancing import Balancer
 from nlp_mtl.training.freezing import freeze, learning_layers
 from nlp_mtl.training.threads import num_threads
+from nlp_mtl.training.trainer import Resample
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +65,7 @@ def steps(
     Raises:
         DataError: there is nothing to train on, or a task has fewer than two labels in the training splits.
     """
-    settings, sampling = recipe.training, recipe.sampling
-    shares = sampling.shares
+    settings, shares = recipe.training, recipe.sampling.shares
     train = _drawn_from(recipe, prepared)
     for task in prepared.tasks:
         read = [split for split in train.values() if task.name in split.tasks]
@@ -71,18 +77,7 @@ def steps(
             what = f"only the label {listed(occurring)}" if occurring else "no labelled row"
             of = " that sampling.shares draws from" if 0 in shares.values() else ""
             raise DataError(f"task `{task.name}` has {what} in the train splits{of}; there is nothing to tell apart")
-    sizes = [_size(split) for split in train.values()]
-    num_rows = math.inf if 0 in sizes else round(settings.num_epochs * sum(sizes))
-    if settings.max_steps is not None:
-        num_rows = min(num_rows, settings.max_steps * settings.batch_size)
-    sampler = Sampler(
-        sizes,
-        sampling_rates(sizes, sampling.strategy, sampling.temperature, [shares.get(name, 0) for name in train]),
-        batch_size=settings.batch_size,
-        num_rows=max(int(num_rows), 1),
-        seed=recipe.seed,
-        streamed=[place for place, split in enumerate(train.values()) if isinstance(split, StreamedSplit)],
-    )
+    sampler = _sampler(recipe, train)
     return StepDataset(
         list(train.values()),
         sampler,
@@ -97,6 +92,49 @@ def steps(
         packed=packed,
         is_bucketed=settings.compile,
     )
+
+
+def _sampler(recipe: Recipe, train: Mapping[str, Split]) -> Sampler:
+    """The step plans of a recipe over its training splits."""
+    settings, sampling = recipe.training, recipe.sampling
+    balanced = {
+        place: _balanced(recipe, name, split)
+        for place, (name, split) in enumerate(train.items())
+        if recipe.datasets[name].oversample or recipe.datasets[name].undersample
+    }
+    sizes = [balanced[place][0] if place in balanced else _size(split) for place, split in enumerate(train.values())]
+    num_rows = math.inf if 0 in sizes else round(settings.num_epochs * sum(sizes))
+    if settings.max_steps is not None:
+        num_rows = min(num_rows, settings.max_steps * settings.batch_size)
+    num_rows = max(int(num_rows), 1)
+    rates: Any
+    if sampling.strategy == "unimax":
+        rates = unimax_rates(sizes, num_rows, sampling.max_passes)
+    elif sampling.strategy == "annealed":
+        rates = annealed_phases(sizes, num_rows, settings.batch_size)
+    else:
+        strategy = "uniform" if sampling.strategy in ("round_robin", "dynamic") else sampling.strategy
+        rates = sampling_rates(sizes, strategy, sampling.temperature, [sampling.shares.get(name, 0) for name in train])
+    return Sampler(
+        sizes,
+        rates,
+        batch_size=settings.batch_size,
+        num_rows=num_rows,
+        seed=recipe.seed,
+        streamed=[place for place, split in enumerate(train.values()) if isinstance(split, StreamedSplit)],
+        whole_steps=sampling.strategy == "round_robin",
+        passes_of={place: rows_of for place, (_, rows_of) in balanced.items()},
+    )
+
+
+def _balanced(recipe: Recipe, name: str, split: Split) -> tuple[int, PassRows]:
+    """Rows in a pass over a dataset whose classes are balanced, and which they are."""
+    spec = recipe.datasets[name]
+    task = spec.oversample or spec.undersample
+    assert task is not None
+    assert isinstance(split, EncodedSplit)
+    balance = oversampled if spec.oversample else undersampled
+    return balance(split.classes(task), recipe.seed)
 
 
 def _drawn_from(recipe: Recipe, prepared: Prepared) -> dict[str, Split]:
@@ -143,6 +181,64 @@ def new_model(recipe: Recipe, prepared: Prepared) -> MultiTaskModel:
     return model
 
 
+def balancer(recipe: Recipe, prepared: Prepared, device: torch.device | str = "cpu") -> Balancer:
+    """What weighs a recipe's losses."""
+    settings = recipe.balancing
+    return Balancer(
+        prepared.tasks,
+        settings.strategy,
+        scale=settings.scale,
+        temperature=settings.temperature,
+        learning_rate=settings.learning_rate,
+        period=settings.period or steps_per_epoch(recipe, prepared),
+        seed=recipe.seed,
+        device=device,
+    )
+
+
+def resampling(recipe: Recipe, prepared: Prepared) -> Resample | None:
+    """How a recipe's datasets are sampled anew after each evaluation; None: they are not.
+
+    Raises:
+        RecipeError: what a dataset needs cannot be told.
+    """
+    sampling = recipe.sampling
+    if sampling.strategy != "dynamic":
+        return None
+    readers = {
+        name: [task for task in prepared.tasks if task.name in split.tasks]
+        for name, split in _drawn_from(recipe, prepared).items()
+    }
+    if sampling.need == "metric":
+        scored = _scored_tasks(prepared)
+        readers = {name: [task for task in tasks if task.name in scored] for name, tasks in readers.items()}
+        if blind := [name for name, tasks in readers.items() if not tasks]:
+            message = f"no task of {listed(blind)} has labels on validation, so nobody sees what it needs: `need: loss`"
+            raise RecipeError([Problem("sampling.need", message)])
+
+    def resample(scores: Mapping[str, Scores], losses: Mapping[str, float]) -> dict[str, float]:
+        if sampling.need == "metric":
+            needs = {
+                task.name: max(sampling.targets.get(task.name, 1.0) - scores[task.name][task.metric], 0.0)
+                for task in prepared.tasks
+                if task.name in scores
+            }
+        else:  # a task that no step learned from needs as much as one that guesses
+            needs = {task.name: losses[task.name] / math.log(len(task.labels)) if task.name in losses else 1.0
+                     for task in prepared.tasks}  # fmt: skip
+        of_datasets = [float(np.mean([needs[task.name] for task in tasks])) for tasks in readers.values()]
+        return dict(zip(readers, needed_rates(of_datasets, sampling.floor).tolist(), strict=True))
+
+    return resample
+
+
+def _scored_tasks(prepared: Prepared) -> set[str]:
+    """The tasks that have labels on validation."""
+    validation = prepared.split("validation").values()
+    return {task.name for task in prepared.tasks for split in validation
+            if task.name in split.tasks and split.labelled[task.name].any()}  # fmt: skip
+
+
 def selection_weights(recipe: Recipe, prepared: Prepared) -> dict[str, float]:
     """``{task: weight}`` of the mean that chooses the best model."""
     given = recipe.training.selection_weights
@@ -156,8 +252,7 @@ def trainer_arguments(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
         RecipeError: early stopping or a selection by certain tasks is wanted, but nothing can be scored.
     """
     chosen = [task for task, weight in selection_weights(recipe, prepared).items() if weight]
-    validation = prepared.split("validation").values()
-    scored = {name for split in validation for name in chosen if name in split.tasks and split.labelled[name].any()}
+    scored = _scored_tasks(prepared) & {*chosen}
     if recipe.training.selection_weights and (unscored := [name for name in chosen if name not in scored]):
         message = "the task has no labels in a validation split, so no model can be selected by it: leave it out"
         raise RecipeError([Problem(f"training.selection_weights.{name}", message) for name in unscored])
@@ -168,4 +263,4 @@ def trainer_arguments(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
     elsewhere |= {"dropout", "frozen_layers", "gradient_checkpointing", "selection_weights", "trackers"}
     settings = recipe.training.model_dump(exclude=elsewhere)
     settings["eval_every"] = settings["eval_every"] or steps_per_epoch(recipe, prepared)
-    return {**settings, "seed": recipe.seed}
+    return {**settings, "seed": recipe.seed, "resample": resampling(recipe, prepared)}

@@ -118,7 +118,7 @@ def _load(recipe: Recipe) -> dict[str, LoadedDataset]:
         texts = [column for task, column in readers if task.type == "text-classification"]
         loaded[name] = load_splits(
             name,
-            **spec.model_dump(),
+            **spec.model_dump(exclude={"oversample", "undersample"}),
             data_dir=recipe.data_dir,
             label_columns=[column for _, column in readers],
             stratify=texts[0] if texts else None,

@@ -13,12 +13,16 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from nlp_mtl.recipe_checks import BUFFER_SIZE, HELD_OUT, TEMPERATURE
+from nlp_mtl.recipe_checks import BUFFER_SIZE, HELD_OUT
 from nlp_mtl.recipe_reading import read_yaml, validate
+from nlp_mtl.sampling_checks import BALANCING_DEFAULTS, SAMPLING_DEFAULTS
 from nlp_mtl.tasks import Metric, TaskType
 
 SPLITS = ("train", "validation", "test")
 Split = Literal["train", "validation", "test"]
+Strategy = Literal[
+    "proportional", "temperature", "uniform", "fixed", "unimax", "annealed", "round_robin", "dynamic"
+]  # fmt: skip
 Tracker = Literal[
     "tensorboard", "trackio", "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab"
 ]  # what Accelerate knows
@@ -83,6 +87,10 @@ class DatasetSpec(_Section):
     """Read the training rows as they are needed, and keep none: for data that does not fit a disk."""
     buffer_size: Positive = BUFFER_SIZE
     """Rows of a stream that are mixed together. They are held in memory, by each process and loader worker."""
+    oversample: str | None = None
+    """A text-classification task whose classes come equally often in a pass: rows of the rarer ones again and again."""
+    undersample: str | None = None
+    """The same with fewer rows of the more frequent classes, drawn anew for each pass."""
 
 
 class TaskSpec(_Section):
@@ -118,12 +126,42 @@ class TaskSpec(_Section):
 class SamplingSpec(_Section):
     """How much of each dataset a step learns from."""
 
-    strategy: Literal["proportional", "temperature", "uniform", "fixed"] = "proportional"
-    """``proportional``: by rows; ``uniform``: the same for each; ``temperature``: rows^(1/T); ``fixed``: ``shares``."""
-    temperature: Number = Field(default=TEMPERATURE, ge=1)
+    strategy: Strategy = "proportional"
+    """``proportional``: by rows; ``uniform``: the same for each; ``temperature``: rows^(1/T); ``fixed``: ``shares``;
+    ``unimax``: uniform, but no dataset more than ``max_passes`` times; ``annealed``: from proportional to uniform over
+    the run; ``round_robin``: each step from one dataset, by turns; ``dynamic``: after each evaluation by need."""
+    temperature: Number = Field(default=SAMPLING_DEFAULTS["temperature"], ge=1)
     """T of the temperature strategy: 1 is proportional, large values approach uniform."""
     shares: dict[Name, Annotated[Number, Field(ge=0)]] = {}
     """What each dataset gives under the fixed strategy, in any unit: ``{ewt: 3, sst2: 1}`` is three rows to one."""
+    max_passes: Number = Field(default=SAMPLING_DEFAULTS["max_passes"], ge=1)
+    """How often the unimax strategy goes over a dataset at most."""
+    need: Literal["metric", "loss"] = SAMPLING_DEFAULTS["need"]
+    """What a dataset needs under the dynamic strategy, by its tasks: how far their main metrics on validation are from
+    their ``targets``, or their training losses since the last evaluation as shares of what guessing would lose."""
+    targets: dict[Name, Annotated[Number, Field(gt=0, le=1)]] = {}
+    """The main metrics that tasks should reach, for ``need: metric``; 1 where it is not said."""
+    floor: Annotated[Number, Field(gt=0, le=1)] = SAMPLING_DEFAULTS["floor"]
+    """What of an equal share each dataset gets under the dynamic strategy, whatever it needs."""
+
+
+class BalancingSpec(_Section):
+    """How the tasks' losses become one. What a strategy finds stands beside the tasks' ``loss_weight``."""
+
+    strategy: Literal["fixed", "uncertainty", "dwa", "random", "famo", "imtl_l", "log", "maximum", "smooth_maximum"] = (
+        "fixed"
+    )
+    """``fixed``: the weights that the tasks have; ``random``: drawn anew each step; ``dwa``: more for tasks whose
+    losses fall more slowly; learned: ``uncertainty``, ``imtl_l``, ``famo``; by the step's own losses, for one more
+    forward pass: ``log`` (the sum of their logarithms), ``maximum`` (the largest alone), ``smooth_maximum``."""
+    scale: Literal["none", "log_classes"] = "none"
+    """``log_classes``: each loss is divided by the logarithm of its number of labels, which is what guessing loses."""
+    temperature: Number = Field(default=BALANCING_DEFAULTS["temperature"], gt=0)
+    """Of ``dwa`` and ``smooth_maximum``: large ones approach equal weights."""
+    learning_rate: Annotated[Number, Field(gt=0)] | None = None
+    """Of learned weights. Default: the strategy's own."""
+    period: Positive | None = None
+    """Steps over which ``dwa`` averages losses. Default: an epoch."""
 
 
 class TrainingSpec(_Section):
@@ -258,6 +296,7 @@ class Recipe(_Section):
     datasets: dict[Name, DatasetSpec] = Field(min_length=1)
     tasks: dict[Name, TaskSpec] = Field(min_length=1)
     sampling: SamplingSpec = SamplingSpec()
+    balancing: BalancingSpec = BalancingSpec()
     training: TrainingSpec = TrainingSpec()
     seed: Integer = Field(default=0, ge=0, lt=2**32)
     output_dir: str = Field(min_length=1)

@@ -1,11 +1,11 @@
 """What is wrong with a recipe that only shows when its keys are held against each other."""
 
-import math
 import re
 from collections.abc import Iterator
 from typing import Any
 
 from nlp_mtl.errors import Problem, did_you_mean, listed
+from nlp_mtl.sampling_checks import balancing_problems, class_balance_problems, number, sampling_problems
 from nlp_mtl.tasks import METRICS
 
 HELD_OUT = 0.1
@@ -13,9 +13,6 @@ HELD_OUT = 0.1
 
 BUFFER_SIZE = 10_000
 """Rows of a stream that are mixed together, where the recipe does not say."""
-
-TEMPERATURE = 2.0
-"""T of temperature sampling, where the recipe does not say."""
 
 _SECRET = re.compile(
     r"://[^/?#\s]*@"  # a user of an address, with or without a password
@@ -46,19 +43,18 @@ def cross_problems(values: dict[str, Any]) -> Iterator[Problem]:
     for name, dataset in datasets.items():
         if isinstance(dataset, dict):
             yield from _dataset_problems(f"datasets.{name}", dataset)
+            yield from class_balance_problems(str(name), dataset, tasks)
         if all_read and name not in used:
             yield Problem(f"datasets.{name}", "no task learns from this dataset; remove it or give it to a task")
+    training = values.get("training")
+    training = training if isinstance(training, dict) else {}
+    balancing = values.get("balancing")
+    yield from balancing_problems(balancing if isinstance(balancing, dict) else {})
     sampling = values.get("sampling")
-    sampling = sampling if isinstance(sampling, dict) else {}
-    changed = _number(sampling.get("temperature", TEMPERATURE)) != TEMPERATURE
-    if changed and sampling.get("strategy") != "temperature":
-        yield Problem("sampling.temperature", "only `strategy: temperature` reads it")
-    yield from _share_problems(sampling, datasets)
+    yield from sampling_problems(sampling if isinstance(sampling, dict) else {}, training, datasets, tasks)
     hub = values.get("hub")
     if isinstance(hub, dict) and hub.get("push") == "every_save" and hub.get("create_pr") in (True, "true"):
         yield Problem("hub.create_pr", "with `push: every_save` there would be a pull request for each; choose one")
-    training = values.get("training")
-    training = training if isinstance(training, dict) else {}
     if training.get("frozen_layers") == "encoder" and training.get("unfreeze_every"):
         yield Problem("training.unfreeze_every", "`frozen_layers: encoder` leaves nothing to unfreeze; choose one")
     if training.get("compile") in (True, "true") and training.get("layout") == "packed":
@@ -73,27 +69,10 @@ def cross_problems(values: dict[str, Any]) -> Iterator[Problem]:
                 f"training.selection_weights.{name}",
                 f"there is no such task.{did_you_mean(str(name), map(str, tasks))}",
             )
-    if isinstance(weights, dict) and weights and all(_number(weight) == 0 for weight in weights.values()):
+    if isinstance(weights, dict) and weights and all(number(weight) == 0 for weight in weights.values()):
         yield Problem("training.selection_weights", "all weights are 0, so no model is better than another")
-    if tasks and all(isinstance(t, dict) and _number(t.get("loss_weight", 1)) == 0 for t in tasks.values()):
+    if tasks and all(isinstance(t, dict) and number(t.get("loss_weight", 1)) == 0 for t in tasks.values()):
         yield Problem("tasks", "every loss_weight is 0, so there is nothing to learn")
-
-
-def _share_problems(sampling: dict[str, Any], datasets: dict[str, Any]) -> Iterator[Problem]:
-    shares, is_fixed = sampling.get("shares"), sampling.get("strategy") == "fixed"
-    if shares and not is_fixed:
-        yield Problem("sampling.shares", "only `strategy: fixed` reads them")
-    elif is_fixed and isinstance(shares or {}, dict):
-        given = shares or {}
-        for name in given:
-            if name not in datasets:
-                near = did_you_mean(str(name), map(str, datasets))
-                yield Problem(f"sampling.shares.{name}", f"there is no such dataset.{near}")
-        missing = [name for name in datasets if name not in given]
-        if missing:
-            yield Problem("sampling.shares", f"say what {listed(missing)} gives; 0: it is not trained on")
-        elif all(_number(share) == 0 for share in given.values()):
-            yield Problem("sampling.shares", "all shares are 0, so there is nothing to train on")
 
 
 def _task_problems(path: str, task: dict[str, Any], datasets: dict[str, Any], used: set[str]) -> Iterator[Problem]:
@@ -151,15 +130,15 @@ def _dataset_problems(path: str, dataset: dict[str, Any]) -> Iterator[Problem]:
         yield Problem(path, "give one of `text` (a column of texts) and `tokens` (a column of word lists)")
     if dataset.get("path") == "conll" and not dataset.get("columns"):
         yield Problem(path, "a CoNLL file needs `columns`, for example [tokens, pos, chunk, ner]")
-    fractions = [_number(dataset.get(f"{split}_fraction", HELD_OUT)) for split in ("validation", "test")]
+    fractions = [number(dataset.get(f"{split}_fraction", HELD_OUT)) for split in ("validation", "test")]
     if dataset.get("streaming") is True:
         for split in ("validation", "test"):
             # The default is nothing that anybody asked for; the log tells that it is not held out.
-            if _number(dataset.get(f"{split}_fraction", 0)) not in (0, HELD_OUT):
+            if number(dataset.get(f"{split}_fraction", 0)) not in (0, HELD_OUT):
                 yield Problem(
                     f"{path}.{split}_fraction", "nothing can be held out of a stream; give a split of its own"
                 )
-    elif _number(dataset.get("buffer_size", BUFFER_SIZE)) != BUFFER_SIZE:
+    elif number(dataset.get("buffer_size", BUFFER_SIZE)) != BUFFER_SIZE:
         yield Problem(f"{path}.buffer_size", "only `streaming: true` reads it")
     if all(0 <= fraction < 1 for fraction in fractions) and sum(fractions) >= 1:
         yield Problem(path, "validation_fraction and test_fraction together leave nothing to train on")
@@ -175,11 +154,3 @@ def _texts(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, st
     elif isinstance(value, list) and depth < 8:
         for one in value:
             yield from _texts(one, path, depth + 1)
-
-
-def _number(value: Any) -> float:
-    """A value as a number, texts such as 5e-5 too; not a number if it is none."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return math.nan

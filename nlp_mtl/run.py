@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, gather_object, set_seed
 
 from nlp_mtl.analysis.data_report import data_report
-from nlp_mtl.build import expects_to_pack, layout, new_model, selection_weights, steps, trainer_arguments
+from nlp_mtl.build import balancer, expects_to_pack, layout, new_model, selection_weights, steps, trainer_arguments
 from nlp_mtl.build_data import Prepared, describe_data, prepare
 from nlp_mtl.data.items import frame
 from nlp_mtl.data.steps import StepDataset
@@ -142,7 +142,7 @@ def _trained(
 
     with noted_termination() as termination:
         state = train_model(
-            model, data, prepared.tasks, validate,
+            model, data, prepared.tasks, validate, balancer(recipe, prepared, accelerator.device),
             accelerator=accelerator, output_dir=output_dir, resume=resume, stop=termination.agreed, track=track,
             saved=saved, **arguments,
         )  # fmt: skip

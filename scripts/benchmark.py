@@ -49,6 +49,7 @@ from nlp_mtl.metrics import Scores
 from nlp_mtl.models.encoder import load_encoder, load_tokenizer
 from nlp_mtl.models.multitask import MultiTaskModel, from_encoder
 from nlp_mtl.tasks import Task
+from nlp_mtl.training.balancing import Balancer
 from nlp_mtl.training.trainer import train
 
 PARTS = {
@@ -145,7 +146,7 @@ def ours(recipe: Recipe, prepared: Prepared, layout: str, batch_size: int, preci
 
     start = time.perf_counter()
     train(
-        model, data, prepared.tasks, evaluate,
+        model, data, prepared.tasks, evaluate, Balancer(prepared.tasks),
         accelerator=accelerator, output_dir=folder,
         **trainer_arguments(recipe, prepared) | {"eval_every": None},
     )  # fmt: skip

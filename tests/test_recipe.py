@@ -197,7 +197,7 @@ def test_tasks_and_datasets_may_be_called_like_a_type(name):
         ("training/selection_weights/nre", 1, "no such task Did you mean `ner`?"),
         ("training/selection_weights", {"ner": "0"}, "all weights are 0"),
         ("sampling/temperature", 5, "only `strategy: temperature` reads it"),
-        ("sampling/shares", {"words": 1, "texts": 1}, "only `strategy: fixed` reads them"),
+        ("sampling/shares", {"words": 1, "texts": 1}, "only `strategy: fixed` reads it"),
     ],
 )
 def test_a_wrong_value_is_told_with_what_was_found_and_what_is_allowed(path, wrong, words):
@@ -292,13 +292,16 @@ TRAPS = ["no", "on", "null", "5e-5", "12", "1:30", "2024-01-01", "~", "#x", " x 
 TEXTS = st.sampled_from(TRAPS) | st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), max_size=8)
 
 
+NAMES = {"path", "text", "tokens", "delimiter", "label_names", "oversample", "undersample"}  # held against other keys
+
+
 def sections(model):
     """A strategy of values for some keys of a section, of the right types."""
     by_type = {"str | None": TEXTS | st.none(), "list[str] | None": st.lists(TEXTS, max_size=3) | st.none()}
     keys = {
         name: by_type[str(field.annotation)]
         for name, field in model.model_fields.items()
-        if str(field.annotation) in by_type and name not in ("path", "text", "tokens", "delimiter", "label_names")
+        if str(field.annotation) in by_type and name not in NAMES
     }
     assert keys
     return st.fixed_dictionaries({}, optional=keys)

@@ -13,6 +13,7 @@ from nlp_mtl import Recipe
 from nlp_mtl.build import layout, new_model, steps, trainer_arguments
 from nlp_mtl.build_data import prepare
 from nlp_mtl.models.multitask import MultiTaskModel
+from nlp_mtl.training.balancing import Balancer
 from nlp_mtl.training.checkpoint import TrainingState
 from nlp_mtl.training.trainer import train
 
@@ -38,7 +39,7 @@ class Run:
         self.seen: list[Weights] = [self.weights()]
         self.evaluated: list[Weights] = []
         return train(
-            self.model, self.data, self.tasks, self._evaluate,
+            self.model, self.data, self.tasks, self._evaluate, Balancer(self.tasks),
             accelerator=Accelerator(), output_dir=self.folder, **{**self.arguments, **changes},
         )  # fmt: skip
 

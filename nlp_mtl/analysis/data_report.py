@@ -110,6 +110,7 @@ def _sampling_report(
 ) -> list[dict[str, Any]]:
     drawn_from = {id(split.source): place for place, split in enumerate(data.splits)}
     passes = data.sampler.passes()
+    shares = data.sampler.drawn(data.sampler.num_rows) / data.sampler.num_rows
     report = []
     for name, dataset in loaded.items():
         train = encoded[name].get("train")
@@ -117,7 +118,7 @@ def _sampling_report(
         if source is None:
             continue
         place = drawn_from.get(id(source))  # None: its share is 0, so it is evaluated on alone
-        share = 0.0 if place is None else float(data.sampler.rates[place])
+        share = 0.0 if place is None else float(shares[place])
         over = 0.0 if place is None else float(passes[place])
         report.append(
             {

@@ -75,6 +75,15 @@ class EncodedSplit:
             counts += np.bincount(ids[ids != MISSING], minlength=len(task.labels))
         return counts
 
+    def classes(self, task: str) -> np.ndarray:
+        """[rows] The label of each row for a text task; MISSING where there is none."""
+        found = np.full(len(self), MISSING, dtype=np.int32)
+        place = 0
+        for sizes, ids in _lists(self.rows, label_column(task)):
+            found[place : place + len(sizes)][sizes > 0] = ids  # one a text, or none
+            place += len(sizes)
+        return found
+
     def digest(self) -> str:
         """A checksum of all tokens and labels."""
         digest = hashlib.sha256()

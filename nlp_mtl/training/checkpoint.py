@@ -51,6 +51,12 @@ class TrainingState:
     """The selection score of this step, if it was evaluated."""
     cursors: dict[str, list[Any]] = field(default_factory=dict)
     """Where to read on in streamed datasets."""
+    phases: list[list[Any]] = field(default_factory=list)
+    """The phases of dynamic sampling, as ``[first draw, rates]``."""
+    balancing: dict[str, Any] = field(default_factory=dict)
+    """What the tasks' weights depend on; see :class:`nlp_mtl.training.balancing.Balancer`."""
+    losses_since: dict[str, list[float]] = field(default_factory=dict)
+    """``{task: [sum, steps]}`` of losses since the last evaluation."""
 
 
 def save_checkpoint(

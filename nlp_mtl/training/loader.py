@@ -10,15 +10,26 @@ from nlp_mtl.errors import DataError
 from nlp_mtl.training.termination import ignore_termination
 
 
-def loaded_steps(data: StepDataset, steps: range, num_workers: int, seed: int) -> Iterator[StepBatches]:
+def loaded_steps(
+    data: StepDataset, steps: range, num_workers: int, seed: int, pause_every: int | None = None
+) -> Iterator[StepBatches]:
     """The batches of ``steps``, in order.
 
     Args:
         num_workers: processes that make them ahead; 0: this one makes them as they are asked for.
+        pause_every: after so many steps of the run, none is made ahead before it is asked for, since it may not be
+            planned yet.
 
     Raises:
         DataError: rows of a stream cannot be read.
     """
+    while steps:
+        stop = steps.stop if pause_every is None else (steps.start // pause_every + 1) * pause_every
+        yield from _loaded(data, steps[: stop - steps.start], num_workers, seed)
+        steps = steps[stop - steps.start :]
+
+
+def _loaded(data: StepDataset, steps: range, num_workers: int, seed: int) -> Iterator[StepBatches]:
     loader = DataLoader(
         _Told(data),
         batch_size=None,

@@ -22,14 +22,15 @@ class LossRecorder:
 
     def __init__(self, data: StepDataset, tasks: Sequence[Task], accelerator: Accelerator, state: TrainingState):
         self.data, self.tasks, self.accelerator = data, tasks, accelerator
-        self._waiting: list[tuple[int, Tensor, Tensor, dict[str, int]]] = []
+        self._waiting: list[tuple[int, Tensor, Tensor, dict[str, int], Tensor]] = []
         self._fetched: dict[str, list[float]] = {task.name: list(state.pending.get(task.name, [])) for task in tasks}
-        self._grad_norm = 0.0
+        self._since = {task.name: list(state.losses_since.get(task.name, [0.0, 0])) for task in tasks}
+        self._grad_norm, self._weights = 0.0, [task.loss_weight for task in tasks]
         self._unseen = {task.name for task in tasks}
 
-    def add(self, step: int, losses: Tensor, grad_norm: Tensor, counts: dict[str, int]) -> None:
-        """One step's losses ([tasks]), gradient norm, and labelled items of each task."""
-        self._waiting.append((step, losses, grad_norm.to(losses.device), counts))
+    def add(self, step: int, losses: Tensor, grad_norm: Tensor, counts: dict[str, int], weights: Tensor) -> None:
+        """One step's losses ([tasks]), gradient norm, labelled items of each task, and weights ([tasks])."""
+        self._waiting.append((step, losses, grad_norm.to(losses.device), counts, weights))
         self._unseen -= {task for task, count in counts.items() if count}
 
     def tell_unseen(self, first: int, last: int) -> None:
@@ -46,17 +47,19 @@ class LossRecorder:
         if not self._waiting:
             return
         losses = self.accelerator.reduce(torch.stack([losses for _, losses, *_ in self._waiting]), "sum").tolist()
-        norms = torch.stack([norm for _, _, norm, _ in self._waiting]).tolist()  # the same on all processes
-        for (step, _, _, counts), values, norm in zip(self._waiting, losses, norms, strict=True):
+        norms = torch.stack([norm for _, _, norm, *_ in self._waiting]).tolist()  # the same on all processes
+        for (step, _, _, counts, _), values, norm in zip(self._waiting, losses, norms, strict=True):
             present = [task.name for task in self.tasks if counts[task.name]]
             for task, value in zip(self.tasks, values, strict=True):
                 if not math.isfinite(value):
                     raise self._not_finite(step, f"the loss of task `{task.name}` is {value}", [task.name])
                 if task.name in present:
                     self._fetched[task.name].append(value)
+                    since = self._since[task.name]
+                    since[:] = since[0] + value, since[1] + 1
             if not math.isfinite(norm):
                 raise self._not_finite(step, f"the norm of the gradient of {listed(present)} is {norm}", present)
-        self._grad_norm = norms[-1]
+        self._grad_norm, self._weights = norms[-1], self._waiting[-1][-1].tolist()
         self._waiting.clear()
 
     def _not_finite(self, step: int, what: str, tasks: Sequence[str]) -> TrainingError:
@@ -70,15 +73,19 @@ class LossRecorder:
         )
 
     def line(self, step: int, learning_rates: Mapping[str, float]) -> dict[str, Any]:
-        """The line for metrics.jsonl: means since the last line. A task that had no row is left out."""
+        """The line for metrics.jsonl: mean losses since the last line, without tasks that had no row.
+
+        ``loss`` is their sum by the fixed weights; ``weights`` are those of the step itself.
+        """
         losses = {task: sum(values) / len(values) for task, values in self._fetched.items() if values}
         for values in self._fetched.values():
             values.clear()
-        weights = {task.name: task.loss_weight for task in self.tasks}
+        fixed = {task.name: task.loss_weight for task in self.tasks}
         return {
             "step": step,
-            "loss": sum(weights[task] * loss for task, loss in losses.items()),
+            "loss": sum(fixed[task] * loss for task, loss in losses.items()),
             "losses": losses,
+            "weights": dict(zip((task.name for task in self.tasks), self._weights, strict=True)),
             "grad_norm": self._grad_norm,
             "learning_rates": dict(learning_rates),
         }
@@ -86,3 +93,13 @@ class LossRecorder:
     def pending(self) -> dict[str, list[float]]:
         """Fetched losses that no line has told yet."""
         return {task: list(values) for task, values in self._fetched.items() if values}
+
+    def since_evaluation(self) -> dict[str, list[float]]:
+        """``{task: [sum, steps]}`` of the fetched losses since :meth:`start_anew`."""
+        return {task: list(since) for task, since in self._since.items()}
+
+    def start_anew(self) -> dict[str, float]:
+        """Mean losses since the last call, of the tasks that had a row; what comes next is counted anew."""
+        means = {task: total / steps for task, (total, steps) in self._since.items() if steps}
+        self._since = {task: [0.0, 0] for task in self._since}
+        return means

@@ -7,22 +7,21 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from nlp_mtl.data.steps import StepBatches, StepDataset
 from nlp_mtl.errors import RunError, RunStopped
 from nlp_mtl.metrics import Scores
-from nlp_mtl.models.fully_sharded import is_sharded, place, whole
+from nlp_mtl.models.fully_sharded import place, whole
 from nlp_mtl.models.multitask import MultiTaskModel
-from nlp_mtl.models.precision import autocast
 from nlp_mtl.tasks import Task
 from nlp_mtl.training import checkpoint, metrics_log
-from nlp_mtl.training.balancing import summed_loss, weighted_sum
+from nlp_mtl.training.balancing import Balancer
 from nlp_mtl.training.checkpoint import TrainingState
 from nlp_mtl.training.compiled import CompiledLayers
 from nlp_mtl.training.cpu import keep_freed_memory, quick_step, zero_gradients
@@ -31,14 +30,17 @@ from nlp_mtl.training.loader import loaded_steps
 from nlp_mtl.training.loss_recorder import LossRecorder
 from nlp_mtl.training.manifest import damage
 from nlp_mtl.training.optimizer import add_penalties, averaged, parameter_groups, schedule_factor, set_learning_rates
+from nlp_mtl.training.passes import forward_backward, forward_only, over_processes, present_tasks
 from nlp_mtl.training.progress import Progress
-from nlp_mtl.training.threads import SharedSteps, draws_only_quick_dropout
+from nlp_mtl.training.threads import ForwardBackward, SharedSteps, draws_only_quick_dropout
 from nlp_mtl.training.trackers import Track
 
 logger = logging.getLogger(__name__)
 
 Evaluate = Callable[[MultiTaskModel], tuple[dict[str, Scores], float | None]]
 """Scores a model: ``({task: scores}, selection score)``."""
+Resample = Callable[[Mapping[str, Scores], Mapping[str, float]], dict[str, float]]
+"""From scores on validation and mean losses since the last evaluation, by task: ``{dataset: its share}``."""
 Saved = Callable[[MultiTaskModel, TrainingState, dict[str, Scores]], None]
 """Takes the model that was saved, where training stands, and its scores, if it was evaluated."""
 
@@ -48,6 +50,7 @@ def train(
     data: StepDataset,
     tasks: Sequence[Task],
     evaluate: Evaluate,
+    balancer: Balancer,
     *,
     accelerator: Accelerator,
     output_dir: Path,
@@ -73,6 +76,7 @@ def train(
     l1_penalty: float,
     l2_penalty: float,
     resume: bool = False,
+    resample: Resample | None = None,
     stop: Callable[[], bool] = lambda: False,
     track: Track = lambda values, step: None,
     saved: Saved = lambda model, state, scores: None,
@@ -84,9 +88,11 @@ def train(
 
     Args:
         data: the steps; all of them are trained.
+        balancer: the weights of the tasks' losses.
         evaluate: called every ``eval_every`` steps and at the end.
         output_dir: gets ``metrics.jsonl`` and ``checkpoints/``.
         resume: go on from the newest checkpoint there.
+        resample: asked after each evaluation how much of each dataset the next steps learn from; None: as planned.
         stop: asked once a step, on every process, and gives all of them the same answer: whether to save and end.
         track: told what is logged, on every process.
         saved: told, on every process, that a checkpoint was written.
@@ -121,6 +127,7 @@ def train(
     state = TrainingState(data=data.digest())
     if resume:
         state = _resume(folder, model, optimizer, average, data, accelerator)
+        balancer.restore(state.balancing)
         if accelerator.is_main_process:
             metrics_log.cut_after(metrics_file, state.step)
             if state.finished:  # it saves no more: what a crash left after its last save goes now
@@ -129,37 +136,45 @@ def train(
     # A sharded model exchanges what there is to exchange by itself.
     prepared, prepared_optimizer = (model, optimizer) if sharded else accelerator.prepare(model, optimizer)
     num_steps = len(data)
-    loss_weights = {task.name: task.loss_weight for task in tasks}
     recorder = LossRecorder(data, tasks, accelerator, state)
-    learned = {task for task, weight in loss_weights.items() if weight}
+    learned = {task.name for task in tasks if task.loss_weight}
     steps = range(num_steps if state.finished else state.step, num_steps)
     progress = Progress(steps.start, num_steps, shown=accelerator.is_main_process, on_terminal=sys.stderr.isatty())
     clear = prepared_optimizer.zero_grad
     if quick:
         clear = partial(zero_gradients, prepared_optimizer, model.get_input_embeddings())
     clear()
-    forward_backward = partial(
-        _forward_backward, loss_weights=loss_weights, accelerator=accelerator, mixed_precision=mixed_precision
-    )
     in_two = quick and prepared is model and data.num_threads == 2 and draws_only_quick_dropout(model)
     shared = SharedSteps(model) if in_two else None
     compiled = CompiledLayers(model.encoder) if compile else None
-    for batches in loaded_steps(data, steps, num_workers, seed):
+
+    def passed(compute: ForwardBackward, batches: StepBatches) -> Tensor:
+        """The losses ([tasks]) of one go over a step's micro-batches; random numbers are the same in each go."""
+        # Dropout is a function of the step and the process: nothing to save, nothing to lose.
+        step_seed = _step_seed(seed, batches.step, accelerator.process_index)
+        torch.manual_seed(step_seed)
+        if shared is not None:
+            return shared(compute, batches, step_seed)
+        if compiled is not None:
+            with compiled.step():
+                return compute(prepared, batches)
+        with quick_step(model, step_seed) if quick else nullcontext():
+            return compute(prepared, batches)
+
+    def losses_of(batches: StepBatches) -> Tensor:
+        """[tasks] The losses of a step over all processes, with the weights as they are."""
+        compute = partial(forward_only, accelerator=accelerator, mixed_precision=mixed_precision)
+        return over_processes(passed(compute, batches), accelerator)
+
+    for batches in loaded_steps(data, steps, num_workers, seed, eval_every if resample else None):
         step = batches.step
         data.remember(batches.cursors)  # where there are workers, they have read the streams
-        # Dropout is a function of the step and the process: nothing to save, nothing to lose.
-        step_seed = _step_seed(seed, step, accelerator.process_index)
-        torch.manual_seed(step_seed)
         factor = schedule_factor(step, num_steps, schedule, warmup_fraction)
         set_learning_rates(prepared_optimizer.param_groups, factor)
-        if shared is not None:
-            losses = shared(forward_backward, batches, step_seed)
-        elif compiled is not None:
-            with compiled.step():
-                losses = forward_backward(prepared, batches)
-        else:
-            with quick_step(model, step_seed) if quick else nullcontext():
-                losses = forward_backward(prepared, batches)
+        present = None if balancer.strategy == "fixed" else present_tasks(batches, tasks, accelerator.device)
+        weights = balancer.weights(step, present, losses_of(batches) if balancer.reads_losses else None)
+        compute = partial(forward_backward, weights=weights, accelerator=accelerator, mixed_precision=mixed_precision)
+        losses = passed(compute, batches)
         for parameter in model.unused_parameters(task for task in learned if batches.counts[task]):
             parameter.grad = None  # no row of the step needs it: no update, no decay
         thaw.drop_gradients(step)
@@ -167,10 +182,13 @@ def train(
         grad_norm = whole(accelerator.clip_grad_norm_(model.parameters(), max_grad_norm or math.inf))
         prepared_optimizer.step()
         clear()
+        if present is not None:
+            next_losses = losses_of(batches) if balancer.reads_next_losses else None
+            balancer.update(step, over_processes(losses, accelerator), present, next_losses)
         if average is not None:
             average.update_parameters(model)
         state.step, state.score = step + 1, None
-        recorder.add(step, losses, grad_norm, batches.counts)
+        recorder.add(step, losses, grad_norm, batches.counts, weights)
         progress.step(batches.num_tokens)
 
         is_last = state.step == num_steps
@@ -189,8 +207,12 @@ def train(
             track({**line, "tokens_a_second": progress.speed}, state.step)
         if evaluating:
             scores, selection = evaluate(_scored(model, average))
+            told: dict[str, Any] = {"step": state.step, "selection_score": selection, "scores": scores}
+            if resample is not None and not is_last:
+                told["shares"] = resample(scores, recorder.start_anew())
+                data.sampler.resample(state.step, [*told["shares"].values()])
             if accelerator.is_main_process:
-                metrics_log.append(metrics_file, {"step": state.step, "selection_score": selection, "scores": scores})
+                metrics_log.append(metrics_file, told)
             track({"selection_score": selection, "validation": scores}, state.step)
             _judge(state, selection, early_stopping_patience)
             _tell(state, num_steps, tasks, scores, selection)
@@ -200,6 +222,9 @@ def train(
             recorder.fetch()
         if saving or stopping:
             state.pending, state.cursors = recorder.pending(), {name: list(c) for name, c in batches.cursors.items()}
+            state.balancing = balancer.state()
+            if resample is not None:
+                state.phases, state.losses_since = data.sampler.phases(), recorder.since_evaluation()
             checkpoint.save_checkpoint(
                 folder, model, optimizer, state, average and average.module, write=accelerator.is_main_process
             )
@@ -244,6 +269,8 @@ def _resume(
             "data back as it was, or start again, with --overwrite"
         )
     data.remember(state.cursors)
+    if state.phases:
+        data.sampler.resume(state.phases)
     damaged, best = checkpoint.later_than(newest), folder / f"step-{state.best_step}"
     best_is_lost = state.best_step is not None and best != newest and damage(best) is not None
     if best_is_lost and best.is_dir():
@@ -272,31 +299,6 @@ def _step_seed(seed: int, step: int, process: int) -> int:
     for part in (step, process):
         mixed = (mixed * 6364136223846793005 + part * 1442695040888963407 + 1) % 2**63
     return mixed
-
-
-def _forward_backward(
-    model: torch.nn.Module,
-    batches: StepBatches,
-    loss_weights: Mapping[str, float],
-    accelerator: Accelerator,
-    mixed_precision: str,
-) -> Tensor:
-    """Gradients of micro-batches of a step; returns their share of the tasks' losses ([tasks])."""
-    losses = torch.zeros(len(loss_weights), device=accelerator.device)
-    last = len(batches.micro_batches) - 1
-    for number, micro_batch in enumerate(batches.micro_batches):
-        inputs, task_rows = send_to_device(micro_batch, accelerator.device, non_blocking=True)
-        # Gradients of all micro-batches are reduced together, by the last one. Those of a sharded model are by each: a
-        # process would have to keep the whole model's until then.
-        with nullcontext() if number == last or is_sharded(model) else accelerator.no_sync(model):
-            with autocast(accelerator.device, mixed_precision, is_sharded(model)):
-                logits = model(**inputs, rows={task: rows.rows for task, rows in task_rows.items()})
-            sums = {task: summed_loss(logits[task], rows) for task, rows in task_rows.items()}
-            loss, shares = weighted_sum(sums, batches.counts, loss_weights)
-            # DDP and FSDP average over processes; our losses are already divided by the counts of the whole step.
-            accelerator.backward(loss * accelerator.num_processes)
-        losses += shares
-    return losses
 
 
 def _judge(state: TrainingState, selection: float | None, patience: int | None) -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nlp_mtl.data.sampling import Sampler, StepPlan, sampling_rates
+from nlp_mtl.data.rates import sampling_rates
+from nlp_mtl.data.sampling import Sampler, StepPlan
 
 STRATEGIES = ["proportional", "temperature", "uniform"]
 sizes_of = st.lists(st.integers(1, 40), min_size=1, max_size=8)
@@ -295,7 +296,7 @@ def test_a_thousand_datasets_late_in_a_long_run() -> None:
     ("sizes", "rates", "problem"),
     [
         ([3, 4], [1.0], "2 datasets but 1 rates"),
-        ([], [], "0 datasets"),
+        ([], [], "shares of datasets"),
         ([3, 0], [0.5, 0.5], "needs a row"),
         ([3, 4], [1.5, -0.5], "sum to 1"),
         ([3, 4], [0.5, 0.4], "sum to 1"),

@@ -21,7 +21,7 @@ from nlp_mtl.models.multitask import MultiTaskModel, from_encoder
 from nlp_mtl.tasks import Task
 from nlp_mtl.training.balancing import summed_loss, weighted_sum
 
-LOSS_WEIGHTS = {task.name: task.loss_weight for task in TASKS}
+LOSS_WEIGHTS = torch.tensor([task.loss_weight for task in TASKS])
 Gradients = dict[str, Tensor]
 MEAN_POOLING = ", mean pooling"
 
@@ -288,7 +288,7 @@ def test_losses_are_summed_in_float32_whatever_the_logits_are_in() -> None:
 
 def test_each_task_is_divided_by_its_own_count_and_weighted() -> None:
     sums = {"a": torch.tensor(6.0, requires_grad=True), "b": torch.tensor(8.0, requires_grad=True)}
-    loss, shares = weighted_sum(sums, {"b": 4, "a": 3}, {"a": 1.0, "b": 0.25})
+    loss, shares = weighted_sum(sums, {"b": 4, "a": 3}, torch.tensor([1.0, 0.25]))
     assert float(loss.detach()) == pytest.approx(6 / 3 + 0.25 * 8 / 4)
     assert shares.tolist() == [2.0, 2.0]
     assert not shares.requires_grad
@@ -298,6 +298,6 @@ def test_each_task_is_divided_by_its_own_count_and_weighted() -> None:
 
 
 def test_a_task_that_no_row_of_the_step_carries_adds_zero() -> None:
-    loss, shares = weighted_sum({"a": torch.tensor(6.0), "b": torch.tensor(0.0)}, {"a": 3, "b": 0}, {"a": 1, "b": 1})
+    loss, shares = weighted_sum({"a": torch.tensor(6.0), "b": torch.tensor(0.0)}, {"a": 3, "b": 0}, torch.ones(2))
     assert float(loss) == 2.0
     assert shares.tolist() == [2.0, 0.0]

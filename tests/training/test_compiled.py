@@ -57,7 +57,7 @@ def learn(model: MultiTaskModel, batches: StepBatches) -> Result:
     for batch in batches.micro_batches:
         logits = model(**batch.inputs, rows={task: rows.rows for task, rows in batch.tasks.items()})
         sums = {task: summed_loss(logits[task], rows) for task, rows in batch.tasks.items()}
-        loss, shares = weighted_sum(sums, batches.counts, {task.name: task.loss_weight for task in TASKS})
+        loss, shares = weighted_sum(sums, batches.counts, torch.tensor([task.loss_weight for task in TASKS]))
         loss.backward()
         losses += shares.detach()
     return losses, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}

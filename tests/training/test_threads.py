@@ -26,7 +26,7 @@ from nlp_mtl.training.cpu import zero_gradients
 from nlp_mtl.training.threads import SharedSteps, draws_only_quick_dropout, num_threads, twin
 
 pytestmark = pytest.mark.usefixtures("cores")
-LOSS_WEIGHTS = {task.name: task.loss_weight for task in TASKS}
+LOSS_WEIGHTS = torch.tensor([task.loss_weight for task in TASKS])
 
 
 @pytest.fixture(scope="module")
@@ -231,13 +231,13 @@ def test_a_model_that_draws_from_torchs_generator_is_trained_on_one_thread_and_e
     noisy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learned: set[nn.Module] = set()
-    original = trainer._forward_backward
+    original = trainer.forward_backward
 
     def watched(model: nn.Module, *arguments: Any, **options: Any) -> Tensor:
         learned.add(model)
         return original(model, *arguments, **options)
 
-    monkeypatch.setattr(trainer, "_forward_backward", watched)
+    monkeypatch.setattr(trainer, "forward_backward", watched)
     ends = []
     for name in ("a", "b"):
         learned.clear()

@@ -1,0 +1,108 @@
+"""What is wrong with a recipe's sampling or balancing that only shows when keys are held against each other."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from nlp_mtl.errors import Problem, did_you_mean, listed
+
+SAMPLING_DEFAULTS: dict[str, Any] = {"temperature": 2.0, "shares": {}, "max_passes": 4.0, "need": "metric",
+                                     "targets": {}, "floor": 0.2}  # fmt: skip
+"""What sampling strategies read, where the recipe does not say."""
+
+_READ_BY = {"temperature": "temperature", "shares": "fixed", "max_passes": "unimax", "need": "dynamic",
+            "targets": "dynamic", "floor": "dynamic"}  # fmt: skip
+"""The strategy that reads a key."""
+
+BALANCING_DEFAULTS: dict[str, Any] = {"temperature": 2.0, "learning_rate": None, "period": None}
+"""What balancing strategies read, where the recipe does not say."""
+
+_BALANCED_BY = {
+    "temperature": ("dwa", "smooth_maximum"),
+    "learning_rate": ("uncertainty", "imtl_l", "famo"),
+    "period": ("dwa",),
+}
+"""The strategies that read a key."""
+
+
+def balancing_problems(balancing: dict[str, Any]) -> Iterator[Problem]:
+    """Keys that the strategy does not read. Reads raw values, whatever they are."""
+    for key, default in BALANCING_DEFAULTS.items():
+        given = balancing.get(key, default)
+        unchanged = given == default or (default is not None and number(given) == default)
+        if not unchanged and balancing.get("strategy") not in _BALANCED_BY[key]:
+            yield Problem(f"balancing.{key}", f"only `strategy:` {listed(_BALANCED_BY[key])} reads it")
+
+
+def sampling_problems(
+    sampling: dict[str, Any], training: dict[str, Any], datasets: dict[str, Any], tasks: dict[str, Any]
+) -> Iterator[Problem]:
+    """Keys that the strategy does not read, or that name nothing. Reads raw values, whatever they are."""
+    strategy = sampling.get("strategy")
+    for key, default in SAMPLING_DEFAULTS.items():
+        given = sampling.get(key, default)
+        unchanged = given == default or (isinstance(default, float) and number(given) == default)
+        if not unchanged and strategy != _READ_BY[key]:
+            yield Problem(f"sampling.{key}", f"only `strategy: {_READ_BY[key]}` reads it")
+    yield from _share_problems(sampling, datasets)
+    targets = sampling.get("targets")
+    for name in targets if isinstance(targets, dict) else ():
+        if name not in tasks:
+            near = did_you_mean(str(name), map(str, tasks))
+            yield Problem(f"sampling.targets.{name}", f"there is no such task.{near}")
+    if targets and sampling.get("need") == "loss":
+        yield Problem("sampling.targets", "only `need: metric` reads them")
+    passes, epochs = number(sampling.get("max_passes", 4.0)), number(training.get("num_epochs", 3))
+    if strategy == "unimax" and passes < epochs and training.get("max_steps") is None:
+        yield Problem(
+            "sampling.max_passes",
+            f"{passes:g} passes over each dataset are less than `training.num_epochs` {epochs:g} needs; raise it, or "
+            "take fewer epochs",
+        )
+
+
+def _share_problems(sampling: dict[str, Any], datasets: dict[str, Any]) -> Iterator[Problem]:
+    shares, is_fixed = sampling.get("shares"), sampling.get("strategy") == "fixed"
+    if is_fixed and isinstance(shares or {}, dict):
+        given = shares or {}
+        for name in given:
+            if name not in datasets:
+                near = did_you_mean(str(name), map(str, datasets))
+                yield Problem(f"sampling.shares.{name}", f"there is no such dataset.{near}")
+        missing = [name for name in datasets if name not in given]
+        if missing:
+            yield Problem("sampling.shares", f"say what {listed(missing)} gives; 0: it is not trained on")
+        elif all(number(share) == 0 for share in given.values()):
+            yield Problem("sampling.shares", "all shares are 0, so there is nothing to train on")
+
+
+def class_balance_problems(name: str, dataset: dict[str, Any], tasks: dict[str, Any]) -> Iterator[Problem]:
+    """What is wrong with the balance of a dataset's classes."""
+    if dataset.get("oversample") and dataset.get("undersample"):
+        yield Problem(f"datasets.{name}.undersample", "`oversample` is given as well; choose one")
+    for key in ("oversample", "undersample"):
+        given = dataset.get(key)
+        if not isinstance(given, str):
+            continue
+        task = tasks.get(given)
+        if given not in tasks:
+            yield Problem(
+                f"datasets.{name}.{key}",
+                f"there is no task `{given}`; there are {listed(tasks)}.{did_you_mean(given, map(str, tasks))}",
+            )
+        elif isinstance(task, dict):
+            read = task.get("dataset")
+            if name not in (read if isinstance(read, list) else [read]):
+                yield Problem(f"datasets.{name}.{key}", f"the task `{given}` does not read this dataset")
+            elif task.get("type") == "token-classification":
+                yield Problem(f"datasets.{name}.{key}", f"`{given}` is a token task; a text has one class, words many")
+        if dataset.get("streaming") is True:
+            yield Problem(f"datasets.{name}.{key}", "the classes of a stream are not known before it is read")
+
+
+def number(value: Any) -> float:
+    """A value as a number, texts such as 5e-5 too; not a number if it is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan

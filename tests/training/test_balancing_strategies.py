@@ -1,0 +1,97 @@
+"""Balancing strategies in runs: what a recipe says happens, on any layout, and a resumed run ends in the same bits."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from tiny_runs import assert_same_end, finish, loss_lines, moved, start, stopped_after, values, write_yaml
+
+from nlp_mtl import Recipe, RecipeError, train
+from nlp_mtl.recipe import BalancingSpec
+
+STRATEGIES = get_args(BalancingSpec.model_fields["strategy"].annotation)
+
+
+def recipe_values(folder: Path, strategy: str, **training: Any) -> dict[str, Any]:
+    given = values(folder, **{"num_epochs": 1.5, "eval_every": 3, "log_every": 1, "keep_last": 9, **training})
+    given["balancing"] = {"strategy": strategy, **({"period": 2} if strategy == "dwa" else {})}
+    return given
+
+
+def recipe_of(folder: Path, strategy: str, **training: Any) -> Recipe:
+    return Recipe.from_dict(recipe_values(folder, strategy, **training))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path, strategy: str) -> None:
+    recipe = recipe_of(tmp_path, strategy, dropout=0.1)
+    train(recipe)
+    stopped = stopped_after(Path(recipe.output_dir), 6, tmp_path / "stopped")
+    train(moved(recipe, stopped), resume=True)
+    assert_same_end(Path(recipe.output_dir), stopped)
+
+
+@pytest.mark.parametrize("strategy", ["log", "famo", "smooth_maximum", "uncertainty", "dwa"])
+def test_weights_and_losses_do_not_depend_on_how_a_step_is_cut(tmp_path: Path, strategy: str) -> None:
+    one = recipe_of(tmp_path, strategy)
+    other = moved(one, tmp_path / "cut", max_tokens=64)
+    train(one)
+    train(other)
+    for whole, cut in zip(loss_lines(Path(one.output_dir)), loss_lines(tmp_path / "cut"), strict=True):
+        assert cut["losses"] == pytest.approx(whole["losses"], rel=2e-4)
+        assert cut["weights"] == pytest.approx(whole["weights"], rel=2e-4)
+
+
+@pytest.mark.parametrize("strategy", ["log", "maximum"])
+def test_weights_by_a_steps_own_losses_are_those_of_the_very_losses_that_are_logged(
+    tmp_path: Path, strategy: str
+) -> None:
+    train(recipe_of(tmp_path, strategy, dropout=0.2))  # dropout is the same in both passes
+    for line in loss_lines(tmp_path / "run"):
+        losses = torch.tensor([*line["losses"].values()])
+        weights = torch.tensor([*line["weights"].values()])
+        if strategy == "log":
+            torch.testing.assert_close(weights * losses, torch.ones(3), rtol=1e-5, atol=0)
+        else:
+            assert weights.tolist() == torch.nn.functional.one_hot(losses.argmax(), 3).tolist()
+
+
+def test_random_weights_differ_from_step_to_step_and_are_logged(tmp_path: Path) -> None:
+    train(recipe_of(tmp_path, "random"))
+    found = [tuple(line["weights"].values()) for line in loss_lines(tmp_path / "run")]
+    assert len(set(found)) == len(found) > 5
+
+
+def test_fixed_weights_are_the_tasks(tmp_path: Path) -> None:
+    given = recipe_values(tmp_path, "fixed")
+    given["tasks"]["pos"]["loss_weight"] = 0.25
+    train(Recipe.from_dict(given))
+    assert loss_lines(tmp_path / "run")[-1]["weights"] == {"ner": 1.0, "pos": 0.25, "sentiment": 1.0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["famo", "uncertainty", "log"])
+def test_two_processes_weigh_losses_as_one_does(tmp_path: Path, strategy: str) -> None:
+    given = recipe_values(tmp_path, strategy)
+    train(Recipe.from_dict(given))
+    given["output_dir"] = str(tmp_path / "two")
+    code, _, errors = finish(start("train", write_yaml(tmp_path, given), processes=2))
+    assert code == 0, errors
+    for one, two in zip(loss_lines(tmp_path / "run"), loss_lines(tmp_path / "two"), strict=True):
+        assert two["weights"] == pytest.approx(one["weights"], rel=1e-3)
+        assert two["losses"] == pytest.approx(one["losses"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("balancing", "told"),
+    [
+        ({"temperature": 3}, r"balancing\.temperature: only `strategy:` `dwa`, `smooth_maximum` reads it"),
+        ({"strategy": "dwa", "learning_rate": 1e-3}, r"balancing\.learning_rate: only"),
+        ({"strategy": "random", "period": 5}, r"balancing\.period: only `strategy:` `dwa` reads it"),
+        ({"strategy": "uncertainity"}, r"Did you mean `uncertainty`"),
+    ],
+)
+def test_keys_that_do_not_go_with_the_strategy_are_told(tmp_path: Path, balancing: dict[str, Any], told: str) -> None:
+    with pytest.raises(RecipeError, match=told):
+        Recipe.from_dict({**values(tmp_path), "balancing": balancing})

@@ -1,0 +1,138 @@
+"""Sampling strategies in runs: what a recipe says happens, and a resumed run ends in the same bits."""
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_runs import assert_same_end, lines, moved, score_lines, stopped_after, values
+
+from nlp_mtl import Recipe, RecipeError, train
+from nlp_mtl.build import resampling, steps
+from nlp_mtl.build_data import prepare
+from nlp_mtl.data.rates import needed_rates
+
+SETTINGS: dict[str, Any] = {
+    "unimax": {"max_passes": 3},
+    "annealed": {},
+    "round_robin": {},
+    "dynamic": {"need": "metric", "targets": {"ner": 0.9}, "floor": 0.1},
+    "dynamic-loss": {"need": "loss"},
+}
+
+
+def recipe_of(folder: Path, name: str, **training: Any) -> Recipe:
+    given = values(folder, **{"num_epochs": 2, "eval_every": 3, "log_every": 1, "keep_last": 9, **training})
+    given["sampling"] = {"strategy": name.partition("-")[0], **SETTINGS[name]}
+    return Recipe.from_dict(given)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path, name: str, workers: int) -> None:
+    recipe = recipe_of(tmp_path, name, num_workers=workers, dropout=0.1)
+    train(recipe)
+    stopped = stopped_after(Path(recipe.output_dir), 6, tmp_path / "stopped")
+    train(moved(recipe, stopped), resume=True)
+    assert_same_end(Path(recipe.output_dir), stopped)
+
+
+def test_a_run_that_is_killed_between_evaluations_goes_on_with_the_losses_it_had_seen(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, "dynamic-loss", save_every=1)
+    train(recipe)
+    stopped = stopped_after(Path(recipe.output_dir), 5, tmp_path / "stopped")
+    train(moved(recipe, stopped), resume=True)
+    assert_same_end(Path(recipe.output_dir), stopped)
+
+
+@pytest.mark.parametrize("name", ["dynamic", "dynamic-loss"])
+def test_dynamic_shares_follow_what_datasets_need(tmp_path: Path, name: str) -> None:
+    recipe = recipe_of(tmp_path, name)
+    train(recipe)
+    written = lines(Path(recipe.output_dir))
+    prepared = prepare(recipe)
+    labels = {task.name: len(task.labels) for task in prepared.tasks}
+    told = [line for line in score_lines(Path(recipe.output_dir)) if "shares" in line]
+    assert len(told) == 3  # of four evaluations the last one changes nothing any more
+    before = 0
+    for line in told:
+        if name == "dynamic":
+            metrics = {"ner": "span_f1", "pos": "accuracy", "sentiment": "accuracy"}
+            needs = {t: max((0.9 if t == "ner" else 1) - line["scores"][t][m], 0) for t, m in metrics.items()}
+        else:
+            found = [one["losses"] for one in written if "losses" in one and before < one["step"] <= line["step"]]
+            needs = {
+                task: float(np.mean([one[task] for one in found if task in one])) / math.log(labels[task])
+                for task in labels
+            }
+        before = line["step"]
+        of_datasets = [(needs["ner"] + needs["pos"]) / 2, needs["sentiment"]]
+        assert [*line["shares"].values()] == pytest.approx(needed_rates(of_datasets, recipe.sampling.floor).tolist())
+        assert [*line["shares"]] == ["words", "texts"]
+
+
+def test_rows_are_drawn_by_the_shares_from_the_next_step_on(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, "dynamic", batch_size=16)
+    data = steps(recipe, prepare(recipe))
+    data.sampler.resample(2, [0.875, 0.125])
+    found = [Counter(data.sampler[step].datasets.tolist()) for step in range(6)]
+    assert found[:2] == [{0: 8, 1: 8}] * 2
+    assert sum(one[0] for one in found[2:6]) == pytest.approx(56, abs=1)
+
+
+def test_a_dataset_whose_need_nobody_sees_is_told(tmp_path: Path) -> None:
+    given = values(tmp_path)
+    given["datasets"]["texts"]["validation_fraction"] = 0
+    given["datasets"]["texts"]["splits"] = {"validation": None}
+    given["sampling"] = {"strategy": "dynamic"}
+    recipe = Recipe.from_dict(given)
+    with pytest.raises(RecipeError, match=r"sampling\.need: no task of `texts` has labels on validation.*need: loss"):
+        resampling(recipe, prepare(recipe))
+
+
+@pytest.mark.parametrize(
+    ("sampling", "told"),
+    [
+        ({"strategy": "uniform", "max_passes": 3}, r"sampling\.max_passes: only `strategy: unimax` reads it"),
+        ({"floor": 0.1}, r"sampling\.floor: only `strategy: dynamic` reads it"),
+        ({"strategy": "dynamic", "targets": {"nerr": 0.5}}, r"sampling\.targets\.nerr: .*Did you mean `ner`"),
+        ({"strategy": "dynamic", "need": "loss", "targets": {"ner": 0.5}}, r"only `need: metric` reads them"),
+        ({"strategy": "unimax", "max_passes": 2}, r"sampling\.max_passes: .*num_epochs"),
+    ],
+)
+def test_keys_that_do_not_go_with_the_strategy_are_told(tmp_path: Path, sampling: dict[str, Any], told: str) -> None:
+    with pytest.raises(RecipeError, match=told):
+        Recipe.from_dict({**values(tmp_path, num_epochs=3), "sampling": sampling})
+
+
+@pytest.mark.parametrize("how", ["oversample", "undersample"])
+def test_classes_are_balanced_as_the_recipe_says(tmp_path: Path, how: str) -> None:
+    given = values(tmp_path)
+    given["datasets"]["texts"][how] = "sentiment"
+    recipe = Recipe.from_dict(given)
+    prepared = prepare(recipe)
+    data = steps(recipe, prepared)
+    classes = prepared.split("train")["texts"].classes("sentiment")
+    counts = np.unique(classes, return_counts=True)[1]
+    wanted = counts.max() if how == "oversample" else counts.min()
+    assert data.sampler.sizes[1] == wanted * len(counts)
+    rows = np.concatenate([plan.rows[plan.datasets == 1] for plan in data.sampler])[: data.sampler.sizes[1]]
+    assert np.unique(classes[rows], return_counts=True)[1].tolist() == [wanted] * len(counts)
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"oversample": "sentiment", "undersample": "sentiment"}, "choose one"),
+        ({"oversample": "moood"}, "there is no task `moood`"),
+        ({"oversample": "ner"}, "does not read this dataset"),
+        ({"undersample": "sentiment", "streaming": True}, "not known before it is read"),
+    ],
+)
+def test_what_cannot_be_balanced_is_told(tmp_path: Path, keys: dict[str, Any], told: str) -> None:
+    given = values(tmp_path)
+    given["datasets"]["texts"] |= keys
+    with pytest.raises(RecipeError, match=told):
+        Recipe.from_dict(given)
