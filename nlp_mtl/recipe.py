@@ -254,6 +254,7 @@ class HubSpec(_Section):
     create_pr: bool = False
     """As a pull request."""
     commit_message: str | None = Field(default=None, min_length=1)
+    """Default: names the run."""
     license: str | None = Field(default=None, min_length=1)
     """For the card, as the Hub calls it: ``apache-2.0``, ``cc-by-4.0``, ..."""
     language: list[str] = []

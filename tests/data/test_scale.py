@@ -9,10 +9,12 @@ import sys
 import time
 import tracemalloc
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from hypothesis import given, settings
@@ -160,6 +162,7 @@ def test_a_process_that_is_killed_while_it_tokenises_leaves_neither_a_lock_nor_h
     assert killed.stdout is not None
     while killed.stdout.readline() not in ("tokenizing\n", ""):
         pass
+    workers = psutil.Process(killed.pid).children(recursive=True)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
     after = time.monotonic()
@@ -171,6 +174,9 @@ def test_a_process_that_is_killed_while_it_tokenises_leaves_neither_a_lock_nor_h
     killed.stdout.close()
     assert killed.stderr is not None
     killed.stderr.close()
+    for worker in workers:  # they wait for a parent that is gone
+        with suppress(psutil.NoSuchProcess):
+            worker.kill()
 
 
 # Memory
