@@ -23,6 +23,7 @@ Split = Literal["train", "validation", "test"]
 Strategy = Literal[
     "proportional", "temperature", "uniform", "fixed", "unimax", "annealed", "round_robin", "dynamic"
 ]  # fmt: skip
+Balancing = Literal["fixed", "uncertainty", "dwa", "random", "famo", "imtl_l", "log", "maximum", "smooth_maximum"]
 Tracker = Literal[
     "tensorboard", "trackio", "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab"
 ]  # what Accelerate knows
@@ -148,9 +149,7 @@ class SamplingSpec(_Section):
 class BalancingSpec(_Section):
     """How the tasks' losses become one. What a strategy finds stands beside the tasks' ``loss_weight``."""
 
-    strategy: Literal["fixed", "uncertainty", "dwa", "random", "famo", "imtl_l", "log", "maximum", "smooth_maximum"] = (
-        "fixed"
-    )
+    strategy: Balancing = "fixed"
     """``fixed``: the weights that the tasks have; ``random``: drawn anew each step; ``dwa``: more for tasks whose
     losses fall more slowly; learned: ``uncertainty``, ``imtl_l``, ``famo``; by the step's own losses, for one more
     forward pass: ``log`` (the sum of their logarithms), ``maximum`` (the largest alone), ``smooth_maximum``."""
