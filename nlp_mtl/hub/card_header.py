@@ -23,6 +23,10 @@ class About(NamedTuple):
     """Codes; none: those of the datasets."""
     tags: tuple[str, ...] = ()
 
+    def said(self) -> dict[str, Any]:
+        """What of it there is."""
+        return {key: value for key, value in self._asdict().items() if value}
+
 
 def header(named: Mapping[str, Any], about: About, library_name: str, pipeline_tag: str | None) -> dict[str, Any]:
     """Metadata in the order that the Hub's own cards have; what is empty is left out."""

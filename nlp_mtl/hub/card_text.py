@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -17,7 +17,9 @@ _MADE = re.compile(r"<!-- nlp_mtl: metadata (.*?) -->")
 """Metadata as they were made, so that the next push knows what their owner changed."""
 
 
-def merged(old: str | None, header: Mapping[str, Any], text: str, *, where: str, wins: Collection[str] = ()) -> str:
+def merged(
+    old: str | None, header: Mapping[str, Any], text: str, *, where: str, said: Mapping[str, Any] | None = None
+) -> str:
     """A whole card: a new one, or an old one whose made part is written anew and whose other text stays.
 
     Metadata that their owner wrote or changed stay as they are.
@@ -27,13 +29,14 @@ def merged(old: str | None, header: Mapping[str, Any], text: str, *, where: str,
         header: metadata.
         text: what stands between the marks.
         where: which card, for messages.
-        wins: metadata that are said now, whatever their owner wrote earlier.
+        said: those of the metadata that the owner says now, whatever the card says. They are kept as the owner's own.
 
     Raises:
         ModelError: the old one has a mark too few or too many, or its header cannot be read.
     """
     plain = json.loads(json.dumps(header))
-    body = _between_marks(text, plain)
+    said = said or {}
+    body = _between_marks(text, _not_said(plain, said))
     if old is None:
         return f"---\n{as_yaml(plain)}---\n\n{body}\n"
     own, rest = _parted(old, where)
@@ -50,22 +53,28 @@ def merged(old: str | None, header: Mapping[str, Any], text: str, *, where: str,
             f"the card {where} holds {BEGIN!r} {marks[0]} times and {END!r} {marks[1]} times; each should stand there "
             "once, around what a push writes anew: mend the card, or take both out"
         )
-    return f"---\n{as_yaml(_merged_header(own, made_before, plain, wins))}---\n\n{rest}\n"
+    return f"---\n{as_yaml(_merged_header(own, made_before, plain, said))}---\n\n{rest}\n"
 
 
 def _merged_header(
-    own: Mapping[str, Any], made_before: Mapping[str, Any], made: Mapping[str, Any], wins: Collection[str]
+    own: Mapping[str, Any], made_before: Mapping[str, Any], made: Mapping[str, Any], said: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What is made, and beside it what the owner wrote: what differs from what was made before."""
     stays = {
         key: value for key, value in own.items()
-        if key not in ("model-index", "tags", *wins) and value is not None and value != made_before.get(key)
+        if key not in ("model-index", "tags", *said) and value is not None and value != made_before.get(key)
     }  # fmt: skip
     before = made_before.get("tags", [])
     tags = [tag for tag in _texts(own.get("tags")) if tag not in before]
     found = {**made, **stays, "tags": list(dict.fromkeys([*made.get("tags", []), *tags]))}
     index = found.pop("model-index", None)  # the longest comes last
     return {**found, "model-index": index} if index else found
+
+
+def _not_said(made: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata that were found, not told by the owner: a later push may change them."""
+    tags = [tag for tag in made.get("tags", []) if tag not in said.get("tags", ())]
+    return {**{key: value for key, value in made.items() if key not in said}, "tags": tags}
 
 
 def _parted(card: str, where: str) -> tuple[dict[str, Any], str]:

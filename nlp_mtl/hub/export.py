@@ -108,14 +108,14 @@ def export(
     model, tokenizer = load_model(source, revision=revision)
     known = _known(model, task)
     recipe, results = run_of(Path(source).expanduser())
-    about, wins = About(license, tuple(language)), [*["license"] * bool(license), *["language"] * bool(language)]
+    about = About(license, tuple(language))
 
     def card(name: str, there: str | None) -> str:
         made = task_card(
             known.to_dict(), name, source=str(source), encoder=model.config.encoder_config.to_dict(), about=about,
             recipe=recipe, results=results and portable_results(results),
         )  # fmt: skip
-        return merged(there, *made, where=f"of {name}", wins=wins)
+        return merged(there, *made, where=f"of {name}", said=about.said())
 
     export_task(model, tokenizer, task, folder, card=card(repo_id or f"USER/{folder.absolute().name}", None))
     if repo_id is None:

@@ -128,8 +128,9 @@ def push_model(
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        card = model_card(config, repository.repo_id, about=About(tags=tuple(_several(tags) or ())))
-        text = merged(head.card, *card, where=f"of {repository.repo_id}")
+        about = About(tags=tuple(_several(tags) or ()))
+        card = model_card(config, repository.repo_id, about=about)
+        text = merged(head.card, *card, where=f"of {repository.repo_id}", said=about.said())
         (folder / "README.md").write_text(text, encoding="utf-8")
         return repository.upload(folder, commit_message or "Model of nlp_mtl", head, commit_description)
 
@@ -186,9 +187,7 @@ def assemble(
         (folder / "recipe.yaml").write_text(as_yaml(recipe), encoding="utf-8")
         (folder / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     made = model_card(config, repo_id, about=about, recipe=recipe, results=results, facts=facts, plots=plots)
-    text = merged(
-        card, *made, where=f"of {repo_id}", wins=[key for key in ("license", "language") if getattr(about, key)]
-    )
+    text = merged(card, *made, where=f"of {repo_id}", said=about.said())
     readme.write_text(text, encoding="utf-8")
 
 
