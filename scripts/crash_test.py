@@ -203,9 +203,15 @@ def difference(run: Path, alone: Path) -> str | None:
 
 
 def content(path: Path) -> bytes | None:
-    """The bytes of a file, none of a folder; None: there is no such thing. Of results without the command."""
+    """The bytes of a file, none of a folder; None: there is no such thing.
+
+    Of results without the command, of the model card without the name of the run.
+    """
     if path.name == "results.json" and path.exists():
         return json.dumps(json.loads(path.read_text()) | {"command": ""}).encode()
+    if path.name == "README.md" and path.exists():
+        name = re.escape(path.parent.parent.name)
+        return re.sub(rf"(USER/|runs/|- name: ){name}\b", r"\1RUN", path.read_text()).encode()
     return path.read_bytes() if path.is_file() else b"" if path.exists() else None
 
 

@@ -44,9 +44,9 @@ def test_a_run_is_pushed_at_its_end_with_what_the_recipe_says_of_it(hub: Hub, tm
 def test_a_save_after_a_push_that_ended_is_pushed_as_well_and_one_during_it_is_left_out(
     hub: Hub, tmp_path: Path
 ) -> None:
-    hub.faults.append(Fault("POST .*/commit/main", 200, delay=1))
+    hub.faults.append(Fault("POST .*/commit/main", 200, delay=5))
     section = {"repo_id": "me/tiny", "push": "every_save"}
-    done = trained(hub, tmp_path, section, eval_every=20, num_epochs=100, max_steps=600, log_every=100)
+    done = trained(hub, tmp_path, section, eval_every=20, num_epochs=400, max_steps=2400, log_every=100)
     assert done.returncode == 0, done.stderr
     messages = [commit["message"].rpartition(": ")[2] for commit in commits(hub)]
     assert messages[0] == "step 20", done.stderr
