@@ -97,12 +97,8 @@ def steps(
 def _sampler(recipe: Recipe, train: Mapping[str, Split]) -> Sampler:
     """The step plans of a recipe over its training splits."""
     settings, sampling = recipe.training, recipe.sampling
-    balanced = {
-        place: _balanced(recipe, name, split)
-        for place, (name, split) in enumerate(train.items())
-        if recipe.datasets[name].oversample or recipe.datasets[name].undersample
-    }
-    sizes = [balanced[place][0] if place in balanced else _size(split) for place, split in enumerate(train.values())]
+    passes = [_pass_over(recipe, name, split) for name, split in train.items()]
+    sizes = [size for size, _ in passes]
     num_rows = math.inf if 0 in sizes else round(settings.num_epochs * sum(sizes))
     if settings.max_steps is not None:
         num_rows = min(num_rows, settings.max_steps * settings.batch_size)
@@ -123,18 +119,19 @@ def _sampler(recipe: Recipe, train: Mapping[str, Split]) -> Sampler:
         seed=recipe.seed,
         streamed=[place for place, split in enumerate(train.values()) if isinstance(split, StreamedSplit)],
         whole_steps=sampling.strategy == "round_robin",
-        passes_of={place: rows_of for place, (_, rows_of) in balanced.items()},
+        passes_of={place: rows_of for place, (_, rows_of) in enumerate(passes) if rows_of is not None},
     )
 
 
-def _balanced(recipe: Recipe, name: str, split: Split) -> tuple[int, PassRows]:
-    """Rows in a pass over a dataset whose classes are balanced, and which they are."""
+def _pass_over(recipe: Recipe, name: str, split: Split) -> tuple[int, PassRows | None]:
+    """Rows in a pass over a training split (0: nobody knows), and which they are; None: each once."""
     spec = recipe.datasets[name]
     task = spec.oversample or spec.undersample
-    assert task is not None
-    assert isinstance(split, EncodedSplit)
-    balance = oversampled if spec.oversample else undersampled
-    return balance(split.classes(task), recipe.seed)
+    if isinstance(split, StreamedSplit):
+        return split.source.num_rows or 0, None
+    if task is None:
+        return len(split), None
+    return (oversampled if spec.oversample else undersampled)(split.classes(task), recipe.seed)
 
 
 def _drawn_from(recipe: Recipe, prepared: Prepared) -> dict[str, Split]:
@@ -143,14 +140,9 @@ def _drawn_from(recipe: Recipe, prepared: Prepared) -> dict[str, Split]:
     return {name: train[name] for name in prepared.loaded if name in train and recipe.sampling.shares.get(name, 1)}
 
 
-def _size(split: Split) -> int:
-    """Rows of a training split; 0: nobody knows."""
-    return (split.source.num_rows or 0) if isinstance(split, StreamedSplit) else len(split)
-
-
 def steps_per_epoch(recipe: Recipe, prepared: Prepared) -> int:
-    """Steps in which at least as many rows are drawn as the training splits hold, so that the last epoch ends last."""
-    rows = sum(_size(split) for split in _drawn_from(recipe, prepared).values())
+    """Steps in which at least as many rows are drawn as a pass over all data has, so that the last epoch ends last."""
+    rows = sum(_pass_over(recipe, name, split)[0] for name, split in _drawn_from(recipe, prepared).items())
     return math.ceil(rows / recipe.training.batch_size)
 
 

@@ -184,7 +184,7 @@ def _check_streams(recipe: Recipe, loaded: Mapping[str, LoadedDataset]) -> None:
     shares = recipe.sampling.shares
     unknown = [name for name, stream in streams.items() if not stream.num_rows and shares.get(name, 1)]
     because = f"nobody knows how many rows {listed(unknown)} has, which is streamed"
-    if unknown and recipe.sampling.strategy in ("proportional", "temperature"):
+    if unknown and recipe.sampling.strategy in ("proportional", "temperature", "annealed"):
         found = f"`{recipe.sampling.strategy}` goes by rows, but {because}"
         problems.append(Problem("sampling.strategy", f"{found}: say `strategy: fixed` with `shares`, or `uniform`"))
     for key, value in (("max_steps", recipe.training.max_steps), ("eval_every", recipe.training.eval_every)):

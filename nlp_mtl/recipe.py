@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from nlp_mtl.recipe_checks import BUFFER_SIZE, HELD_OUT
 from nlp_mtl.recipe_reading import read_yaml, validate
-from nlp_mtl.sampling_checks import BALANCING_DEFAULTS, SAMPLING_DEFAULTS
+from nlp_mtl.strategy_checks import BALANCING_DEFAULTS, SAMPLING_DEFAULTS
 from nlp_mtl.tasks import Metric, TaskType
 
 SPLITS = ("train", "validation", "test")

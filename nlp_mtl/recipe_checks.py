@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nlp_mtl.errors import Problem, did_you_mean, listed
-from nlp_mtl.sampling_checks import balancing_problems, class_balance_problems, number, sampling_problems
+from nlp_mtl.strategy_checks import balancing_problems, class_balance_problems, number, sampling_problems
 from nlp_mtl.tasks import METRICS
 
 HELD_OUT = 0.1

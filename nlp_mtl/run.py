@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -35,7 +34,7 @@ from nlp_mtl.run_folder import (
     start_folder,
     versions,
 )
-from nlp_mtl.run_push import RunPusher, run_card
+from nlp_mtl.run_push import RunPusher, remove_pushing, run_card
 from nlp_mtl.training.checkpoint import TrainingState
 from nlp_mtl.training.compiled import try_compiler
 from nlp_mtl.training.launcher import check_kind, fsdp_plugin
@@ -97,7 +96,7 @@ def train(
                 logger.info("Pushed: %s", pusher.finish())
         finally:
             if pusher is not None:
-                pusher.clear()
+                remove_pushing(output_dir)
     return results
 
 
@@ -115,7 +114,7 @@ def _trained(
     """Train in a run folder that is ready, evaluate and save; returns the results."""
     output_dir = Path(recipe.output_dir).absolute()
     if accelerator.is_main_process:
-        shutil.rmtree(output_dir / "pushing", ignore_errors=True)  # of a run that was killed while it pushed
+        remove_pushing(output_dir)
     accelerator.wait_for_everyone()
     progress = sys.stderr.isatty() and accelerator.is_main_process
 

@@ -24,6 +24,7 @@ from nlp_mtl.run_folder import save_model, save_plots
 from nlp_mtl.storage import write_text, written_folder
 
 logger = logging.getLogger(__name__)
+_PUSHING = "pushing"
 
 
 class RunPusher:
@@ -98,14 +99,10 @@ class RunPusher:
         )
         return push_to(self._repository, self.output_dir, self._message, self._about)
 
-    def clear(self) -> None:
-        """Remove what was written to be sent."""
-        shutil.rmtree(self._folder.parent, ignore_errors=True)
-
     @property
     def _folder(self) -> Path:
         """What is being pushed, laid out as a run folder, under its name."""
-        return self.output_dir / "pushing" / self.output_dir.name
+        return self.output_dir / _PUSHING / self.output_dir.name
 
     def _push(self, step: int) -> None:
         try:
@@ -114,6 +111,11 @@ class RunPusher:
             logger.warning("Step %d was not pushed, training goes on: %s", step, error)
         else:
             logger.info("Step %d is pushed: %s", step, address)
+
+
+def remove_pushing(output_dir: Path) -> None:
+    """Remove what was written to be sent, also by a run that was killed meanwhile."""
+    shutil.rmtree(output_dir / _PUSHING, ignore_errors=True)
 
 
 def run_card(run: Path, recipe: Recipe, results: Mapping[str, Any], model: PreTrainedModel) -> str:

@@ -8,8 +8,18 @@ from typing import Any
 
 from writable_hub import TOKEN, Hub
 
-ANSWER = "import json, sys, nlp_mtl; print(json.dumps(nlp_mtl.load(*sys.argv[1:2])('anna loves paris .')))"
+ANSWER = "import json, sys, nlp_mtl; print(json.dumps(nlp_mtl.load(sys.argv[1])('anna loves paris .')))"
 """A program that answers with the model that its argument names."""
+
+ABSENT = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "nlp_mtl":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+"""
+"""A program's first lines, where it is not to have the package."""
 
 
 def nlp_mtl(hub: Hub, *arguments: str | Path, **environment: str) -> "subprocess.CompletedProcess[str]":

@@ -75,7 +75,7 @@ def test_sampling_follows_the_recipe(tmp_path: Path) -> None:
     for strategy in ("proportional", "uniform"):
         made = Recipe.from_dict({**recipe(tmp_path, corpus=corpus), "sampling": {"strategy": strategy}})
         data = steps(made, prepare(made))
-        shares[strategy] = float(data.sampler.rates[1])
+        shares[strategy] = float(data.sampler.allocation.phases[0].rates[1])
     assert shares == {"proportional": pytest.approx(0.2), "uniform": 0.5}
 
 
@@ -201,7 +201,7 @@ def test_a_dataset_with_the_share_0_gives_no_rows(tmp_path: Path) -> None:
     )
     prepared = prepare(made)
     data = steps(made, prepared)
-    assert data.sampler.rates.tolist() == pytest.approx([1 / 3, 2 / 3])
+    assert data.sampler.allocation.phases[0].rates.tolist() == pytest.approx([1 / 3, 2 / 3])
     assert "texts" in prepared.split("validation")
 
 

@@ -96,11 +96,6 @@ class Sampler:
         datasets, rows = (np.concatenate(part) for part in zip(*parts, strict=True))
         return StepPlan(step, datasets, rows)
 
-    @property
-    def rates(self) -> np.ndarray:
-        """[datasets] The share of each, in the latest phase."""
-        return self.allocation.phases[-1].rates
-
     def drawn(self, count: int) -> np.ndarray:
         """[datasets] How many of the first ``count`` draws of the run fall to each dataset."""
         if not self.whole_steps:

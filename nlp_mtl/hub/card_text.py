@@ -65,7 +65,7 @@ def _merged_header(
         if key not in ("model-index", "tags", *said) and value is not None and value != made_before.get(key)
     }  # fmt: skip
     before = made_before.get("tags", [])
-    tags = [tag for tag in _texts(own.get("tags")) if tag not in before]
+    tags = [tag for tag in texts(own.get("tags")) if tag not in before]
     found = {**made, **stays, "tags": list(dict.fromkeys([*made.get("tags", []), *tags]))}
     index = found.pop("model-index", None)  # the longest comes last
     return {**found, "model-index": index} if index else found
@@ -114,7 +114,8 @@ def _made_before(part: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _texts(value: Any) -> list[str]:
+def texts(value: Any) -> list[str]:
+    """A value of a card's header that may be a text, several or none."""
     return [str(one) for one in (value if isinstance(value, list) else [value]) if one is not None]
 
 

@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
 )
 
 from nlp_mtl.errors import HubError, ModelError, first_line
+from nlp_mtl.hub.card_text import texts
 from nlp_mtl.retrying import UNANSWERED, retried
 
 _asked = partial(retried, also_unreachable=True)
@@ -111,7 +112,9 @@ class Repository:
             except (*UNANSWERED, HFValidationError):
                 continue
             if card is not None:
-                found[name] = DatasetFacts(", ".join(_texts(card.get("license"))) or None, _texts(card.get("language")))
+                found[name] = DatasetFacts(
+                    ", ".join(texts(card.get("license"))) or None, tuple(texts(card.get("language")))
+                )
         return found
 
     def check_card(self, card: str) -> None:
@@ -182,11 +185,6 @@ class Repository:
             raise HubError(f"the Hub could not be reached ({first_line(error)}). {nothing}") from error
         except ValueError as error:  # what the client makes of metadata that the Hub refuses
             raise HubError(f"the Hub refuses the model card: {_reasons(str(error))}. {nothing}") from error
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    """A value of a card's header that may be a text or a list of them."""
-    return tuple(str(one) for one in (value if isinstance(value, list) else [value]) if one is not None)
 
 
 def _reasons(told: str) -> str:

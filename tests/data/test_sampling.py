@@ -171,7 +171,11 @@ def test_a_step_is_the_same_in_any_order_of_access_in_a_new_object_and_after_pic
 ) -> None:
     expected = [pairs(plan) for plan in sampler]
     fresh = Sampler(
-        sampler.sizes, sampler.rates, batch_size=sampler.batch_size, num_rows=sampler.num_rows, seed=sampler.seed
+        sampler.sizes,
+        sampler.allocation.phases,
+        batch_size=sampler.batch_size,
+        num_rows=sampler.num_rows,
+        seed=sampler.seed,
     )
     steps = 2 * list(range(len(sampler)))
     random.shuffle(steps)
@@ -243,7 +247,7 @@ def test_every_step_of_a_thousand_datasets_keeps_the_share_of_a_large_one() -> N
 def test_counts_are_mostly_within_one_row_of_the_share(evenness: float) -> None:
     random = np.random.default_rng(0)
     strays = [
-        np.abs(sampler.drawn(count) - count * sampler.rates).max()
+        np.abs(sampler.drawn(count) - count * sampler.allocation.phases[0].rates).max()
         for size in (5, 12, 40, 100)
         for sampler in map(with_rates, random.dirichlet(np.full(size, evenness), 3))
         for count in range(300)

@@ -17,13 +17,6 @@ from nlp_mtl.hub.card_text import BEGIN, END, merged
 from nlp_mtl.hub.repository import DatasetFacts
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    recipe = tiny_recipe(tmp_path_factory.mktemp("run"), max_steps=2, log_every=1, eval_every=1)
-    train(recipe)
-    return Path(recipe.output_dir)
-
-
 @pytest.fixture
 def told(run: Path) -> dict[str, Any]:
     """The arguments of a card."""

@@ -1,18 +1,15 @@
 """Models are pushed by the command line to a Hub, with a card, and loaded by id in another process."""
 
 import json
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from hub_runs import ANSWER, commits, nlp_mtl, python
 from huggingface_hub import ModelCard
-from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 from writable_hub import TOKEN, Fault, Hub
 
@@ -26,16 +23,6 @@ FILES = [
     "README.md", "config.json", "model.safetensors", "modeling_nlp_mtl.py", "plots/losses.png", "plots/scores.png",
     "recipe.yaml", "results.json",
 ]  # fmt: skip
-
-ABSENT = """
-import sys
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "nlp_mtl":
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Absent())
-"""
-"""A program's first lines, where it is not to have the package."""
 
 
 def push(hub: Hub, *arguments: str | Path, token: str = TOKEN) -> "subprocess.CompletedProcess[str]":
@@ -57,77 +44,6 @@ def test_a_run_is_pushed_in_one_commit_and_loaded_by_id_in_another_process(run: 
     expected = json.loads(json.dumps(answer))
     assert python(hub, ANSWER, "me/tiny") == expected
     assert python(hub, ANSWER, "me/tiny", HF_HUB_OFFLINE="1") == expected  # from the cache
-
-
-@pytest.mark.slow
-def test_a_private_model_is_seen_with_the_token_alone(run: Path, hub: Hub) -> None:
-    assert push(hub, run, "me/secret", "--private").returncode == 0
-    assert nlp_mtl(hub, "predict", "me/secret", "anna").returncode == 0
-    done = nlp_mtl(hub, "predict", "me/secret", "anna", HF_TOKEN="hf_of_somebody_else", HF_HOME=str(hub.root / "other"))
-    assert done.returncode == 2
-    assert "no such model on the Hub that you can see" in done.stderr
-
-
-@pytest.mark.slow
-def test_a_revision_is_loaded_as_it_was(run: Path, hub: Hub, tmp_path: Path) -> None:
-    repository = hub.root / "models" / "me" / "tiny"
-    other = shutil.copytree(run, tmp_path / "other")
-    weights = load_file(other / "model" / "model.safetensors")
-    weights["heads.sentiment_head.classifier.bias"] += torch.tensor([5.0, -5.0])
-    save_file(weights, other / "model" / "model.safetensors", metadata={"format": "pt"})
-    for source, folder in ((run, repository.with_name("tiny@v2")), (other, repository)):
-        folder.mkdir(parents=True)
-        assemble(source, folder, "me/tiny", None, About())
-    old, new = (json.loads(json.dumps(load(path)("anna loves paris ."))) for path in (run, other))
-    assert old != new
-    program = """
-import json, nlp_mtl
-from huggingface_hub import HfApi
-commit = HfApi().model_info("me/tiny", revision="v2").sha
-print(json.dumps([
-    nlp_mtl.load("me/tiny", revision=revision)("anna loves paris .") for revision in (None, "v2", commit)
-]))
-"""
-    assert python(hub, program) == [new, old, old]
-
-
-@pytest.mark.slow
-def test_with_the_package_auto_classes_load_by_id_without_trust(run: Path, hub: Hub) -> None:
-    (hub.root / "models" / "me" / "tiny").mkdir(parents=True)
-    assemble(run, hub.root / "models" / "me" / "tiny", "me/tiny", None, About())
-    program = """
-import json, nlp_mtl
-from nlp_mtl import MultiTaskModel
-from transformers import AutoModel
-print(json.dumps(type(AutoModel.from_pretrained("me/tiny")) is MultiTaskModel))
-"""
-    assert python(hub, program)
-
-
-@pytest.mark.slow
-def test_the_repository_loads_without_the_package_by_its_own_code(run: Path, hub: Hub, tmp_path: Path) -> None:
-    assert push(hub, run, "me/tiny").returncode == 0
-    program = f"""{ABSENT}
-import json, torch
-from transformers import AutoModel
-model = AutoModel.from_pretrained("me/tiny", trust_remote_code=True).eval()
-with torch.no_grad():
-    print(json.dumps({{task: logits.tolist() for task, logits in model(torch.arange(5, 15)[None]).items()}}))
-"""
-    found = python(hub, program)
-    with torch.no_grad():
-        ours = load(run).model(torch.arange(5, 15)[None])
-    assert found == {task: logits.tolist() for task, logits in ours.items()}
-
-
-@pytest.mark.slow
-def test_the_program_that_the_card_shows_runs_without_the_package_and_asks_nothing(run: Path, hub: Hub) -> None:
-    assert push(hub, run, "me/tiny").returncode == 0
-    card = (hub.root / "models" / "me" / "tiny" / "README.md").read_text()
-    (shown,) = (block for block in re.findall(r"```python\n(.*?)```", card, re.DOTALL) if "trust_remote_code" in block)
-    ending = "import json; print(json.dumps({task: [*one.shape] for task, one in logits.items()}))"
-    found = python(hub, ABSENT + shown + ending)
-    assert {*found} == {"ner", "pos", "sentiment"}
 
 
 @pytest.mark.slow

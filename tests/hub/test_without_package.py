@@ -1,6 +1,7 @@
 """The code that goes with a model gives the package's logits, in a process that does not have the package."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,10 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from hub_runs import ABSENT, nlp_mtl, python
+from writable_hub import Hub
 
+from nlp_mtl import load
 from nlp_mtl.models.multitask import from_encoder
 from nlp_mtl.tasks import Task
 
@@ -16,21 +20,15 @@ TASKS = [
     Task("ner", "token-classification", ("O", "B-PER", "I-PER"), "span_f1"),
     Task("mood", "text-classification", ("bad", "good"), "accuracy"),
 ]
-PROGRAM = """
-import json, sys
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "nlp_mtl":
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Absent())
-import torch
+PROGRAM = f"""{ABSENT}
+import json, torch
 from transformers import AutoModel
-found = {}
+found = {{}}
 for folder in sys.argv[1:]:
     model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
     with torch.no_grad():
         logits = model(torch.arange(5, 29).view(2, 12), torch.tensor([[1] * 12, [1] * 7 + [0] * 5]))
-    found[folder] = {task: one.tolist() for task, one in logits.items()}
+    found[folder] = {{task: one.tolist() for task, one in logits.items()}}
 print(json.dumps(found))
 """
 
@@ -61,3 +59,29 @@ def test_token_types_of_single_texts_are_taken_and_those_of_pairs_refused() -> N
     assert all(torch.equal(plain[task], typed[task]) for task in plain)
     with pytest.raises(ValueError, match="tell of pairs"):
         model(ids, token_type_ids=torch.ones_like(ids))
+
+
+@pytest.mark.slow
+def test_the_repository_loads_without_the_package_by_its_own_code(run: Path, hub: Hub, tmp_path: Path) -> None:
+    assert nlp_mtl(hub, "push", run, "me/tiny").returncode == 0
+    program = f"""{ABSENT}
+import json, torch
+from transformers import AutoModel
+model = AutoModel.from_pretrained("me/tiny", trust_remote_code=True).eval()
+with torch.no_grad():
+    print(json.dumps({{task: logits.tolist() for task, logits in model(torch.arange(5, 15)[None]).items()}}))
+"""
+    found = python(hub, program)
+    with torch.no_grad():
+        ours = load(run).model(torch.arange(5, 15)[None])
+    assert found == {task: logits.tolist() for task, logits in ours.items()}
+
+
+@pytest.mark.slow
+def test_the_program_that_the_card_shows_runs_without_the_package_and_asks_nothing(run: Path, hub: Hub) -> None:
+    assert nlp_mtl(hub, "push", run, "me/tiny").returncode == 0
+    card = (hub.root / "models" / "me" / "tiny" / "README.md").read_text()
+    (shown,) = (block for block in re.findall(r"```python\n(.*?)```", card, re.DOTALL) if "trust_remote_code" in block)
+    ending = "import json; print(json.dumps({task: [*one.shape] for task, one in logits.items()}))"
+    found = python(hub, ABSENT + shown + ending)
+    assert {*found} == {"ner", "pos", "sentiment"}

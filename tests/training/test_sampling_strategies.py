@@ -10,7 +10,7 @@ import pytest
 from tiny_runs import assert_same_end, lines, moved, score_lines, stopped_after, values
 
 from nlp_mtl import Recipe, RecipeError, train
-from nlp_mtl.build import resampling, steps
+from nlp_mtl.build import resampling, steps, trainer_arguments
 from nlp_mtl.build_data import prepare
 from nlp_mtl.data.rates import needed_rates
 
@@ -118,6 +118,9 @@ def test_classes_are_balanced_as_the_recipe_says(tmp_path: Path, how: str) -> No
     counts = np.unique(classes, return_counts=True)[1]
     wanted = counts.max() if how == "oversample" else counts.min()
     assert data.sampler.sizes[1] == wanted * len(counts)
+    assert trainer_arguments(recipe, prepared)["eval_every"] == -(
+        -data.sampler.sizes.sum() // recipe.training.batch_size
+    )
     rows = np.concatenate([plan.rows[plan.datasets == 1] for plan in data.sampler])[: data.sampler.sizes[1]]
     assert np.unique(classes[rows], return_counts=True)[1].tolist() == [wanted] * len(counts)
 

@@ -107,9 +107,11 @@ def test_a_run_that_a_wrong_row_ended_goes_on_when_the_row_is_mended(
     assert train(Recipe.from_dict(given), resume=True)["steps"] == 40
 
 
-def test_a_stream_of_unknown_size_needs_counts_in_steps_and_shares(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["proportional", "temperature", "annealed"])
+def test_a_stream_of_unknown_size_needs_counts_in_steps_and_shares(tmp_path: Path, strategy: str) -> None:
     given = streamed(tmp_path, max_steps=None, eval_every=None)
-    del given["sampling"], given["tasks"]["sentiment"]["label_names"]
+    del given["tasks"]["sentiment"]["label_names"]
+    given["sampling"] = {"strategy": strategy}
     recipe = Recipe.from_dict(given)
     with pytest.raises(RecipeError) as refused:
         prepare(recipe)
