@@ -20,8 +20,8 @@ from nlp_mtl.training.loss_weights import (
     random_weights,
 )
 
-LEARNED = {"uncertainty": (0.0, 1e-3, 0.0), "imtl_l": (0.0, 1e-3, 0.0), "famo": (0.0, 0.025, 1e-3)}
-"""Of strategies that learn: first value, learning rate, weight decay; FAMO's are those of its authors' code."""
+LEARNED = {"uncertainty": (1e-3, 0.0), "imtl_l": (1e-3, 0.0), "famo": (0.025, 1e-3)}
+"""Of strategies that learn: learning rate and weight decay; FAMO's are those of its authors' code."""
 READ_LOSSES = ("log", "maximum", "smooth_maximum", "famo")
 """Strategies whose weights depend on the losses of the very step: a forward pass more."""
 
@@ -99,8 +99,8 @@ class Balancer:
         self._sums = torch.zeros(2, len(tasks), device=device)  # of this period: losses, and steps that had one
         self.learned: nn.Parameter | None = None
         if strategy in LEARNED:
-            first, own_rate, decay = LEARNED[strategy]
-            self.learned = nn.Parameter(torch.full((len(tasks),), first, device=device))
+            own_rate, decay = LEARNED[strategy]
+            self.learned = nn.Parameter(torch.zeros(len(tasks), device=device))
             rate = own_rate if learning_rate is None else learning_rate
             self._optimizer = torch.optim.Adam([self.learned], lr=rate, weight_decay=decay)
 
@@ -112,7 +112,9 @@ class Balancer:
             present: [tasks] whether a task has labelled items in the step; the strategy ``fixed`` does not ask.
             losses: [tasks] of the step, where ``reads_losses``.
         """
-        return self.fixed if present is None else self.fixed * self._own_weights(step, present, losses)
+        if present is None:
+            return self.fixed
+        return self.fixed * self._own_weights(step, present & (self.fixed > 0), losses)
 
     def _own_weights(self, step: int, present: Tensor, losses: Tensor | None) -> Tensor | float:
         if self.strategy == "random":
@@ -150,7 +152,7 @@ class Balancer:
                 self._sums.zero_()
         if self.learned is None:
             return
-        scaled = losses * self.fixed
+        scaled, present = losses * self.fixed, present & (self.fixed > 0)
         if self.strategy == "uncertainty":  # of exp(-s) L + s / 2
             gradient = 0.5 - torch.exp(-self.learned) * scaled
         elif self.strategy == "imtl_l":  # of exp(s) L - s

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -157,6 +158,21 @@ def test_a_task_that_is_not_there_changes_nothing_of_what_is_learned_of_it(strat
         balancer.update(step, losses, present, losses * 0.9 if balancer.reads_next_losses else None)
     if balancer.learned is not None and strategy != "famo":
         assert float(balancer.learned.detach()[1]) == 0
+
+
+@pytest.mark.parametrize("strategy", [*LEARNED, "log", "maximum", "smooth_maximum"])
+def test_a_task_that_counts_nothing_takes_nothing_from_the_others(strategy: str) -> None:
+    ones = [replace(task, loss_weight=1.0) for task in TASKS]
+    scored_only = [ones[0], replace(ones[1], loss_weight=0.0), ones[2]]
+    losses, following = torch.tensor([2.0, 9.0, 0.5]), torch.tensor([1.0, 9.0, 0.4])
+    found = []
+    for tasks, present in ((scored_only, ALL), (ones, torch.tensor([True, False, True]))):
+        balancer = Balancer(tasks, strategy, learning_rate=0.1 if strategy in LEARNED else None)
+        for step in range(4):
+            weights = balancer.weights(step, present, losses)
+            balancer.update(step, losses, present, following)
+        found.append(weights[[0, 2]])
+    torch.testing.assert_close(*found)
 
 
 def test_losses_are_scaled_by_what_guessing_loses() -> None:
