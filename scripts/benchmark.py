@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,14 @@ from nlp_mtl import Recipe
 from nlp_mtl.build import steps, trainer_arguments
 from nlp_mtl.build_data import Prepared, prepare
 from nlp_mtl.data.encoding import label_column
-from nlp_mtl.data.steps import StepBatches, StepDataset
+from nlp_mtl.data.steps import StepBatches
 from nlp_mtl.metrics import Scores
 from nlp_mtl.models.encoder import load_encoder, load_tokenizer
 from nlp_mtl.models.multitask import MultiTaskModel, from_encoder
 from nlp_mtl.tasks import Task
+from nlp_mtl.training import trainer
 from nlp_mtl.training.balancing import Balancer
-from nlp_mtl.training.trainer import train
+from nlp_mtl.training.loader import loaded_steps
 
 PARTS = {
     "padded-32": ("padded", 32, "no"),
@@ -62,8 +64,10 @@ PARTS = {
     "packed-256": ("packed", 256, "no"),
     "packed-32-bf16": ("packed", 32, "bf16"),
     "packed-256-bf16": ("packed", 256, "bf16"),
+    "packed-1024-bf16": ("packed", 1024, "bf16"),
     "stock": ("random", 32, "no"),
     "stock-by-length": ("group_by_length", 32, "no"),
+    "stock-bf16": ("random", 32, "bf16"),
 }
 """Layout (or compiled: padded to a few lengths), or the stock Trainer's sampling strategy; rows in a step; format."""
 
@@ -72,9 +76,9 @@ Measured = dict[str, float]
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "ewt_sst2_agnews.yaml"
 
 
-def matrix_peak(mixed_precision: str, size: int = 2048, seconds: float = 2.0) -> float:
+def matrix_peak(mixed_precision: str, seconds: float = 2.0) -> float:
     """Multiply-adds x 2 a second of a matrix product."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device, size = ("cuda", 8192) if torch.cuda.is_available() else ("cpu", 2048)
     kind = torch.bfloat16 if mixed_precision == "bf16" else torch.float32
     a, b = (torch.rand(size, size, device=device).to(kind) for _ in range(2))
     (a @ b).sum().item()
@@ -109,18 +113,23 @@ def rows_for(prepared: Prepared, wanted: int) -> Prepared:
     return replace(prepared, encoded=encoded)
 
 
-class Watched(StepDataset):
-    """Steps that tell how long they took to make, and what share of their tokens is padding."""
+class Watched:
+    """Steps as training asks for them: how long it waits for each, and what share of their tokens is padding."""
 
-    seconds, useful, computed = 0.0, 0, 0
+    def __init__(self) -> None:
+        self.seconds, self.useful, self.computed = 0.0, 0, 0
 
-    def __getitem__(self, step: int) -> StepBatches:
-        start = time.perf_counter()
-        batches = super().__getitem__(step)
-        self.seconds += time.perf_counter() - start
-        self.useful += batches.num_tokens
-        self.computed += sum(batch.inputs["input_ids"].numel() for batch in batches.micro_batches)
-        return batches
+    def __call__(self, *arguments: Any) -> Iterator[StepBatches]:
+        made = loaded_steps(*arguments)
+        while True:
+            start = time.perf_counter()
+            batches = next(made, None)
+            self.seconds += time.perf_counter() - start
+            if batches is None:
+                return
+            self.useful += batches.num_tokens
+            self.computed += sum(batch.inputs["input_ids"].numel() for batch in batches.micro_batches)
+            yield batches
 
 
 def ours(recipe: Recipe, prepared: Prepared, layout: str, batch_size: int, precision: str, folder: Path) -> Measured:
@@ -128,13 +137,12 @@ def ours(recipe: Recipe, prepared: Prepared, layout: str, batch_size: int, preci
     once = {"batch_size": batch_size, "num_epochs": 1, "ema_decay": 0, "layer_decay": 1, "selection_weights": {}}
     compiled = layout == "compiled"
     layout = "padded" if compiled else layout
-    once |= {"layout": layout, "mixed_precision": precision, "num_workers": 0, "compile": compiled}
+    once |= {"layout": layout, "mixed_precision": precision, "compile": compiled}
     changes = {"sampling": {}, "training": recipe.training.model_dump() | once, "output_dir": str(folder)}
     recipe = Recipe.from_dict(recipe.to_dict() | changes)
     accelerator = Accelerator(mixed_precision="no")
     data = steps(recipe, prepared, device=accelerator.device.type)
-    data.__class__ = Watched  # of the same making
-    assert isinstance(data, Watched)
+    trainer.loaded_steps = watched = Watched()
     model = from_encoder(load_encoder(recipe.encoder), prepared.tasks, max_length=prepared.framing.max_length)
     data.packed = model.packs(layout)
     folder.mkdir(parents=True)
@@ -145,16 +153,16 @@ def ours(recipe: Recipe, prepared: Prepared, layout: str, batch_size: int, preci
         return {}, None
 
     start = time.perf_counter()
-    train(
-        model, data, prepared.tasks, evaluate, Balancer(prepared.tasks),
+    trainer.train(
+        model, data, prepared.tasks, evaluate, Balancer(prepared.tasks, device=accelerator.device),
         accelerator=accelerator, output_dir=folder,
         **trainer_arguments(recipe, prepared) | {"eval_every": None},
     )  # fmt: skip
     seconds = ends[-1] - start
-    return {"seconds": seconds, "waiting": data.seconds / seconds, "padding": 1 - data.useful / data.computed}
+    return {"seconds": seconds, "waiting": watched.seconds / seconds, "padding": 1 - watched.useful / watched.computed}
 
 
-def stock(encoder: str, prepared: Prepared, task: Task, folder: Path, strategy: str) -> float:
+def stock(encoder: str, prepared: Prepared, task: Task, folder: Path, strategy: str, precision: str) -> float:
     """Seconds for one epoch of a stock Trainer on the rows of one task."""
     split = next(splits["train"] for splits in prepared.encoded.values() if task.name in splits["train"].tasks)
     framing, is_tokens = prepared.framing, task.type == "token-classification"
@@ -179,18 +187,18 @@ def stock(encoder: str, prepared: Prepared, task: Task, folder: Path, strategy: 
     model = auto.from_pretrained(encoder, num_labels=len(task.labels), dtype=torch.float32)
     arguments = transformers.TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=32, num_train_epochs=1, learning_rate=2e-4,
-        train_sampling_strategy=strategy,
+        train_sampling_strategy=strategy, bf16=precision == "bf16", use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
         report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True,
     )  # fmt: skip
     # The Trainer's default collator does not pad the labels of tokens; this is the stock one that does.
     collator = transformers.DataCollatorForTokenClassification(prepared.tokenizer) if is_tokens else None
-    trainer = transformers.Trainer(
+    stock_trainer = transformers.Trainer(
         model, arguments, train_dataset=rows, processing_class=prepared.tokenizer, data_collator=collator
     )
-    trainer.remove_callback(transformers.PrinterCallback)
+    stock_trainer.remove_callback(transformers.PrinterCallback)
     start = time.perf_counter()
-    trainer.train()
+    stock_trainer.train()
     return time.perf_counter() - start
 
 
@@ -217,7 +225,10 @@ def main() -> None:
     parser.add_argument("--encoder", help="another encoder than the recipe's")
     parser.add_argument("--random", choices=["bert-base", "modernbert-base"], help="one with random weights")
     parser.add_argument("--rows", type=int, default=2048)
-    quick = [part for part in PARTS if not part.startswith("compiled")]
+    parser.add_argument("--max-tokens", type=int, help="the most tokens in a micro-batch, instead of the recipe's")
+    parser.add_argument("--workers", type=int, default=0, help="processes that make batches ahead")
+    left_out = ("compiled-32", "compiled-256", "packed-1024-bf16", "stock-bf16")
+    quick = [part for part in PARTS if part not in left_out]
     parser.add_argument("--only", nargs="+", choices=PARTS, default=quick, metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--json", action="store_true", help="print JSON as well")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # one part, in this process
@@ -228,11 +239,12 @@ def main() -> None:
         if options.here:
             print(json.dumps(measure(options, Path(folder))))
             return
-        arguments = ["--data", options.data, "--rows", str(options.rows)]
+        arguments = ["--data", options.data, "--rows", str(options.rows), "--workers", str(options.workers)]
         if options.random:
-            tokenizer = load_tokenizer(Recipe.from_yaml(RECIPE).encoder)
+            tokenizer = load_tokenizer(options.encoder or Recipe.from_yaml(RECIPE).encoder)
             options.encoder = random_encoder(options.random, tokenizer, Path(folder))
         arguments += ["--encoder", options.encoder] if options.encoder else []
+        arguments += ["--max-tokens", str(options.max_tokens)] if options.max_tokens else []
         reports = {part: in_a_process_of_its_own([*arguments, "--only", part]) for part in options.only}
     print_table(reports)
     if options.json:
@@ -277,7 +289,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     (part,) = options.only
     kind, batch_size, precision = PARTS[part]
     encoder = [f"encoder={options.encoder}"] if options.encoder else []
-    recipe = Recipe.from_yaml(RECIPE, [f"data_dir={options.data}", *encoder])
+    most = [f"training.max_tokens={options.max_tokens}"] if options.max_tokens else []
+    most.append(f"training.num_workers={options.workers}")
+    recipe = Recipe.from_yaml(RECIPE, [f"data_dir={options.data}", *encoder, *most])
     prepared = rows_for(prepare(recipe, splits=["train"]), options.rows)
     loaded = load_encoder(recipe.encoder)
     device = f"{torch.get_num_threads()} threads"
@@ -291,16 +305,16 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "matrix_peak": matrix_peak(precision),
         "operations_a_token": operations_a_token(loaded),
     }
-    name = loaded.name_or_path
+    name, is_bf16 = loaded.name_or_path, precision == "bf16"
     del loaded  # not of what is measured
     if part.startswith("stock"):
         count = sum(useful_tokens(prepared, task.name) for task in prepared.tasks)
         names = {"random": "default collator", "group_by_length": "group_by_length"}
-        report["title"] = f"stock Trainer, four runs of batch {batch_size}, {names[kind]}"
-        seconds = sum(stock(name, prepared, task, folder / task.name, kind) for task in prepared.tasks)
+        report["title"] = f"stock Trainer, four runs of batch {batch_size}, {names[kind]}" + ", bf16" * is_bf16
+        seconds = sum(stock(name, prepared, task, folder / task.name, kind, precision) for task in prepared.tasks)
     else:
         count = report["tokens"]
-        report["title"] = f"ours, {kind}, batch_size {batch_size}" + ", bf16" * (precision == "bf16")
+        report["title"] = f"ours, {kind}, batch_size {batch_size}" + ", bf16" * is_bf16
         # What is compiled in the first run serves the second: it takes all rows, so that all lengths come.
         warm = rows_for(prepared, 128) if kind != "compiled" else prepared
         warm_seconds = ours(recipe, warm, kind, batch_size, precision, folder / "warm")["seconds"]

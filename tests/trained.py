@@ -20,6 +20,11 @@ from nlp_mtl.training.trainer import train
 Weights = dict[str, torch.Tensor]
 
 
+def copied(model: torch.nn.Module) -> Weights:
+    """A model's weights as they are now, on the CPU."""
+    return {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}
+
+
 class Run:
     """A model, its data, and a stand-in for evaluation that gives scores as told and keeps the weights it saw."""
 
@@ -38,20 +43,21 @@ class Run:
     def train(self, **changes: Any) -> TrainingState:
         self.seen: list[Weights] = [self.weights()]
         self.evaluated: list[Weights] = []
+        accelerator = Accelerator()
         return train(
-            self.model, self.data, self.tasks, self._evaluate, Balancer(self.tasks),
-            accelerator=Accelerator(), output_dir=self.folder, **{**self.arguments, **changes},
+            self.model, self.data, self.tasks, self._evaluate, Balancer(self.tasks, device=accelerator.device),
+            accelerator=accelerator, output_dir=self.folder, **{**self.arguments, **changes},
         )  # fmt: skip
 
     def weights(self) -> Weights:
-        return {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        return copied(self.model)
 
     def checkpoints(self) -> set[int]:
         return {int(path.name.split("-")[1]) for path in (self.folder / "checkpoints").glob("*")}
 
     def _evaluate(self, model: MultiTaskModel) -> tuple[dict, float | None]:
         self.seen.append(self.weights())
-        self.evaluated.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        self.evaluated.append(copied(model))
         return {}, self.scores[len(self.seen) - 2] if len(self.seen) - 2 < len(self.scores) else None
 
 

@@ -31,6 +31,10 @@ else:
     if {"window_size", "scale"} <= set(signature(varlen.varlen_attn).parameters):
         _varlen_attn = varlen.varlen_attn
 
+# What scaled_dot_product_attention takes for jagged tensors. Behind them a call costs twenty times as much, and only it
+# drops out and takes float32; for short texts it is also faster than the flash kernel.
+_memory_efficient: Any = getattr(torch.ops.aten, "_efficient_attention_forward", None)
+
 logger = logging.getLogger(__name__)
 
 ATTENTION = "nlp_mtl_packed"
@@ -64,17 +68,33 @@ def attention(
         attend = partial(attend_dropping, dropout=dropout) if dropout else _by_length
         return attend(states, lengths, window=window, scale=scale)[None], None
     cu_seq_lens: Tensor = kwargs["cu_seq_lens_q"]
-    if not dropout and _has_kernel(query):
-        q, k, v = (one.transpose(0, 1) for one in states)
+    longest = max(lengths)
+    if window is not None and longest <= window:
+        window = None
+    q, k, v = (one.transpose(0, 1) for one in states)
+    if window is None and _has_memory_efficient(query):
+        # 0: no mask; True: what the backward pass needs is kept.
+        ends = (cu_seq_lens, cu_seq_lens, longest, longest)
+        out = _memory_efficient(q[None], k[None], v[None], None, *ends, dropout, 0, True, scale=scale)[0][0]
+    elif not dropout and _has_flash(query):
         reach = (-1, -1) if window is None else (window - 1, window - 1)
-        longest = max(lengths)
         out = _varlen_attn(q, k, v, cu_seq_lens, cu_seq_lens, longest, longest, scale=scale, window_size=reach)
     else:
         out = _padded(states, cu_seq_lens, lengths, window, dropout, scale)
     return out[None], None
 
 
-def _has_kernel(query: Tensor) -> bool:
+def _has_memory_efficient(query: Tensor) -> bool:
+    """Whether torch's memory-efficient kernel takes such states: rows of whole 16 bytes, on a GPU."""
+    return (
+        _memory_efficient is not None
+        and query.device.type == "cuda"
+        and query.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        and query.shape[-1] * query.element_size() % 16 == 0
+    )
+
+
+def _has_flash(query: Tensor) -> bool:
     """Whether torch's variable-length flash kernel takes such states: half precision, an Ampere GPU or later."""
     return (
         _varlen_attn is not None

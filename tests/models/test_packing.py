@@ -6,40 +6,19 @@ import torch
 from attention_by_hand import by_hand, states
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mixed_steps import MAX_LENGTH, TASKS, framing, splits
+from mixed_steps import MAX_LENGTH, TASKS
+from packed_batches import FIXED, PACKABLE, loss_and_gradients, micro_batch
 from stock_models import tiny_model
-from tiny import FAMILIES, PAD, VOCABULARY, encoder
+from tiny import PAD, VOCABULARY, encoder
 from torch import Tensor
 from transformers import AutoModel, NomicBertConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from nlp_mtl.data.batches import MicroBatch, collate
-from nlp_mtl.data.items import read_items
 from nlp_mtl.errors import ModelError
 from nlp_mtl.models import packing
 from nlp_mtl.models.encoder import checkpoint_gradients
-from nlp_mtl.models.multitask import MultiTaskModel, from_encoder
-from nlp_mtl.training.balancing import summed_loss
-
-FIXED = {"deberta-v2", "mpnet"}
-PACKABLE = sorted(set(FAMILIES) - FIXED)
-
-
-def micro_batch(*, packed: bool, labelled: bool = True) -> MicroBatch:
-    """All rows of the tiny corpus, one of them empty, some of them windows of a long text."""
-    items = [one for split in splits() for one in read_items(split, range(len(split)), TASKS, framing())]
-    if not labelled:
-        items = [one._replace(labels={}) for one in items]
-    return collate(items, TASKS, framing(), packed=packed)
-
-
-def loss_and_gradients(model: MultiTaskModel, batch: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
-    model.zero_grad()
-    logits = model(**batch.inputs, rows={task: rows.rows for task, rows in batch.tasks.items()})
-    loss = torch.stack([summed_loss(logits[task], rows) for task, rows in batch.tasks.items()]).sum()
-    loss.backward()
-    return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+from nlp_mtl.models.multitask import from_encoder
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -205,30 +184,47 @@ def test_texts_padded_together_are_at_most_twice_as_long_as_each_other(lengths: 
     assert all(group and max(group) <= 2 * min(group) for group in groups)
 
 
-@pytest.mark.parametrize(("window", "reach"), [(None, (-1, -1)), (5, (4, 4))])
-def test_the_kernel_for_texts_of_various_lengths_gets_what_it_is_documented_to_take(
-    window: int | None, reach: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+class OnGpu(Tensor):
+    device = torch.device("cuda")
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize(("window", "reach"), [(None, (-1, -1)), (9, (-1, -1)), (5, (4, 4))])
+@pytest.mark.parametrize("only_flash", [True, False])
+def test_the_kernels_for_texts_of_various_lengths_get_what_they_are_documented_to_take(
+    window: int | None, reach: tuple[int, int], dropout: float, only_flash: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lengths = (7, 3, 1)
     ends = torch.tensor([0, 7, 10, 11], dtype=torch.int32)
     given_states = states(sum(lengths))
     expected = by_hand(given_states, list(lengths), window, 0.3)
+    called = []
 
-    def kernel(q: Tensor, k: Tensor, v: Tensor, *rest: Any, scale: float, window_size: tuple[int, int]) -> Tensor:
+    def flash(q: Tensor, k: Tensor, v: Tensor, *rest: Any, scale: float, window_size: tuple[int, int]) -> Tensor:
         assert q.shape == k.shape == v.shape == (11, 2, 4)  # [tokens, heads, size]
         assert (rest[0] is ends, rest[1] is ends, rest[2:]) == (True, True, (7, 7))
         assert (scale, window_size) == (0.3, reach)
+        called.append("flash")
         return expected
 
-    class OnGpu(Tensor):
-        device = torch.device("cuda")
+    def memory_efficient(q: Tensor, k: Tensor, v: Tensor, *rest: Any, scale: float) -> tuple[Tensor, Tensor]:
+        assert q.shape == k.shape == v.shape == (1, 11, 2, 4)
+        assert (rest[0], rest[1] is ends, rest[2] is ends, rest[3:]) == (None, True, True, (7, 7, dropout, 0, True))
+        assert scale == 0.3
+        called.append("memory efficient")
+        return expected[None], ends
 
-    monkeypatch.setattr(packing, "_varlen_attn", kernel)
-    monkeypatch.setattr(packing, "_has_kernel", lambda query: True)
+    monkeypatch.setattr(packing, "_varlen_attn", flash)
+    monkeypatch.setattr(packing, "_memory_efficient", memory_efficient)
+    monkeypatch.setattr(packing, "_has_flash", lambda query: True)
+    monkeypatch.setattr(packing, "_has_memory_efficient", lambda query: not only_flash)
+    monkeypatch.setattr(packing, "_padded", lambda *_: called.append("padded") or expected)
     q, k, v = (one[None].detach().as_subclass(OnGpu) for one in given_states)
-    kwargs = {"cu_seq_lens_q": ends, "lengths": lengths, "sliding_window": window, "scaling": 0.3, "dropout": 0.0}
+    kwargs = {"cu_seq_lens_q": ends, "lengths": lengths, "sliding_window": window, "scaling": 0.3, "dropout": dropout}
     found, _ = packing.attention(torch.nn.Module(), q, k, v, None, **kwargs)
     torch.testing.assert_close(found.detach(), expected[None].detach())
+    near = window == 5
+    assert called == ["memory efficient" if not only_flash and not near else "padded" if dropout else "flash"]
 
 
 def test_gradients_are_the_same_when_layers_run_again_with_dropout() -> None:

@@ -23,6 +23,7 @@ def test_every_parameter_changes(tmp_path: Path) -> None:
     assert [name for name, _ in a_run.model.named_parameters() if torch.equal(before[name], after[name])] == []
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="trains on the GPU")
 def test_a_run_on_cpu_draws_dropout_quickly_and_adds_up_embeddings_by_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

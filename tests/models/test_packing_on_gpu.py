@@ -1,0 +1,82 @@
+"""What only a GPU can show of packed texts; everything else about them is in test_packing.py."""
+
+import pytest
+import torch
+from attention_by_hand import by_hand
+from packed_batches import PACKABLE, loss_and_gradients, micro_batch
+from stock_models import tiny_model
+from torch import Tensor
+
+from nlp_mtl.models import packing
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+LENGTHS = [130, 64, 33, 33, 7, 1]
+ENDS = torch.tensor([0, *LENGTHS]).cumsum(0).int()
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+
+
+def states(dtype: torch.dtype, size: int = 32) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(3, sum(LENGTHS), size, generator=generator).to(dtype) for _ in range(3)]
+
+
+def attended(given: list[Tensor], window: int | None = None, dropout: float = 0.0) -> tuple[Tensor, list[Tensor]]:
+    """What attention gives on the GPU, and the gradients of the sum of its squares."""
+    inputs = [one.cuda().requires_grad_() for one in given]
+    q, k, v = (one[None] for one in inputs)
+    kwargs = {"cu_seq_lens_q": ENDS.cuda(), "lengths": tuple(LENGTHS), "sliding_window": window, "scaling": 0.2}
+    found, _ = packing.attention(torch.nn.Module(), q, k, v, None, dropout=dropout, **kwargs)
+    found.float().square().sum().backward()
+    return found[0].detach().cpu(), [one.grad.cpu() for one in inputs if one.grad is not None]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [32, 4, 5], ids=lambda size: f"size {size}")
+@pytest.mark.parametrize("window", [None, 9, 200])
+def test_attention_and_its_gradients_are_those_by_hand(window: int | None, size: int, dtype: torch.dtype) -> None:
+    given = states(dtype, size)
+    exact = [one.double().requires_grad_() for one in given]
+    expected = by_hand(exact, LENGTHS, window, 0.2)
+    expected.square().sum().backward()
+    found, gradients = attended(given, window)
+    for one, other in zip([found, *gradients], [expected.detach(), *(one.grad for one in exact)], strict=True):
+        assert other is not None
+        assert (one.double() - other).norm() <= TOLERANCE[dtype] * other.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("window", [None, 9])
+def test_dropout_keeps_what_attention_gives_on_average_and_is_the_same_for_a_seed(
+    window: int | None, dtype: torch.dtype
+) -> None:
+    given = states(dtype)
+    whole = attended(given, window)[0].float()
+    draws = []
+    for seed in range(400):
+        torch.manual_seed(seed)
+        draws.append(attended(given, window, dropout=0.2)[0].float())
+    assert not torch.equal(draws[0], draws[1])
+    assert (torch.stack(draws).mean(0) - whole).norm() <= 0.1 * whole.norm()
+    once, twice = [], []
+    for found in (once, twice):
+        torch.manual_seed(3)
+        out, gradients = attended(given, window, dropout=0.2)
+        found += [out, *gradients]
+    assert all(torch.equal(one, other) for one, other in zip(once, twice, strict=True))
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("family", PACKABLE)
+def test_loss_and_gradients_of_packed_texts_are_those_of_padded_ones(family: str, precision: str) -> None:
+    model = tiny_model(family).cuda().train()  # its dropout rates are 0
+    bound = TOLERANCE[torch.bfloat16] * 3 if precision == "bf16" else TOLERANCE[torch.float32]
+    with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
+        expected_loss, expected = loss_and_gradients(model, micro_batch(packed=False, device="cuda"))
+        assert model.packs("packed")
+        loss, found = loss_and_gradients(model, micro_batch(packed=True, device="cuda"))
+    assert (loss - expected_loss).abs() <= bound * expected_loss.abs()
+    assert found.keys() == expected.keys()
+    scale = torch.stack([gradient.norm() for gradient in expected.values()]).norm()
+    for name, gradient in found.items():
+        assert (gradient - expected[name]).norm() <= bound * scale, name
