@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,10 @@ from nlp_mtl.models.multitask import MultiTaskModel, from_encoder
 from nlp_mtl.models.packing import will_pack
 from nlp_mtl.models.taken_heads import take_head
 from nlp_mtl.recipe import Recipe
+from nlp_mtl.tasks import Task
 from nlp_mtl.training.balancing import Balancer
 from nlp_mtl.training.freezing import freeze, learning_layers
+from nlp_mtl.training.gradients import TaskGradients
 from nlp_mtl.training.threads import num_threads
 from nlp_mtl.training.trainer import Resample
 
@@ -91,6 +93,7 @@ def steps(
         num_threads=1 if settings.compile else num_threads(device, num_processes),
         packed=packed,
         is_bucketed=settings.compile,
+        one_set_every=1 if recipe.gradients.strategy != "sum" else recipe.gradients.measure_every,
     )
 
 
@@ -186,6 +189,14 @@ def balancer(recipe: Recipe, prepared: Prepared, device: torch.device | str = "c
         seed=recipe.seed,
         device=device,
     )
+
+
+def task_gradients(recipe: Recipe, model: MultiTaskModel, tasks: Sequence[Task]) -> TaskGradients | None:
+    """What tells a recipe's gradients apart; None: they are added up."""
+    settings = recipe.gradients
+    if settings.strategy == "sum" and settings.measure_every is None:
+        return None
+    return TaskGradients(model, tasks, **settings.model_dump(), seed=recipe.seed)
 
 
 def resampling(recipe: Recipe, prepared: Prepared) -> Resample | None:

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from nlp_mtl.recipe_checks import BUFFER_SIZE, HELD_OUT
 from nlp_mtl.recipe_reading import read_yaml, validate
-from nlp_mtl.strategy_checks import BALANCING_DEFAULTS, SAMPLING_DEFAULTS
+from nlp_mtl.strategy_checks import BALANCING_DEFAULTS, GRADIENTS_DEFAULTS, SAMPLING_DEFAULTS
 from nlp_mtl.tasks import Metric, TaskType
 
 SPLITS = ("train", "validation", "test")
@@ -24,6 +24,9 @@ Strategy = Literal[
     "proportional", "temperature", "uniform", "fixed", "unimax", "annealed", "round_robin", "dynamic"
 ]  # fmt: skip
 Balancing = Literal["fixed", "uncertainty", "dwa", "random", "famo", "imtl_l", "log", "maximum", "smooth_maximum"]
+Gradients = Literal[
+    "sum", "pcgrad", "gradvac", "mgda", "cagrad", "imtl_g", "nash_mtl", "aligned_mtl", "fairgrad", "upgrad"
+]  # fmt: skip
 Tracker = Literal[
     "tensorboard", "trackio", "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab"
 ]  # what Accelerate knows
@@ -163,6 +166,23 @@ class BalancingSpec(_Section):
     """Steps over which ``dwa`` averages losses. Default: an epoch."""
 
 
+class GradientsSpec(_Section):
+    """How the tasks' gradients on the shared encoder become one update."""
+
+    strategy: Gradients = "sum"
+    """``sum``: added up, as the sum of the losses has it. All others need the gradient of each task by itself, which
+    costs memory and time; see ``docs/methods.md``."""
+    measure_every: Positive | None = None
+    """Under ``sum``: in every so many steps the tasks' gradients are told apart, and ``metrics.jsonl`` has their
+    cosines (under any other strategy always)."""
+    c: Number = Field(default=GRADIENTS_DEFAULTS["c"], ge=0, lt=1)
+    """Of ``cagrad``: how far from the mean gradient, as a share of its length; 0: the mean."""
+    alpha: Number = Field(default=GRADIENTS_DEFAULTS["alpha"], gt=0)
+    """Of ``fairgrad``: 1, as ``nash_mtl``; larger, the more for tasks that gain least."""
+    beta: Number = Field(default=GRADIENTS_DEFAULTS["beta"], gt=0, le=1)
+    """Of ``gradvac``: how much a step's cosine counts in the moving average."""
+
+
 class TrainingSpec(_Section):
     """The optimization. ``max_tokens``, ``layout``, ``mixed_precision``, ``num_workers``, ``gradient_checkpointing``
     and ``compile`` are about hardware."""
@@ -297,6 +317,7 @@ class Recipe(_Section):
     tasks: dict[Name, TaskSpec] = Field(min_length=1)
     sampling: SamplingSpec = SamplingSpec()
     balancing: BalancingSpec = BalancingSpec()
+    gradients: GradientsSpec = GradientsSpec()
     training: TrainingSpec = TrainingSpec()
     seed: Integer = Field(default=0, ge=0, lt=2**32)
     output_dir: str = Field(min_length=1)

@@ -5,7 +5,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from nlp_mtl.errors import Problem, did_you_mean, listed
-from nlp_mtl.strategy_checks import balancing_problems, class_balance_problems, number, sampling_problems
+from nlp_mtl.strategy_checks import (
+    balancing_problems,
+    class_balance_problems,
+    gradients_problems,
+    number,
+    sampling_problems,
+)
 from nlp_mtl.tasks import METRICS
 
 HELD_OUT = 0.1
@@ -50,6 +56,8 @@ def cross_problems(values: dict[str, Any]) -> Iterator[Problem]:
     training = training if isinstance(training, dict) else {}
     balancing = values.get("balancing")
     yield from balancing_problems(balancing if isinstance(balancing, dict) else {})
+    gradients = values.get("gradients")
+    yield from gradients_problems(gradients if isinstance(gradients, dict) else {}, training)
     sampling = values.get("sampling")
     yield from sampling_problems(sampling if isinstance(sampling, dict) else {}, training, datasets, tasks)
     hub = values.get("hub")

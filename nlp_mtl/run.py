@@ -11,7 +11,16 @@ from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, gather_object, set_seed
 
 from nlp_mtl.analysis.data_report import data_report
-from nlp_mtl.build import balancer, expects_to_pack, layout, new_model, selection_weights, steps, trainer_arguments
+from nlp_mtl.build import (
+    balancer,
+    expects_to_pack,
+    layout,
+    new_model,
+    selection_weights,
+    steps,
+    task_gradients,
+    trainer_arguments,
+)
 from nlp_mtl.build_data import Prepared, describe_data, prepare
 from nlp_mtl.data.items import frame
 from nlp_mtl.data.steps import StepDataset
@@ -74,6 +83,9 @@ def train(
     if recipe.training.compile and accelerator.is_fsdp2:
         message = "not together with FSDP, whose layers are put together and taken apart around each pass: leave it out"
         raise RecipeError([Problem("training.compile", message)])
+    if accelerator.is_fsdp2 and (recipe.gradients.strategy != "sum" or recipe.gradients.measure_every):
+        message = "not together with FSDP: no process holds the gradients of all shared parameters. Leave it out"
+        raise RecipeError([Problem("gradients", message)])
     expects_to_pack(recipe)
     prepared = prepare(recipe, accelerator=accelerator)
     where = {"process": accelerator.process_index, "num_processes": accelerator.num_processes}
@@ -142,8 +154,8 @@ def _trained(
     with noted_termination() as termination:
         state = train_model(
             model, data, prepared.tasks, validate, balancer(recipe, prepared, accelerator.device),
-            accelerator=accelerator, output_dir=output_dir, resume=resume, stop=termination.agreed, track=track,
-            saved=saved, **arguments,
+            accelerator=accelerator, gradients=task_gradients(recipe, model, prepared.tasks), output_dir=output_dir,
+            resume=resume, stop=termination.agreed, track=track, saved=saved, **arguments,
         )  # fmt: skip
     scores = {split: found for split in ("validation", "test") if (found := score(split, model))}
     track({"best": scores}, state.step)

@@ -34,6 +34,33 @@ def balancing_problems(balancing: dict[str, Any]) -> Iterator[Problem]:
             yield Problem(f"balancing.{key}", f"only `strategy:` {listed(_BALANCED_BY[key])} reads it")
 
 
+GRADIENTS_DEFAULTS: dict[str, Any] = {"c": 0.5, "alpha": 2.0, "beta": 0.01, "measure_every": None}
+"""What gradient strategies read, where the recipe does not say."""
+
+_COMBINED_BY = {"c": "cagrad", "alpha": "fairgrad", "beta": "gradvac", "measure_every": "sum"}
+"""The strategy that reads a key."""
+
+
+def gradients_problems(gradients: dict[str, Any], training: dict[str, Any]) -> Iterator[Problem]:
+    """Keys that the strategy does not read, or that do not go with it. Reads raw values, whatever they are."""
+    strategy = gradients.get("strategy", "sum")
+    for key, default in GRADIENTS_DEFAULTS.items():
+        given = gradients.get(key, default)
+        unchanged = given == default or (default is not None and number(given) == default)
+        if not unchanged and strategy != _COMBINED_BY[key]:
+            yield Problem(f"gradients.{key}", f"only `strategy: {_COMBINED_BY[key]}` reads it")
+    if strategy != "sum" or gradients.get("measure_every") is not None:
+        if training.get("compile") is True:
+            message = "compiled layers go back once, the gradients of several tasks need more; leave one of both out"
+            yield Problem("training.compile", message)
+        if training.get("unfreeze_every") is not None:
+            message = "layers that do not learn yet would have a say in the tasks' conflicts; leave one of both out"
+            yield Problem("training.unfreeze_every", message)
+        if training.get("frozen_layers") == "encoder":
+            message = "tasks share nothing that learns where the whole encoder is frozen, so `gradients` does nothing"
+            yield Problem("training.frozen_layers", message)
+
+
 def sampling_problems(
     sampling: dict[str, Any], training: dict[str, Any], datasets: dict[str, Any], tasks: dict[str, Any]
 ) -> Iterator[Problem]:

@@ -50,9 +50,12 @@ class StepDataset(Dataset[StepBatches]):
         num_threads: int = 1,
         packed: bool = False,
         is_bucketed: bool = False,
+        one_set_every: int | None = None,
     ) -> None:
         """
         Args:
+            one_set_every: in every so many steps, a micro-batch holds rows with labels of the same set of tasks; None:
+                in no step.
             is_bucketed: padded rows have one of few lengths; see :func:`nlp_mtl.data.layout.bucketed`.
         """
         self.splits = splits
@@ -66,6 +69,7 @@ class StepDataset(Dataset[StepBatches]):
         self.num_threads = num_threads
         self.packed = packed
         self.is_bucketed = is_bucketed
+        self.one_set_every = one_set_every
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -74,12 +78,16 @@ class StepDataset(Dataset[StepBatches]):
         plan = self.sampler[step]
         items = self.items(plan)
         lengths = item_lengths(items, self.framing)
+        parts = [np.arange(len(items))]
+        if self.one_set_every and step % self.one_set_every == 0:
+            parts = _by_tasks(items)
         micro_batches = [
             collate(
-                [items[i] for i in batch], self.tasks, self.framing, packed=self.packed, is_bucketed=self.is_bucketed
+                [items[part[place]] for place in batch], self.tasks, self.framing,
+                packed=self.packed, is_bucketed=self.is_bucketed,
             )
-            for batch in self.layout(lengths)
-        ]
+            for part in parts for batch in self.layout(lengths[part])
+        ]  # fmt: skip
         cursors = {stream.dataset: stream.cursor() for stream in self.streams}
         return StepBatches(step, micro_batches, self.counts(items), int(lengths.sum()), cursors)
 
@@ -142,3 +150,12 @@ class StepDataset(Dataset[StepBatches]):
             if len(labels) > labels.count(MISSING):
                 found.append(split.where(int(row)))
         return found
+
+
+def _by_tasks(items: Sequence[Item]) -> list[np.ndarray]:
+    """The places of items, those with labels of the same tasks together; without those that have none."""
+    found: dict[tuple[str, ...], list[int]] = {}
+    for place, item in enumerate(items):
+        labelled = tuple(task for task, ids in item.labels.items() if len(ids) > ids.count(MISSING))
+        found.setdefault(labelled, []).append(place)
+    return [np.array(places) for labelled, places in sorted(found.items()) if labelled]

@@ -55,6 +55,8 @@ class TrainingState:
     """The phases of dynamic sampling, as ``[first draw, rates]``."""
     balancing: dict[str, Any] = field(default_factory=dict)
     """What the tasks' weights depend on; see :class:`nlp_mtl.training.balancing.Balancer`."""
+    gradients: dict[str, Any] = field(default_factory=dict)
+    """What the weights of the tasks' gradients depend on; see :class:`nlp_mtl.training.gradients.TaskGradients`."""
     losses_since: dict[str, list[float]] = field(default_factory=dict)
     """``{task: [sum, steps]}`` of losses since the last evaluation."""
 

@@ -30,7 +30,7 @@ def forward_backward(
         # Gradients of all micro-batches are reduced together, by the last one. Those of a sharded model are by each: a
         # process would have to keep the whole model's until then.
         with nullcontext() if number == last or is_sharded(model) else accelerator.no_sync(model):
-            sums = _summed_losses(model, micro_batch, accelerator, mixed_precision)
+            sums = summed_losses(model, micro_batch, accelerator, mixed_precision)
             loss, shares = weighted_sum(sums, batches.counts, weights)
             # DDP and FSDP average over processes; our losses are already divided by the counts of the whole step.
             accelerator.backward(loss * accelerator.num_processes)
@@ -45,14 +45,15 @@ def forward_only(
     """Micro-batches' share of the tasks' losses ([tasks]), without gradients."""
     found = []
     for micro_batch in batches.micro_batches:
-        sums = _summed_losses(model, micro_batch, accelerator, mixed_precision)
+        sums = summed_losses(model, micro_batch, accelerator, mixed_precision)
         found.append(weighted_sum(sums, batches.counts, torch.ones(len(sums), device=accelerator.device))[1])
     return torch.stack(found).sum(dim=0) if found else torch.zeros(len(batches.counts), device=accelerator.device)
 
 
-def _summed_losses(
+def summed_losses(
     model: torch.nn.Module, micro_batch: MicroBatch, accelerator: Accelerator, mixed_precision: str
 ) -> dict[str, Tensor]:
+    """``{task: summed loss}`` of a micro-batch that is not yet on the device."""
     inputs, task_rows = send_to_device(micro_batch, accelerator.device, non_blocking=True)
     with autocast(accelerator.device, mixed_precision, is_sharded(model)):
         logits = model(**inputs, rows={task: rows.rows for task, rows in task_rows.items()})

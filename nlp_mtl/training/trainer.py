@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from nlp_mtl.data.steps import StepBatches, StepDataset
@@ -26,6 +26,7 @@ from nlp_mtl.training.checkpoint import TrainingState
 from nlp_mtl.training.compiled import CompiledLayers
 from nlp_mtl.training.cpu import keep_freed_memory, quick_step, zero_gradients
 from nlp_mtl.training.freezing import Thaw
+from nlp_mtl.training.gradients import TaskGradients
 from nlp_mtl.training.loader import loaded_steps
 from nlp_mtl.training.loss_recorder import LossRecorder
 from nlp_mtl.training.manifest import damage
@@ -53,6 +54,7 @@ def train(
     balancer: Balancer,
     *,
     accelerator: Accelerator,
+    gradients: TaskGradients | None = None,
     output_dir: Path,
     seed: int,
     learning_rate: float,
@@ -89,6 +91,7 @@ def train(
     Args:
         data: the steps; all of them are trained.
         balancer: the weights of the tasks' losses.
+        gradients: tells the tasks' gradients apart; None: they are added up.
         evaluate: called every ``eval_every`` steps and at the end.
         output_dir: gets ``metrics.jsonl`` and ``checkpoints/``.
         resume: go on from the newest checkpoint there.
@@ -128,6 +131,8 @@ def train(
     if resume:
         state = _resume(folder, model, optimizer, average, data, accelerator)
         balancer.restore(state.balancing)
+        if gradients is not None:
+            gradients.restore(state.gradients)
         if accelerator.is_main_process:
             metrics_log.cut_after(metrics_file, state.step)
             if state.finished:  # it saves no more: what a crash left after its last save goes now
@@ -135,6 +140,8 @@ def train(
         logger.info("Resuming after step %d of %d", state.step, len(data))
     # A sharded model exchanges what there is to exchange by itself.
     prepared, prepared_optimizer = (model, optimizer) if sharded else accelerator.prepare(model, optimizer)
+    if gradients is not None:
+        gradients.tell_memory()
     num_steps = len(data)
     recorder = LossRecorder(data, tasks, accelerator, state)
     learned = {task.name for task in tasks if task.loss_weight}
@@ -148,7 +155,7 @@ def train(
     shared = SharedSteps(model) if in_two else None
     compiled = CompiledLayers(model.encoder) if compile else None
 
-    def passed(compute: ForwardBackward, batches: StepBatches) -> Tensor:
+    def passed(compute: ForwardBackward, batches: StepBatches, prepared: nn.Module = prepared) -> Tensor:
         """The losses ([tasks]) of one go over a step's micro-batches; random numbers are the same in each go."""
         # Dropout is a function of the step and the process: nothing to save, nothing to lose.
         step_seed = _step_seed(seed, batches.step, accelerator.process_index)
@@ -173,8 +180,12 @@ def train(
         set_learning_rates(prepared_optimizer.param_groups, factor)
         present = None if balancer.strategy == "fixed" else present_tasks(batches, tasks, accelerator.device)
         weights = balancer.weights(step, present, losses_of(batches) if balancer.reads_losses else None)
-        compute = partial(forward_backward, weights=weights, accelerator=accelerator, mixed_precision=mixed_precision)
-        losses = passed(compute, batches)
+        told: dict[str, Any] = {"weights": weights, "accelerator": accelerator, "mixed_precision": mixed_precision}
+        if gradients is not None and gradients.wanted(step):
+            losses = passed(partial(gradients.forward_backward, **told), batches, model)
+            gradients.combine(step, batches.counts, accelerator)
+        else:
+            losses = passed(partial(forward_backward, **told), batches)
         for parameter in model.unused_parameters(task for task in learned if batches.counts[task]):
             parameter.grad = None  # no row of the step needs it: no update, no decay
         thaw.drop_gradients(step)
@@ -200,19 +211,19 @@ def train(
             recorder.fetch()  # stops here if a loss was not a number, before anything is saved
         if logging_now:
             rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
-            line = recorder.line(state.step, rates)
+            line = recorder.line(state.step, rates) | (gradients.told() if gradients is not None else {})
             progress.tell(line["losses"])
             if accelerator.is_main_process:
                 metrics_log.append(metrics_file, line)
             track({**line, "tokens_a_second": progress.speed}, state.step)
         if evaluating:
             scores, selection = evaluate(_scored(model, average))
-            told: dict[str, Any] = {"step": state.step, "selection_score": selection, "scores": scores}
+            found: dict[str, Any] = {"step": state.step, "selection_score": selection, "scores": scores}
             if resample is not None and not is_last:
-                told["shares"] = resample(scores, recorder.start_anew())
-                data.sampler.resample(state.step, [*told["shares"].values()])
+                found["shares"] = resample(scores, recorder.start_anew())
+                data.sampler.resample(state.step, [*found["shares"].values()])
             if accelerator.is_main_process:
-                metrics_log.append(metrics_file, told)
+                metrics_log.append(metrics_file, found)
             track({"selection_score": selection, "validation": scores}, state.step)
             _judge(state, selection, early_stopping_patience)
             _tell(state, num_steps, tasks, scores, selection)
@@ -223,6 +234,7 @@ def train(
         if saving or stopping:
             state.pending, state.cursors = recorder.pending(), {name: list(c) for name, c in batches.cursors.items()}
             state.balancing = balancer.state()
+            state.gradients = gradients.state() if gradients is not None else {}
             if resample is not None:
                 state.phases, state.losses_since = data.sampler.phases(), recorder.since_evaluation()
             checkpoint.save_checkpoint(

@@ -1,0 +1,236 @@
+"""The tasks' gradients told apart: in a step what torchjd would do, in runs on any layout, resumed in the same bits."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from tiny_runs import assert_same_end, finish, loss_lines, moved, start, stopped_after, values, write_yaml
+from torch import Tensor
+from torchjd.aggregation import IMTLG, Aggregator, AlignedMTL, UPGrad
+from torchjd.linalg import QuadprogProjector
+from trained import run
+
+from nlp_mtl import Recipe, RecipeError, train
+from nlp_mtl.build import balancer, task_gradients
+from nlp_mtl.models.multitask import MultiTaskModel
+from nlp_mtl.recipe import GradientsSpec
+from nlp_mtl.training.balancing import summed_loss
+from nlp_mtl.training.gradients import TaskGradients
+
+STRATEGIES = [one for one in get_args(GradientsSpec.model_fields["strategy"].annotation) if one != "sum"]
+
+
+def recipe_values(folder: Path, strategy: str, **training: Any) -> dict[str, Any]:
+    given = values(folder, **{"num_epochs": 1.5, "eval_every": 3, "log_every": 1, "keep_last": 9, **training})
+    return {**given, "gradients": {"strategy": strategy} if strategy != "sum" else {"measure_every": 1}}
+
+
+def recipe_of(folder: Path, strategy: str, **training: Any) -> Recipe:
+    return Recipe.from_dict(recipe_values(folder, strategy, **training))
+
+
+class Step:
+    """The first step of a tiny run, and the gradients of its tasks."""
+
+    def __init__(self, folder: Path, strategy: str, **training: Any) -> None:
+        a_run = run(folder, **training)
+        self.model, self.tasks, self.data = a_run.model, a_run.tasks, a_run.data
+        self.gradients = TaskGradients(self.model, self.tasks, strategy)
+        self.data.one_set_every = 1
+        self.batches = self.data[0]
+
+    def compute(self, precision: str = "no") -> Tensor:
+        accelerator = Accelerator()
+        self.model.to(accelerator.device)
+        weights = torch.ones(len(self.tasks), device=accelerator.device)
+        return self.gradients.forward_backward(self.model, self.batches, weights, accelerator, precision)
+
+    def combined(self, precision: str = "no") -> dict[str, Tensor]:
+        self.compute(precision)
+        self.gradients.combine(0, self.batches.counts, Accelerator())
+        return {name: p.grad.cpu() for name, p in self.model.named_parameters() if p.grad is not None}
+
+    def one_by_one(self) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """The gradient of each task's loss on the encoder (flat), and those of heads, by autograd on stock batches."""
+        self.data.one_set_every = None
+        batches = self.data[0]
+        rows, heads = [], {}
+        for task in self.tasks:
+            self.model.zero_grad()
+            for micro_batch in send_to_device(batches.micro_batches, next(self.model.parameters()).device):
+                chosen = micro_batch.tasks[task.name]
+                logits = self.model(**micro_batch.inputs, rows={task.name: chosen.rows})[task.name]
+                (summed_loss(logits, chosen) / batches.counts[task.name]).backward()
+            encoder = [p for p in self.model.encoder.parameters() if p.requires_grad]
+            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in encoder]
+            rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
+            own = self.model.head(task.name).named_parameters()
+            heads |= {f"heads.{task.name}_head.{name}": p.grad.cpu() for name, p in own if p.grad is not None}
+        self.model.zero_grad()
+        return rows, heads
+
+
+@pytest.mark.parametrize("training", [{}, {"layout": "padded"}, {"max_tokens": 64}], ids=str)
+def test_rows_are_the_gradients_of_each_tasks_own_loss(tmp_path: Path, training: dict[str, Any]) -> None:
+    step = Step(tmp_path, "pcgrad", batch_size=24, **training)
+    step.compute()
+    (rows,) = step.gradients._buffers.values()
+    expected, heads = step.one_by_one()
+    for found, one in zip(rows, expected, strict=True):
+        assert one.any()
+        torch.testing.assert_close(found, one, rtol=1e-4, atol=1e-6)
+    step = Step(tmp_path / "again", "pcgrad", batch_size=24, **training)
+    found_heads = {name: grad for name, grad in step.combined().items() if name.startswith("heads.")}
+    assert found_heads.keys() == heads.keys()
+    for name, grad in found_heads.items():
+        torch.testing.assert_close(grad, heads[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_micro_batches_hold_rows_of_the_same_tasks_and_every_row_once(tmp_path: Path) -> None:
+    step = Step(tmp_path, "pcgrad", batch_size=24, max_tokens=64)
+    plain = run(tmp_path / "plain", batch_size=24, max_tokens=64).data[0]
+    assert step.batches.counts == plain.counts
+    sets = [{name for name, rows in one.tasks.items() if len(rows.rows)} for one in step.batches.micro_batches]
+    assert all(one in ({"ner", "pos"}, {"sentiment"}) for one in sets)
+    assert len(sets) > 2
+    texts = [sum(len(one.inputs["lengths"]) for one in given.micro_batches) for given in (step.batches, plain)]
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "oracle"),
+    [
+        ("imtl_g", IMTLG()),
+        ("aligned_mtl", AlignedMTL()),
+        ("upgrad", UPGrad(projector=QuadprogProjector(norm_eps=0, reg_eps=1e-9))),
+    ],
+)
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_the_gradient_of_a_step_is_that_of_torchjd(
+    tmp_path: Path, strategy: str, oracle: Aggregator, precision: str
+) -> None:
+    step = Step(tmp_path, strategy, batch_size=24)
+    found = step.combined(precision)
+    shared = [name for name, p in step.model.encoder.named_parameters() if p.requires_grad]
+    flat = torch.cat([found[f"encoder.{name}"].flatten() for name in shared])
+    rows, _ = Step(tmp_path / "again", strategy, batch_size=24).one_by_one()
+    expected = oracle(torch.stack(rows).double()).float() * len(rows)
+    off = (flat - expected).norm() / expected.norm()
+    assert off < (0.1 if precision == "bf16" else 1e-4)
+
+
+@pytest.mark.parametrize("strategy", [*STRATEGIES, "sum"])
+def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path, strategy: str) -> None:
+    recipe = recipe_of(tmp_path, strategy, dropout=0.1)
+    train(recipe)
+    stopped = stopped_after(Path(recipe.output_dir), 6, tmp_path / "stopped")
+    train(moved(recipe, stopped), resume=True)
+    assert_same_end(Path(recipe.output_dir), stopped)
+
+
+@pytest.mark.parametrize("strategy", ["pcgrad", "gradvac", "nash_mtl", "sum"])
+def test_the_update_does_not_depend_on_how_a_step_is_cut(tmp_path: Path, strategy: str) -> None:
+    one = recipe_of(tmp_path, strategy)
+    train(one)
+    train(moved(one, tmp_path / "cut", max_tokens=64))
+    lines = zip(loss_lines(Path(one.output_dir)), loss_lines(tmp_path / "cut"), strict=True)
+    for whole, cut in lines:
+        for key in ("losses", "gradient_weights", "gradient_cosines"):
+            assert cut[key] == pytest.approx(whole[key], rel=2e-3, abs=2e-4)
+        assert cut["grad_norm"] == pytest.approx(whole["grad_norm"], rel=2e-3)
+
+
+def test_gradients_that_are_told_apart_and_added_up_are_those_of_a_plain_run(tmp_path: Path) -> None:
+    given = recipe_values(tmp_path, "sum", num_epochs=1)
+    given["gradients"] = {"measure_every": 2}
+    train(Recipe.from_dict(given))
+    given |= {"output_dir": str(tmp_path / "plain"), "gradients": {}}
+    train(Recipe.from_dict(given))
+    for measured, plain in zip(loss_lines(tmp_path / "run"), loss_lines(tmp_path / "plain"), strict=True):
+        assert measured["losses"] == pytest.approx(plain["losses"], rel=1e-3)
+        assert measured["grad_norm"] == pytest.approx(plain["grad_norm"], rel=1e-3)
+        assert measured["gradient_weights"] == {"ner": 1, "pos": 1, "sentiment": 1}
+        assert all(-1 <= cosine <= 1 for cosine in measured["gradient_cosines"].values())
+        assert "gradient_cosines" not in plain
+
+
+@pytest.mark.usefixtures("cores")
+def test_two_threads_tell_gradients_apart_as_one_does(tmp_path: Path) -> None:
+    two = recipe_of(tmp_path, "aligned_mtl")
+    train(two)
+    torch.set_num_threads(1)
+    train(moved(two, tmp_path / "one"))
+    for one, other in zip(loss_lines(tmp_path / "run"), loss_lines(tmp_path / "one"), strict=True):
+        assert one["gradient_weights"] == pytest.approx(other["gradient_weights"], rel=1e-3)
+        assert one["losses"] == pytest.approx(other["losses"], rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["pcgrad", "gradvac", "sum"])
+def test_two_processes_end_where_one_does(tmp_path: Path, strategy: str) -> None:
+    given = recipe_values(tmp_path, strategy)
+    train(Recipe.from_dict(given))
+    given["output_dir"] = str(tmp_path / "two")
+    code, _, errors = finish(start("train", write_yaml(tmp_path, given), processes=2))
+    assert code == 0, errors
+    for one, two in zip(loss_lines(tmp_path / "run"), loss_lines(tmp_path / "two"), strict=True):
+        for key in ("losses", "gradient_weights", "gradient_cosines"):
+            assert two[key] == pytest.approx(one[key], rel=2e-3, abs=2e-4)
+
+
+def test_a_task_without_a_row_or_a_weight_has_no_say(tmp_path: Path) -> None:
+    given = recipe_values(tmp_path, "mgda", batch_size=1, max_steps=12)
+    given["tasks"]["pos"]["loss_weight"] = 0
+    train(Recipe.from_dict(given))
+    told = loss_lines(tmp_path / "run")
+    assert all(not line["gradient_cosines"] for line in told)  # steps of one row: none, or ner and pos
+    given |= {"output_dir": str(tmp_path / "more"), "training": {**given["training"], "batch_size": 8}}
+    train(Recipe.from_dict(given))
+    assert {pair for line in loss_lines(tmp_path / "more") for pair in line["gradient_cosines"]} == {"ner/sentiment"}
+
+
+def test_layers_that_run_again_in_the_backward_pass_do_so_for_each_task(tmp_path: Path) -> None:
+    one = recipe_of(tmp_path, "upgrad")
+    train(one)
+    train(moved(one, tmp_path / "again", gradient_checkpointing=True))
+    for line, other in zip(loss_lines(tmp_path / "run"), loss_lines(tmp_path / "again"), strict=True):
+        assert other["gradient_weights"] == pytest.approx(line["gradient_weights"], rel=1e-3)
+
+
+def test_memory_is_told_before_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        train(recipe_of(tmp_path, "pcgrad", max_steps=1))
+    assert "The gradients of 3 tasks on 0.0 million shared parameters take 0.00 GB" in caplog.text
+
+
+def test_a_plain_recipe_tells_no_gradients_apart(tmp_path: Path) -> None:
+    a_run = run(tmp_path)
+    assert isinstance(a_run.model, MultiTaskModel)
+    assert task_gradients(a_run.recipe, a_run.model, a_run.tasks) is None
+    assert a_run.data.one_set_every is None
+    assert balancer  # weights of losses are another question
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"gradients": {"strategy": "pcgrad", "c": 0.3}}, r"gradients\.c: only `strategy: cagrad` reads it"),
+        ({"gradients": {"strategy": "cagrad", "measure_every": 5}}, r"gradients\.measure_every: only `strategy: sum`"),
+        ({"gradients": {"alpha": 1.0}}, r"gradients\.alpha: only `strategy: fairgrad`"),
+        ({"gradients": {"strategy": "pc_grad"}}, r"Did you mean `pcgrad`"),
+        ({"gradients": {"strategy": "mgda"}, "training": {"compile": True}}, r"training\.compile: compiled layers"),
+        ({"gradients": {"strategy": "mgda"}, "training": {"unfreeze_every": 3}}, r"training\.unfreeze_every: layers"),
+        (
+            {"gradients": {"measure_every": 3}, "training": {"frozen_layers": "encoder"}},
+            r"frozen_layers: tasks",
+        ),
+    ],
+)
+def test_keys_that_do_not_go_with_the_strategy_are_told(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+    given = values(tmp_path)
+    given["training"] |= changes.pop("training", {})
+    with pytest.raises(RecipeError, match=told):
+        Recipe.from_dict({**given, **changes})
