@@ -25,7 +25,8 @@ Strategy = Literal[
 ]  # fmt: skip
 Balancing = Literal["fixed", "uncertainty", "dwa", "random", "famo", "imtl_l", "log", "maximum", "smooth_maximum"]
 Gradients = Literal[
-    "sum", "pcgrad", "gradvac", "mgda", "cagrad", "imtl_g", "nash_mtl", "aligned_mtl", "fairgrad", "upgrad"
+    "sum", "pcgrad", "gradvac", "mgda", "cagrad", "imtl_g", "nash_mtl", "aligned_mtl", "fairgrad", "upgrad",
+    "gradnorm",
 ]  # fmt: skip
 Tracker = Literal[
     "tensorboard", "trackio", "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab"
@@ -177,10 +178,13 @@ class GradientsSpec(_Section):
     cosines (under any other strategy always)."""
     c: Number = Field(default=GRADIENTS_DEFAULTS["c"], ge=0, lt=1)
     """Of ``cagrad``: how far from the mean gradient, as a share of its length; 0: the mean."""
-    alpha: Number = Field(default=GRADIENTS_DEFAULTS["alpha"], gt=0)
-    """Of ``fairgrad``: 1, as ``nash_mtl``; larger, the more for tasks that gain least."""
+    alpha: Annotated[Number, Field(gt=0)] | None = None
+    """Of ``fairgrad`` (default 2): 1, as ``nash_mtl``; larger, the more for tasks that gain least. Of ``gradnorm``
+    (default 1.5): how strongly tasks that learn slowly are drawn along."""
     beta: Number = Field(default=GRADIENTS_DEFAULTS["beta"], gt=0, le=1)
     """Of ``gradvac``: how much a step's cosine counts in the moving average."""
+    learning_rate: Number = Field(default=GRADIENTS_DEFAULTS["learning_rate"], gt=0)
+    """Of the weights of ``gradnorm``."""
 
 
 class TrainingSpec(_Section):

@@ -34,11 +34,13 @@ def balancing_problems(balancing: dict[str, Any]) -> Iterator[Problem]:
             yield Problem(f"balancing.{key}", f"only `strategy:` {listed(_BALANCED_BY[key])} reads it")
 
 
-GRADIENTS_DEFAULTS: dict[str, Any] = {"c": 0.5, "alpha": 2.0, "beta": 0.01, "measure_every": None}
+GRADIENTS_DEFAULTS: dict[str, Any] = {"c": 0.5, "alpha": None, "beta": 0.01, "learning_rate": 0.025,
+                                      "measure_every": None}  # fmt: skip
 """What gradient strategies read, where the recipe does not say."""
 
-_COMBINED_BY = {"c": "cagrad", "alpha": "fairgrad", "beta": "gradvac", "measure_every": "sum"}
-"""The strategy that reads a key."""
+_COMBINED_BY = {"c": ("cagrad",), "alpha": ("fairgrad", "gradnorm"), "beta": ("gradvac",),
+                "learning_rate": ("gradnorm",), "measure_every": ("sum",)}  # fmt: skip
+"""The strategies that read a key."""
 
 
 def gradients_problems(gradients: dict[str, Any], training: dict[str, Any]) -> Iterator[Problem]:
@@ -47,8 +49,8 @@ def gradients_problems(gradients: dict[str, Any], training: dict[str, Any]) -> I
     for key, default in GRADIENTS_DEFAULTS.items():
         given = gradients.get(key, default)
         unchanged = given == default or (default is not None and number(given) == default)
-        if not unchanged and strategy != _COMBINED_BY[key]:
-            yield Problem(f"gradients.{key}", f"only `strategy: {_COMBINED_BY[key]}` reads it")
+        if not unchanged and strategy not in _COMBINED_BY[key]:
+            yield Problem(f"gradients.{key}", f"only `strategy:` {listed(_COMBINED_BY[key])} reads it")
     if strategy != "sum" or gradients.get("measure_every") is not None:
         if training.get("compile") is True:
             message = "compiled layers go back once, the gradients of several tasks need more; leave one of both out"

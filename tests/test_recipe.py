@@ -7,7 +7,7 @@ import pytest
 from recipe_values import VALUES
 
 from nlp_mtl import Recipe, RecipeError
-from nlp_mtl.recipe import BalancingSpec, DatasetSpec, HubSpec, SamplingSpec, TaskSpec, TrainingSpec
+from nlp_mtl.recipe import BalancingSpec, DatasetSpec, GradientsSpec, HubSpec, SamplingSpec, TaskSpec, TrainingSpec
 from nlp_mtl.tasks import METRICS
 
 REMOVED = object()
@@ -57,9 +57,18 @@ def test_a_recipe_cannot_be_changed_behind_the_runs_back():
 def test_every_key_is_documented_by_the_text_under_it():
     import inspect
 
-    for section in (Recipe, DatasetSpec, TaskSpec, SamplingSpec, BalancingSpec, TrainingSpec, HubSpec):
+    for section in (Recipe, DatasetSpec, TaskSpec, SamplingSpec, BalancingSpec, GradientsSpec, TrainingSpec, HubSpec):
         source = inspect.getsource(section)
-        undocumented = {"type", "datasets", "tasks", "sampling", "balancing", "training", "seed"}  # their names say it
+        undocumented = {
+            "type",
+            "datasets",
+            "tasks",
+            "sampling",
+            "balancing",
+            "gradients",
+            "training",
+            "seed",
+        }  # their names say it
         for name in set(section.model_fields) - undocumented:
             after = source.split(f"\n    {name}: ", 1)[1].split("\n", 1)[1].lstrip()
             assert after.startswith('"""'), f"{section.__name__}.{name}"

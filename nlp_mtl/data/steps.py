@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,16 +79,13 @@ class StepDataset(Dataset[StepBatches]):
         plan = self.sampler[step]
         items = self.items(plan)
         lengths = item_lengths(items, self.framing)
-        parts = [np.arange(len(items))]
-        if self.one_set_every and step % self.one_set_every == 0:
-            parts = _by_tasks(items)
+        is_apart = self.one_set_every is not None and step % self.one_set_every == 0
         micro_batches = [
             collate(
-                [items[part[place]] for place in batch], self.tasks, self.framing,
-                packed=self.packed, is_bucketed=self.is_bucketed,
+                [items[i] for i in batch], self.tasks, self.framing, packed=self.packed, is_bucketed=self.is_bucketed
             )
-            for part in parts for batch in self.layout(lengths[part])
-        ]  # fmt: skip
+            for batch in (self.layout_of_sets(items, lengths) if is_apart else self.layout(lengths))
+        ]
         cursors = {stream.dataset: stream.cursor() for stream in self.streams}
         return StepBatches(step, micro_batches, self.counts(items), int(lengths.sum()), cursors)
 
@@ -104,15 +102,39 @@ class StepDataset(Dataset[StepBatches]):
 
     def layout(self, lengths: np.ndarray) -> list[np.ndarray]:
         """The micro-batches of this process, as places of items. ``lengths``: [items of the step], in tokens."""
-        num_shares = self.num_processes * self.num_threads
-        if self.packed:
-            shares = pack(lengths, num_shares, self.max_tokens)
-        else:
-            shares = layout(self.row_lengths(lengths), num_shares, self.max_tokens, self.micro_batch_cost)
+        shares = self._shared(lengths, self.num_processes * self.num_threads)
         of_threads = shares[self.process * self.num_threads : (self.process + 1) * self.num_threads]
         batches = [batch for round in zip(*of_threads, strict=True) for batch in round]
         # Threads, unlike processes, need not all have something to run.
         return [batch for batch in batches if len(batch)] if self.num_threads > 1 else batches
+
+    def _shared(self, lengths: np.ndarray, num_shares: int) -> list[list[np.ndarray]]:
+        if self.packed:
+            return pack(lengths, num_shares, self.max_tokens)
+        return layout(self.row_lengths(lengths), num_shares, self.max_tokens, self.micro_batch_cost)
+
+    def layout_of_sets(self, items: Sequence[Item], lengths: np.ndarray) -> list[np.ndarray]:
+        """As :meth:`layout`, but items of a micro-batch have labels of the same tasks; those without are left out.
+
+        A micro-batch goes back once for each of its tasks, so processes need not have as many as each other. Items with
+        the same tasks stay together as far as shares stay even: each piece costs a sum of gradients.
+        """
+        sets = _by_tasks(items)
+        costs = [float(lengths[places].sum() * (1 + 2 * len(tasks))) for tasks, places in sets]  # back is twice forward
+        num_shares = self.num_processes * self.num_threads
+        pieces: list[tuple[float, list[np.ndarray]]] = []
+        for (_, places), cost in zip(sets, costs, strict=True):
+            count = max(1, round(cost * num_shares / sum(costs)))
+            found = [[places[batch] for batch in share if len(batch)] for share in self._shared(lengths[places], count)]
+            pieces += [(cost / count, share) for share in found if share]
+        loads, shares = [0.0] * num_shares, [list[np.ndarray]() for _ in range(num_shares)]
+        for cost, piece in sorted(pieces, key=lambda one: -one[0]):
+            least = loads.index(min(loads))
+            loads[least] += cost
+            shares[least] += piece
+        own = shares[self.process * self.num_threads : (self.process + 1) * self.num_threads]
+        own.sort(key=lambda share: -len(share))  # threads take them by turns
+        return [batch for turn in zip_longest(*own) for batch in turn if batch is not None]
 
     def row_lengths(self, lengths: np.ndarray) -> np.ndarray:
         """Tokens of the shortest padded row that each item can stand in."""
@@ -152,10 +174,10 @@ class StepDataset(Dataset[StepBatches]):
         return found
 
 
-def _by_tasks(items: Sequence[Item]) -> list[np.ndarray]:
-    """The places of items, those with labels of the same tasks together; without those that have none."""
+def _by_tasks(items: Sequence[Item]) -> list[tuple[tuple[str, ...], np.ndarray]]:
+    """``(tasks, places of the items with labels of just these)``, without items that have no labels."""
     found: dict[tuple[str, ...], list[int]] = {}
     for place, item in enumerate(items):
         labelled = tuple(task for task, ids in item.labels.items() if len(ids) > ids.count(MISSING))
         found.setdefault(labelled, []).append(place)
-    return [np.array(places) for labelled, places in sorted(found.items()) if labelled]
+    return [(tasks, np.array(places)) for tasks, places in sorted(found.items()) if tasks]

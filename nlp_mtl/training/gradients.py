@@ -1,8 +1,8 @@
 """One gradient a task on the parameters that tasks share, and how they become one update.
 
 A micro-batch of such a step holds rows of the same tasks. It goes through the encoder once, and back once for each of
-its tasks, so that a row with one task costs what it always costs. Gradients add up in one matrix, [tasks, shared
-parameters], and are exchanged by processes as that matrix; all that the methods look at is its Gramian.
+its tasks, so that a row with one task costs what it always costs. Processes exchange the gradients of all tasks; all
+that the methods look at is their Gramian.
 """
 
 import logging
@@ -31,9 +31,13 @@ from nlp_mtl.training.gradient_weights import (
     unconflicting_weights,
     vaccinated_weights,
 )
-from nlp_mtl.training.passes import summed_losses
+from nlp_mtl.training.gradnorm import GradNorm
+from nlp_mtl.training.passes import over_processes, summed_losses
 
 logger = logging.getLogger(__name__)
+
+Row = list[Tensor | None]
+"""A task's gradients on the shared parameters; None: it has none there."""
 
 
 class TaskGradients:
@@ -50,8 +54,9 @@ class TaskGradients:
         *,
         measure_every: int | None = None,
         c: float = 0.5,
-        alpha: float = 2.0,
+        alpha: float | None = None,
         beta: float = 0.01,
+        learning_rate: float = 0.025,
         seed: int = 0,
     ) -> None:
         """
@@ -59,17 +64,23 @@ class TaskGradients:
             strategy: see the recipe's ``gradients``.
             measure_every: under ``sum``, the steps in which gradients are told apart; None: in none.
             c: of ``cagrad``.
-            alpha: of ``fairgrad``.
+            alpha: of ``fairgrad`` (None: 2) and ``gradnorm`` (None: 1.5).
             beta: of ``gradvac``.
+            learning_rate: of ``gradnorm``.
             seed: of the order in which ``pcgrad`` and ``gradvac`` go through tasks.
         """
         self.model, self.tasks, self.strategy, self.measure_every = model, list(tasks), strategy, measure_every
-        self.c, self.alpha, self.beta, self.seed = c, alpha, beta, seed
+        self.c, self.beta, self.seed = c, beta, seed
+        self.alpha = alpha if alpha is not None else 2.0
+        self._gradnorm: GradNorm | None = None
+        if strategy == "gradnorm":
+            self._gradnorm = GradNorm(len(tasks), alpha if alpha is not None else 1.5, learning_rate)
         self.targets = np.zeros((len(tasks), len(tasks)))
         self._weights = [1.0] * len(tasks)
         self._gramian: Array | None = None
         self._present: list[int] = []
-        self._buffers: dict[MultiTaskModel, Tensor] = {}
+        self._rows: dict[MultiTaskModel, list[Row]] = {}
+        self._zeros: list[Tensor | None] = []
 
     def wanted(self, step: int) -> bool:
         """Whether gradients are told apart in a step."""
@@ -79,8 +90,8 @@ class TaskGradients:
         """Log what telling gradients apart will hold."""
         count = sum(p.numel() for p in _shared(self.model))
         logger.info(
-            "The gradients of %d tasks on %.1f million shared parameters take %.2f GB, once more where two threads "
-            "share a step", len(self.tasks), count / 1e6, len(self.tasks) * count * 4 / 2**30,
+            "The gradients of %d tasks on %.1f million shared parameters take %.2f GB, and up to twice that where two "
+            "threads share a step", len(self.tasks), count / 1e6, len(self.tasks) * count * 4 / 2**30,
         )  # fmt: skip
 
     def forward_backward(
@@ -94,7 +105,10 @@ class TaskGradients:
         """As :func:`nlp_mtl.training.passes.forward_backward`, of a model or its twin; keeps gradients apart."""
         assert isinstance(model, MultiTaskModel)
         shared, places = _shared(model), {task.name: place for place, task in enumerate(self.tasks)}
-        rows = self._rows(model)
+        rows: list[Row] = [[None] * len(shared) for _ in self.tasks]
+        self._rows[model] = rows
+        if model is self.model:  # what a step starts with is dense zeros, if anything
+            self._zeros = [parameter.grad for parameter in shared]
         losses = torch.zeros(len(weights), device=weights.device)
         for micro_batch in batches.micro_batches:
             present = {task: rows for task, rows in micro_batch.tasks.items() if len(rows.rows)}
@@ -107,17 +121,23 @@ class TaskGradients:
                     (weights[place] * share).backward(retain_graph=number < len(sums) - 1)
         return losses
 
-    def combine(self, step: int, counts: Mapping[str, int], accelerator: Accelerator) -> None:
-        """Give the model its gradients of a step: over all processes, of tasks with labelled items in it."""
-        twins = [rows for model, rows in self._buffers.items() if model is not self.model]
-        rows = self._rows(self.model)
-        for other in twins:
-            rows += other
-            other.zero_()
-        if accelerator.num_processes > 1:
-            self._exchange(rows, accelerator)
+    def combine(self, step: int, counts: Mapping[str, int], losses: Tensor, accelerator: Accelerator) -> None:
+        """Give the model its gradients of a step: over all processes, of tasks with labelled items in it.
+
+        Args:
+            losses: [tasks] this process's part of the step's.
+        """
         shared = _shared(self.model)
-        gramian = _gramian(rows, [p.numel() for p in shared])
+        rows = self._rows.pop(self.model)
+        for other in self._rows.values():  # the twin's
+            rows = [[_added(*pair) for pair in zip(*both, strict=True)] for both in zip(rows, other, strict=True)]
+        self._rows.clear()
+        if accelerator.num_processes > 1:
+            rows = self._exchanged(rows, shared, accelerator)
+        products = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=accelerator.device)
+        for gradients in zip(*rows, strict=True):
+            _add_products(gradients, products)
+        gramian: Array = products.cpu().numpy()
         self._present = [
             place for place, task in enumerate(self.tasks)
             if counts[task.name] and task.loss_weight and gramian[place, place] != 0
@@ -125,13 +145,16 @@ class TaskGradients:
         self._gramian = gramian
         weights = np.ones(len(self.tasks))
         if len(self._present) > 1 and np.isfinite(gramian).all():  # what is not finite is told when it is logged
-            weights[self._present] = self._found(step, gramian[np.ix_(self._present, self._present)])
-        told = broadcast(torch.tensor(weights, dtype=torch.float32, device=rows.device))  # rounding is not shared
+            if self._gradnorm is not None:
+                weights = self._gradnorm.weights.detach().numpy().copy()
+                norms = np.sqrt(np.diag(gramian)[self._present]).tolist()
+                self._gradnorm.update(self._present, norms, over_processes(losses, accelerator).tolist())
+            else:
+                weights[self._present] = self._found(step, gramian[np.ix_(self._present, self._present)])
+        told = broadcast(torch.tensor(weights, device=accelerator.device))  # processes may round differently
         self._weights = told.tolist()
-        total = told @ rows
-        rows.zero_()
-        for parameter, gradient in zip(shared, total.split([p.numel() for p in shared]), strict=True):
-            parameter.grad = gradient.view_as(parameter)
+        for parameter, gradients, zeros in zip(shared, zip(*rows, strict=True), self._zeros, strict=True):
+            parameter.grad = _weighted(gradients, self._weights, zeros, parameter)
 
     def _found(self, step: int, gramian: Array) -> Array:
         order = np.random.default_rng((self.seed, step))
@@ -151,23 +174,12 @@ class TaskGradients:
         }  # fmt: skip
         return by_gramian[self.strategy](gramian)
 
-    def _exchange(self, rows: Tensor, accelerator: Accelerator) -> None:
-        """Sum up over processes: the rows, and the gradients of heads, of which a process may have none."""
-        rows.copy_(accelerator.reduce(rows, "sum"))
+    def _exchanged(self, rows: list[Row], shared: Sequence[nn.Parameter], accelerator: Accelerator) -> list[Row]:
+        """Sums over processes: of the rows, and of the gradients of heads, of which a process may have none."""
         own = [parameter for parameter in self.model.heads.parameters() if parameter.requires_grad]
-        flat = torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in own])
-        summed = accelerator.reduce(flat, "sum")
-        assert isinstance(summed, Tensor)
-        for parameter, gradient in zip(own, summed.split([p.numel() for p in own]), strict=True):
-            parameter.grad = gradient.view_as(parameter)
-
-    def _rows(self, model: MultiTaskModel) -> Tensor:
-        """[tasks, shared parameters], zeros at first."""
-        if model not in self._buffers:
-            first = next(model.parameters())
-            count = sum(p.numel() for p in _shared(model))
-            self._buffers[model] = torch.zeros(len(self.tasks), count, device=first.device, dtype=first.dtype)
-        return self._buffers[model]
+        for parameter, gradient in zip(own, _reduced([p.grad for p in own], own, accelerator), strict=True):
+            parameter.grad = gradient
+        return [[*_reduced(row, shared, accelerator)] for row in rows]
 
     def told(self) -> dict[str, Any]:
         """Of the last step: what each task's gradient counted, and the cosines of each two."""
@@ -183,12 +195,16 @@ class TaskGradients:
 
     def state(self) -> dict[str, Any]:
         """What :meth:`restore` needs to go on, as plain values."""
+        if self._gradnorm is not None:
+            return {"gradnorm": self._gradnorm.state()}
         return {"targets": self.targets.tolist()} if self.strategy == "gradvac" else {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from the state of another one."""
         if "targets" in state:
             self.targets = np.array(state["targets"])
+        if self._gradnorm is not None and "gradnorm" in state:
+            self._gradnorm.restore(state["gradnorm"])
 
 
 def _shared(model: MultiTaskModel) -> list[nn.Parameter]:
@@ -196,19 +212,66 @@ def _shared(model: MultiTaskModel) -> list[nn.Parameter]:
 
 
 @contextmanager
-def _gradients_in(parameters: Sequence[nn.Parameter], row: Tensor) -> Iterator[None]:
+def _gradients_in(parameters: Sequence[nn.Parameter], row: Row) -> Iterator[None]:
     """Within it, gradients add up in a row; outside, parameters have none."""
-    for parameter, part in zip(parameters, row.split([p.numel() for p in parameters]), strict=True):
-        parameter.grad = part.view_as(parameter)
+    for parameter, gradient in zip(parameters, row, strict=True):
+        parameter.grad = gradient
     try:
         yield
     finally:
-        for parameter in parameters:
-            parameter.grad = None
+        for place, parameter in enumerate(parameters):
+            row[place], parameter.grad = parameter.grad, None
 
 
-def _gramian(rows: Tensor, sizes: Sequence[int]) -> Array:
-    """[tasks, tasks], added up in float64 over parameters."""
-    products = [part @ part.T for part in rows.split(list(sizes), dim=1)]
-    found: Array = torch.stack(products).double().sum(dim=0).cpu().numpy()
-    return found
+def _added(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return one + other
+
+
+def _reduced(
+    gradients: Sequence[Tensor | None], parameters: Sequence[nn.Parameter], accelerator: Accelerator
+) -> Iterator[Tensor]:
+    """Gradients (None: zero) added up over processes."""
+    pairs = list(zip(gradients, parameters, strict=True))
+    flat = [(torch.zeros_like(p) if gradient is None else gradient.to_dense()).flatten() for gradient, p in pairs]
+    total = accelerator.reduce(torch.cat(flat), "sum")
+    assert isinstance(total, Tensor)
+    for (_, parameter), gradient in zip(pairs, total.split([p.numel() for p in parameters]), strict=True):
+        yield gradient.view_as(parameter)
+
+
+def _add_products(gradients: Sequence[Tensor | None], found: Tensor) -> None:
+    """Add the products of the tasks' gradients on one parameter to ``found``, [tasks, tasks]."""
+    there = [(place, gradient) for place, gradient in enumerate(gradients) if gradient is not None]
+    if not there:
+        return
+    if any(gradient.is_sparse for _, gradient in there):
+        # Rows of embeddings, each task's at its own places: brought to the places of all.
+        sparse = [gradient.coalesce() for _, gradient in there]
+        places = torch.cat([gradient.indices()[0] for gradient in sparse]).unique()
+        flat = torch.zeros(len(sparse), len(places), sparse[0].shape[1], device=places.device)
+        for part, gradient in zip(flat, sparse, strict=True):
+            part[torch.searchsorted(places, gradient.indices()[0])] = gradient.values()
+    else:
+        flat = torch.stack([gradient for _, gradient in there])
+    matrix = flat.flatten(1)
+    chosen = torch.tensor([place for place, _ in there])
+    found[chosen[:, None], chosen] += matrix @ matrix.T
+
+
+def _weighted(
+    gradients: Sequence[Tensor | None], weights: Sequence[float], zeros: Tensor | None, like: Tensor
+) -> Tensor:
+    """The weighted sum on one parameter, dense. ``gradients`` are spent; ``zeros``: may become the sum."""
+    pairs = [(gradient, weight) for gradient, weight in zip(gradients, weights, strict=True) if gradient is not None]
+    if not pairs or pairs[0][0].is_sparse:
+        total = torch.zeros_like(like) if zeros is None else zeros
+        for gradient, weight in pairs:
+            total.add_(gradient, alpha=weight)
+        return total
+    (total, first), *others = pairs
+    total.mul_(first)
+    for gradient, weight in others:
+        total.add_(gradient, alpha=weight)
+    return total

@@ -183,7 +183,7 @@ def train(
         told: dict[str, Any] = {"weights": weights, "accelerator": accelerator, "mixed_precision": mixed_precision}
         if gradients is not None and gradients.wanted(step):
             losses = passed(partial(gradients.forward_backward, **told), batches, model)
-            gradients.combine(step, batches.counts, accelerator)
+            gradients.combine(step, batches.counts, losses, accelerator)
         else:
             losses = passed(partial(forward_backward, **told), batches)
         for parameter in model.unused_parameters(task for task in learned if batches.counts[task]):

@@ -1,0 +1,65 @@
+import json
+
+import pytest
+import torch
+
+from nlp_mtl.training.gradnorm import GradNorm
+
+
+def test_gradients_of_all_lengths_become_equally_long_where_tasks_learn_alike() -> None:
+    norms = [4.0, 1.0, 0.5]
+    weights = GradNorm(3, learning_rate=0.01)
+    for _ in range(3000):
+        weights.update([0, 1, 2], norms, [1.0, 2.0, 3.0])
+    lengths = weights.weights.detach() * torch.tensor(norms)
+    assert lengths.tolist() == pytest.approx([lengths.mean().item()] * 3, rel=0.1)
+    assert weights.weights.sum().item() == pytest.approx(3)
+
+
+def test_a_task_that_learns_more_slowly_gets_the_longer_gradient_the_more_the_larger_alpha() -> None:
+    found = []
+    for alpha in (0.0, 0.5, 1.5):
+        weights = GradNorm(2, alpha, learning_rate=0.01)
+        weights.update([0, 1], [1.0, 1.0], [1.0, 1.0])
+        for _ in range(3000):
+            weights.update([0, 1], [1.0, 1.0], [0.9, 0.6])  # the first has lost a tenth of its loss, the second more
+        first, second = weights.weights.tolist()
+        # The fixed point of w1 = mean (0.9 / 0.75)^alpha, w2 = mean (0.6 / 0.75)^alpha, up to a common factor.
+        assert first / second == pytest.approx(1.5**alpha, rel=0.05)
+        found.append(first / second)
+    assert found == sorted(found)
+
+
+def test_a_step_is_that_of_adam_on_the_papers_loss() -> None:
+    norms, losses = torch.tensor([2.0, 0.7, 1.1]).double(), torch.tensor([0.5, 0.9, 0.2]).double()
+    weights = GradNorm(3, alpha=1.5, learning_rate=0.025)
+    weights.update([0, 1, 2], norms.tolist(), [1.0, 1.0, 1.0])
+    expected = torch.nn.Parameter(weights.weights.detach().clone())
+    weighted = expected * norms
+    rates = losses / losses.mean()
+    loss = (weighted - (weighted.mean() * rates**1.5).detach()).abs().sum()
+    (gradient,) = torch.autograd.grad(loss, expected)
+    before = expected.detach().clone()
+    weights.update([0, 1, 2], norms.tolist(), losses.tolist())
+    moved = weights.weights.detach() - before
+    assert torch.equal(torch.sign(moved - moved.mean()), torch.sign(-gradient - (-gradient).mean()))
+
+
+def test_a_task_that_is_not_there_keeps_its_share() -> None:
+    weights = GradNorm(3, learning_rate=0.1)
+    weights.update([0, 2], [5.0, 1.0], [1.0, float("nan"), 1.0])
+    first, absent, last = weights.weights.tolist()
+    assert first < absent < last
+
+
+def test_one_that_goes_on_from_anothers_state_is_the_same() -> None:
+    whole, part = GradNorm(2), GradNorm(2)
+    steps = [([0, 1], [1.0, 3.0], [2.0, 1.0]), ([1], [3.0], [0.0, 0.9]), ([0, 1], [0.5, 2.0], [1.5, 0.8])]
+    for number, step in enumerate(steps):
+        if number == 2:
+            fresh = GradNorm(2)
+            fresh.restore(json.loads(json.dumps(part.state())))
+            part = fresh
+        whole.update(*step)
+        part.update(*step)
+    assert torch.equal(whole.weights, part.weights)
