@@ -176,6 +176,8 @@ class GradientsSpec(_Section):
     measure_every: Positive | None = None
     """Under ``sum``: in every so many steps the tasks' gradients are told apart, and ``metrics.jsonl`` has their
     cosines (under any other strategy always)."""
+    measured_layers: list[Annotated[Integer, Field(ge=0)]] = []
+    """The encoder's layers that the logged cosines compare, counted from 1; 0: the embeddings. Default: all."""
     c: Number = Field(default=GRADIENTS_DEFAULTS["c"], ge=0, lt=1)
     """Of ``cagrad``: how far from the mean gradient, as a share of its length; 0: the mean."""
     alpha: Annotated[Number, Field(gt=0)] | None = None

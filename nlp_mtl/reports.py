@@ -77,6 +77,12 @@ def print_check(report: Mapping[str, Any]) -> None:
             f"{row['labelled_rows']:,}", f"{row['labelled_items']:,}", label_summary(row["counts"]),
         )  # fmt: skip
     console.print(table)
+    if report["agreement"]:
+        table = Table("tasks", "items", "measure", "value", title="Labels of two tasks on the same training rows")
+        for row in report["agreement"]:
+            name = {"equal": "share of equal labels", "nmi": "normalised mutual information"}[row["measure"]]
+            table.add_row(", ".join(row["tasks"]), f"{row['items']:,}", name, f"{row['value']:.4f}")
+        console.print(table)
     table = Table("dataset", "train rows", "share", "rows a step", "passes", title="Sampling")
     for row in report["sampling"]:
         table.add_row(

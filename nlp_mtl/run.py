@@ -93,6 +93,7 @@ def train(
     arguments = trainer_arguments(recipe, prepared)
     set_seed(recipe.seed)  # the heads' first weights
     model = new_model(recipe, prepared)
+    arguments["gradients"] = task_gradients(recipe, model, prepared.tasks)
     data.packed = model.packs(layout(recipe))
     if recipe.training.compile:
         model.to(accelerator.device)
@@ -154,8 +155,8 @@ def _trained(
     with noted_termination() as termination:
         state = train_model(
             model, data, prepared.tasks, validate, balancer(recipe, prepared, accelerator.device),
-            accelerator=accelerator, gradients=task_gradients(recipe, model, prepared.tasks), output_dir=output_dir,
-            resume=resume, stop=termination.agreed, track=track, saved=saved, **arguments,
+            accelerator=accelerator, output_dir=output_dir, resume=resume, stop=termination.agreed, track=track,
+            saved=saved, **arguments,
         )  # fmt: skip
     scores = {split: found for split in ("validation", "test") if (found := score(split, model))}
     track({"best": scores}, state.step)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from nlp_mtl.analysis.relatedness import label_agreement
 from nlp_mtl.data.encoding import EncodedSplit, StreamedSplit, label_column
 from nlp_mtl.data.items import Framing, item_lengths
 from nlp_mtl.data.labels import MISSING
@@ -33,8 +34,9 @@ def data_report(
         progress: show bars while rows are looked through.
 
     Returns:
-        ``notes`` (splits carved or capped), ``splits`` (rows and lengths), ``labels`` (counts), ``sampling``,
-        ``steps``, ``first_micro_batch`` and ``odd``: sentences that name dataset, split and row.
+        ``notes`` (splits carved or capped), ``splits`` (rows and lengths), ``labels`` (counts), ``agreement``
+        (of tasks that label the same rows), ``sampling``, ``steps``,
+        ``first_micro_batch`` and ``odd``: sentences that name dataset, split and row.
     """
     # Nobody has seen what their training rows hold.
     streamed = {task for split in data.splits if isinstance(split, StreamedSplit) for task in split.tasks}
@@ -52,6 +54,7 @@ def data_report(
             for split, rows in splits.items()
             if task.name in rows.tasks
         ],
+        "agreement": label_agreement(tasks, encoded),
         "sampling": _sampling_report(loaded, encoded, data),
         "steps": {
             "steps": len(data),
@@ -136,7 +139,7 @@ def _micro_batch_report(tasks: Sequence[Task], data: StepDataset) -> dict[str, A
     items = data.items(data.sampler[0])
     lengths = item_lengths(items, data.framing)
     row_lengths = data.row_lengths(lengths)
-    micro_batches = data.layout(lengths)
+    micro_batches = data.layout_of(0, items, lengths)
     first = micro_batches[0]
 
     def padding(batches: Sequence[np.ndarray]) -> float:

@@ -84,6 +84,22 @@ class EncodedSplit:
             place += len(sizes)
         return found
 
+    def joint_counts(self, one: Task, other: Task) -> np.ndarray:
+        """[labels of one task, labels of another] How often an item has each two labels.
+
+        Items are words where one of the two labels words; a text's label then stands for each of its words.
+        """
+        counts = np.zeros((len(one.labels), len(other.labels)), dtype=np.int64)
+        columns = [_lists(self.rows, label_column(task.name)) for task in (one, other)]
+        for (sizes, ids), (other_sizes, other_ids) in zip(*columns, strict=True):
+            both = (sizes > 0) & (other_sizes > 0)
+            items = np.maximum(sizes, other_sizes)[both]
+            first = _spread(ids[np.repeat(both, sizes)], sizes[both], items)
+            second = _spread(other_ids[np.repeat(both, other_sizes)], other_sizes[both], items)
+            labelled = (first != MISSING) & (second != MISSING)
+            np.add.at(counts, (first[labelled], second[labelled]), 1)
+        return counts
+
     def digest(self) -> str:
         """A checksum of all tokens and labels."""
         digest = hashlib.sha256()
@@ -293,6 +309,11 @@ def _lists(rows: datasets.Dataset, column: str) -> Iterator[tuple[np.ndarray, np
     for batch in rows.select_columns([column]).with_format("arrow").iter(10_000):
         array = batch.column(0).combine_chunks()
         yield array.value_lengths().to_numpy().astype(np.int32), array.flatten().to_numpy().astype(np.int32)
+
+
+def _spread(ids: np.ndarray, sizes: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """Labels one an item: those of words as they are, a text's again and again."""
+    return np.repeat(ids, np.repeat(np.where(sizes == items, 1, items), sizes))
 
 
 def _list_lengths(rows: datasets.Dataset, column: str) -> np.ndarray:

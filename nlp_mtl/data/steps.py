@@ -79,12 +79,11 @@ class StepDataset(Dataset[StepBatches]):
         plan = self.sampler[step]
         items = self.items(plan)
         lengths = item_lengths(items, self.framing)
-        is_apart = self.one_set_every is not None and step % self.one_set_every == 0
         micro_batches = [
             collate(
                 [items[i] for i in batch], self.tasks, self.framing, packed=self.packed, is_bucketed=self.is_bucketed
             )
-            for batch in (self.layout_of_sets(items, lengths) if is_apart else self.layout(lengths))
+            for batch in self.layout_of(step, items, lengths)
         ]
         cursors = {stream.dataset: stream.cursor() for stream in self.streams}
         return StepBatches(step, micro_batches, self.counts(items), int(lengths.sum()), cursors)
@@ -99,6 +98,11 @@ class StepDataset(Dataset[StepBatches]):
         for stream in self.streams:
             if stream.dataset in cursors:
                 stream.remember(Cursor(*cursors[stream.dataset]))
+
+    def layout_of(self, step: int, items: Sequence[Item], lengths: np.ndarray) -> list[np.ndarray]:
+        """The micro-batches of this process in a step, as places of its items."""
+        is_apart = self.one_set_every is not None and step % self.one_set_every == 0
+        return self.layout_of_sets(items, lengths) if is_apart else self.layout(lengths)
 
     def layout(self, lengths: np.ndarray) -> list[np.ndarray]:
         """The micro-batches of this process, as places of items. ``lengths``: [items of the step], in tokens."""

@@ -17,8 +17,10 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from nlp_mtl.data.steps import StepBatches
+from nlp_mtl.errors import ModelError, listed
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.tasks import Task
+from nlp_mtl.training.freezing import layer_depths
 from nlp_mtl.training.gradient_weights import (
     Array,
     aligned_weights,
@@ -53,6 +55,7 @@ class TaskGradients:
         strategy: str,
         *,
         measure_every: int | None = None,
+        measured_layers: Sequence[int] = (),
         c: float = 0.5,
         alpha: float | None = None,
         beta: float = 0.01,
@@ -63,11 +66,15 @@ class TaskGradients:
         Args:
             strategy: see the recipe's ``gradients``.
             measure_every: under ``sum``, the steps in which gradients are told apart; None: in none.
+            measured_layers: those of the encoder that :meth:`told` compares, 0 for embeddings; none: all.
             c: of ``cagrad``.
             alpha: of ``fairgrad`` (None: 2) and ``gradnorm`` (None: 1.5).
             beta: of ``gradvac``.
             learning_rate: of ``gradnorm``.
             seed: of the order in which ``pcgrad`` and ``gradvac`` go through tasks.
+
+        Raises:
+            ModelError: the encoder has no such layer, or it does not learn.
         """
         self.model, self.tasks, self.strategy, self.measure_every = model, list(tasks), strategy, measure_every
         self.c, self.beta, self.seed = c, beta, seed
@@ -75,6 +82,14 @@ class TaskGradients:
         self._gradnorm: GradNorm | None = None
         if strategy == "gradnorm":
             self._gradnorm = GradNorm(len(tasks), alpha if alpha is not None else 1.5, learning_rate)
+        depths = layer_depths(model)
+        self._measured = [not measured_layers or depths[name] in measured_layers for name, _ in _shared(model)]
+        learning = {depth for name, _ in _shared(model) if (depth := depths[name]) is not None}
+        if missing := set(measured_layers) - learning:
+            raise ModelError(
+                f"gradients.measured_layers: {listed(sorted(missing))} is no layer of the encoder that learns; "
+                f"there are {listed(sorted(learning))}"
+            )
         self.targets = np.zeros((len(tasks), len(tasks)))
         self._weights = [1.0] * len(tasks)
         self._gramian: Array | None = None
@@ -88,7 +103,7 @@ class TaskGradients:
 
     def tell_memory(self) -> None:
         """Log what telling gradients apart will hold."""
-        count = sum(p.numel() for p in _shared(self.model))
+        count = sum(parameter.numel() for _, parameter in _shared(self.model))
         logger.info(
             "The gradients of %d tasks on %.1f million shared parameters take %.2f GB, and up to twice that where two "
             "threads share a step", len(self.tasks), count / 1e6, len(self.tasks) * count * 4 / 2**30,
@@ -104,7 +119,8 @@ class TaskGradients:
     ) -> Tensor:
         """As :func:`nlp_mtl.training.passes.forward_backward`, of a model or its twin; keeps gradients apart."""
         assert isinstance(model, MultiTaskModel)
-        shared, places = _shared(model), {task.name: place for place, task in enumerate(self.tasks)}
+        shared = [parameter for _, parameter in _shared(model)]
+        places = {task.name: place for place, task in enumerate(self.tasks)}
         rows: list[Row] = [[None] * len(shared) for _ in self.tasks]
         self._rows[model] = rows
         if model is self.model:  # what a step starts with is dense zeros, if anything
@@ -127,22 +143,23 @@ class TaskGradients:
         Args:
             losses: [tasks] this process's part of the step's.
         """
-        shared = _shared(self.model)
+        shared = [parameter for _, parameter in _shared(self.model)]
         rows = self._rows.pop(self.model)
         for other in self._rows.values():  # the twin's
             rows = [[_added(*pair) for pair in zip(*both, strict=True)] for both in zip(rows, other, strict=True)]
         self._rows.clear()
         if accelerator.num_processes > 1:
             rows = self._exchanged(rows, shared, accelerator)
-        products = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=accelerator.device)
-        for gradients in zip(*rows, strict=True):
-            _add_products(gradients, products)
-        gramian: Array = products.cpu().numpy()
+        # Of what is measured, and of the rest.
+        products = torch.zeros(2, len(rows), len(rows), dtype=torch.float64, device=accelerator.device)
+        for is_measured, gradients in zip(self._measured, zip(*rows, strict=True), strict=True):
+            _add_products(gradients, products[0 if is_measured else 1])
+        self._gramian, rest = products.cpu().numpy()
+        gramian: Array = self._gramian + rest
         self._present = [
             place for place, task in enumerate(self.tasks)
             if counts[task.name] and task.loss_weight and gramian[place, place] != 0
         ]  # fmt: skip
-        self._gramian = gramian
         weights = np.ones(len(self.tasks))
         if len(self._present) > 1 and np.isfinite(gramian).all():  # what is not finite is told when it is logged
             if self._gradnorm is not None:
@@ -189,7 +206,7 @@ class TaskGradients:
         norms = np.sqrt(np.diag(self._gramian))
         cosines = {
             f"{names[one]}/{names[other]}": float(self._gramian[one, other] / (norms[one] * norms[other]))
-            for one in self._present for other in self._present if one < other
+            for one in self._present for other in self._present if one < other and norms[one] * norms[other] > 0
         }  # fmt: skip
         return {"gradient_weights": dict(zip(names, self._weights, strict=True)), "gradient_cosines": cosines}
 
@@ -207,8 +224,9 @@ class TaskGradients:
             self._gradnorm.restore(state["gradnorm"])
 
 
-def _shared(model: MultiTaskModel) -> list[nn.Parameter]:
-    return [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
+def _shared(model: MultiTaskModel) -> list[tuple[str, nn.Parameter]]:
+    """With their names in the model."""
+    return [(name, p) for name, p in model.named_parameters() if name.startswith("encoder.") and p.requires_grad]
 
 
 @contextmanager

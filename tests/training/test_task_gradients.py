@@ -15,6 +15,7 @@ from trained import run
 
 from nlp_mtl import Recipe, RecipeError, train
 from nlp_mtl.build import balancer, task_gradients
+from nlp_mtl.errors import ModelError
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.recipe import GradientsSpec
 from nlp_mtl.training.balancing import summed_loss
@@ -159,6 +160,30 @@ def test_gradients_that_are_told_apart_and_added_up_are_those_of_a_plain_run(tmp
         assert measured["gradient_weights"] == {"ner": 1, "pos": 1, "sentiment": 1}
         assert all(-1 <= cosine <= 1 for cosine in measured["gradient_cosines"].values())
         assert "gradient_cosines" not in plain
+
+
+def test_cosines_of_chosen_layers_are_those_of_their_gradients(tmp_path: Path) -> None:
+    found = {}
+    for name, layers in {"all": [], "embeddings": [0], "layers": [1, 2]}.items():
+        given = recipe_values(tmp_path, "sum", max_steps=1)
+        given |= {"output_dir": str(tmp_path / name), "gradients": {"measure_every": 1, "measured_layers": layers}}
+        train(Recipe.from_dict(given))
+        found[name] = loss_lines(tmp_path / name)[0]["gradient_cosines"]
+    step = Step(tmp_path / "by hand", "pcgrad")
+    rows, _ = step.one_by_one()
+    names = [(n, p.numel()) for n, p in step.model.encoder.named_parameters() if p.requires_grad]
+    is_embedding = torch.cat([torch.full((size,), "embeddings" in name) for name, size in names])
+    for name, chosen in (("all", is_embedding | True), ("embeddings", is_embedding), ("layers", ~is_embedding)):
+        ner, pos = rows[0][chosen], rows[1][chosen]
+        assert found[name]["ner/pos"] == pytest.approx(torch.cosine_similarity(ner, pos, dim=0).item(), abs=1e-4)
+
+
+def test_a_layer_that_the_encoder_does_not_have_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    given = recipe_values(tmp_path, "pcgrad")
+    given["gradients"]["measured_layers"] = [7]
+    with pytest.raises(ModelError, match=r"measured_layers: `7` is no layer .*; there are `0`, `1`"):
+        train(Recipe.from_dict(given))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.usefixtures("cores")

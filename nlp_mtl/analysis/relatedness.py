@@ -1,0 +1,58 @@
+"""How much the labels of two tasks say of each other, where both label the same rows."""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nlp_mtl.data.encoding import EncodedSplit
+from nlp_mtl.tasks import Task
+
+
+def label_agreement(tasks: Sequence[Task], encoded: Mapping[str, Mapping[str, EncodedSplit]]) -> list[dict[str, Any]]:
+    """Each two tasks that label the same training rows, with how their labels agree.
+
+    An item is a word where one of the two labels words (a text's label then stands for each of its words), else a text.
+
+    Returns:
+        ``tasks``, ``items`` that both label, and a ``measure`` with its ``value``: ``equal``, the share of items with
+        equal labels, where both tasks have the same labels; else ``nmi``, the normalised mutual information of the
+        labels: 0 where those of one say nothing of the other's, 1 where they settle them.
+    """
+    found = []
+    for one, other in combinations(tasks, 2):
+        counts = np.zeros((len(one.labels), len(other.labels)), dtype=np.int64)
+        for splits in encoded.values():
+            rows = splits.get("train")
+            if isinstance(rows, EncodedSplit) and one.name in rows.tasks and other.name in rows.tasks:
+                counts += rows.joint_counts(one, other)
+        items = int(counts.sum())
+        if not items:
+            continue
+        if set(one.labels) == set(other.labels):
+            pairs = [(place, other.labels.index(label)) for place, label in enumerate(one.labels)]
+            measure, value = "equal", sum(int(counts[pair]) for pair in pairs) / items
+        else:
+            measure, value = "nmi", normalised_mutual_information(counts)
+        found.append({"tasks": [one.name, other.name], "items": items, "measure": measure, "value": value})
+    return found
+
+
+def normalised_mutual_information(counts: NDArray[np.int64]) -> float:
+    """Mutual information by the mean of both entropies; 0 where a task has one label only.
+
+    Args:
+        counts: [labels of one task, labels of another] how many items have each two labels.
+    """
+    joint = counts / counts.sum()
+    rows, columns = joint.sum(axis=1), joint.sum(axis=0)
+    information = _entropy(rows) + _entropy(columns) - _entropy(joint.ravel())
+    mean = (_entropy(rows) + _entropy(columns)) / 2
+    return float(np.clip(information / mean, 0, 1)) if mean > 0 else 0.0
+
+
+def _entropy(shares: NDArray[np.float64]) -> float:
+    there = shares[shares > 0]
+    return float(-(there * np.log(there)).sum())
