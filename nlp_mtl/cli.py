@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import wraps
@@ -57,7 +58,7 @@ def _told(verb: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(75) from error  # EX_TEMPFAIL of sysexits.h: try again
         except NlpMtlError as error:
             if options["debug"]:
-                raise
+                traceback.print_exception(error)
             print(f"nlp-mtl: {error}", file=sys.stderr)
             raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
@@ -149,7 +150,7 @@ def predict(
         list[str] | None,
         typer.Argument(metavar="[TEXT... | -]", help="Texts. Without any, or with -: the lines of standard input."),
     ] = None,
-    tasks: Annotated[str | None, typer.Option(help="Tasks to answer, comma separated. Default: all.")] = None,
+    tasks: Annotated[list[str] | None, typer.Option(help="Tasks to answer, comma separated. Default: all.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
     debug: Debug = False,
 ) -> None:
@@ -184,8 +185,8 @@ Private = Annotated[
 CreatePr = Annotated[bool, typer.Option("--create-pr", help="As a pull request.")]
 Message = Annotated[str | None, typer.Option(help="Of the commit.")]
 License = Annotated[str | None, typer.Option(help="For the card, as the Hub calls it: apache-2.0, ...")]
-Language = Annotated[str | None, typer.Option(help="For the card, comma separated: en,de")]
-Tags = Annotated[str | None, typer.Option(help="For the card, comma separated.")]
+Language = Annotated[list[str] | None, typer.Option(help="For the card, comma separated: en,de")]
+Tags = Annotated[list[str] | None, typer.Option(help="For the card, comma separated.")]
 
 
 @app.command()

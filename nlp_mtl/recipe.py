@@ -175,7 +175,10 @@ class GradientsSpec(_Section):
     costs memory and time; see ``docs/methods.md``."""
     measure_every: Positive | None = None
     """Under ``sum``: in every so many steps the tasks' gradients are told apart, and ``metrics.jsonl`` has their
-    cosines (under any other strategy always)."""
+    cosines (under any other strategy always). With ``look_ahead``, under any: those in which it does."""
+    look_ahead: bool = False
+    """Measure the tasks' affinities: by how much the gradient of one alone would lower the losses of the others. One
+    more forward pass a task."""
     measured_layers: list[Annotated[Integer, Field(ge=0)]] = []
     """The encoder's layers that the logged cosines compare, counted from 1; 0: the embeddings. Default: all."""
     c: Number = Field(default=GRADIENTS_DEFAULTS["c"], ge=0, lt=1)

@@ -306,6 +306,8 @@ def run_recipe(path: str | Path) -> Recipe:
         RunError: it is not a run folder.
     """
     file = Path(path).expanduser() / "recipe.yaml"
+    if not file.parent.is_dir():
+        raise RunError(f"there is no run folder {path}; a model of the Hub needs a recipe for its data: --recipe")
     if not file.is_file():
         raise RunError(
             f"{path} is not a run folder (it has no recipe.yaml): say which recipe's data to use, with --recipe"

@@ -49,8 +49,14 @@ def gradients_problems(gradients: dict[str, Any], training: dict[str, Any]) -> I
     for key, default in GRADIENTS_DEFAULTS.items():
         given = gradients.get(key, default)
         unchanged = given == default or (default is not None and number(given) == default)
+        if key == "measure_every" and gradients.get("look_ahead") is True:
+            continue
         if not unchanged and strategy not in _COMBINED_BY[key]:
             yield Problem(f"gradients.{key}", f"only `strategy:` {listed(_COMBINED_BY[key])} reads it")
+    if gradients.get("look_ahead") is True and gradients.get("measure_every") is None:
+        yield Problem("gradients.look_ahead", "say in which steps: `measure_every: 100`, say")
+    if gradients.get("measured_layers") and strategy == "sum" and gradients.get("measure_every") is None:
+        yield Problem("gradients.measured_layers", "nothing is measured: give `measure_every` as well")
     if strategy != "sum" or gradients.get("measure_every") is not None:
         if training.get("compile") is True:
             message = "compiled layers go back once, the gradients of several tasks need more; leave one of both out"

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 
@@ -34,9 +34,9 @@ def as_json_line(value: Any) -> str:
     return line
 
 
-def comma_separated(given: str | None) -> list[str] | None:
-    """The parts of an option's value; None: it was not given."""
-    return None if given is None else [part.strip() for part in given.split(",") if part.strip()]
+def comma_separated(given: Sequence[str] | None) -> list[str] | None:
+    """The parts of an option's values, which may hold several each; None: it was not given."""
+    return None if given is None else [part.strip() for one in given for part in one.split(",") if part.strip()]
 
 
 def chunks(items: Iterator[str], size: int) -> Iterator[list[str]]:

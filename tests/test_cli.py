@@ -12,7 +12,6 @@ import pytest
 import tiny
 import yaml
 
-from nlp_mtl import RecipeError
 from nlp_mtl.cli import main
 
 
@@ -164,9 +163,16 @@ def test_the_package_runs_as_a_module() -> None:
     assert "train" in done.stdout
 
 
-def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="no such file"):
-        main(["train", str(tmp_path / "none.yaml"), "--debug"])
+def test_debug_shows_the_traceback_and_ends_with_the_same_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for more in ([], ["--debug"]):
+        with pytest.raises(SystemExit) as ended:
+            main(["train", str(tmp_path / "none.yaml"), *more])
+        assert ended.value.code == 2
+        errors = capsys.readouterr().err
+        assert "no such file" in errors
+        assert ("Traceback" in errors) == bool(more)
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

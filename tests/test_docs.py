@@ -16,7 +16,16 @@ from writable_hub import writable_hub
 
 from nlp_mtl import train
 from nlp_mtl.cli import main
-from nlp_mtl.recipe import BalancingSpec, DatasetSpec, HubSpec, Recipe, SamplingSpec, TaskSpec, TrainingSpec
+from nlp_mtl.recipe import (
+    BalancingSpec,
+    DatasetSpec,
+    GradientsSpec,
+    HubSpec,
+    Recipe,
+    SamplingSpec,
+    TaskSpec,
+    TrainingSpec,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -137,6 +146,7 @@ def test_files_that_the_docs_link_or_map_exist() -> None:
         ("`tasks.NAME`", TaskSpec),
         ("`sampling`", SamplingSpec),
         ("`balancing`", BalancingSpec),
+        ("`gradients`", GradientsSpec),
         ("`training`", TrainingSpec),
         ("`hub`", HubSpec),
     ],

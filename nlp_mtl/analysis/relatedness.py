@@ -1,6 +1,6 @@
 """How much the labels of two tasks say of each other, where both label the same rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -56,3 +56,48 @@ def normalised_mutual_information(counts: NDArray[np.int64]) -> float:
 def _entropy(shares: NDArray[np.float64]) -> float:
     there = shares[shares > 0]
     return float(-(there * np.log(there)).sum())
+
+
+def mean_affinities(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The means over a run of what its ``metrics.jsonl`` tells: ``{"one>other": affinity}``."""
+    found: dict[str, list[float]] = {}
+    for line in lines:
+        for pair, value in line.get("affinities", {}).items():
+            found.setdefault(pair, []).append(value)
+    return {pair: float(np.mean(values)) for pair, values in found.items()}
+
+
+def propose_groups(affinities: Mapping[str, float], num_groups: int) -> list[tuple[str, ...]]:
+    """Which tasks to train together: the partition whose tasks have the highest affinity from the rest of their group.
+
+    As Fifty et al. 2021 (arXiv 2109.04617) choose groups, but that each task is in exactly one, since each model is
+    paid for; a task alone counts what it does for itself. All partitions are tried: for up to ten tasks or so.
+
+    Args:
+        affinities: ``{"one>other": what a step for one does for the other}``, as :func:`mean_affinities` has them.
+        num_groups: how many models there may be, at most.
+
+    Returns:
+        the groups.
+    """
+    names = list(dict.fromkeys(name for pair in affinities for name in pair.split(">")))
+
+    def gain(group: tuple[str, ...]) -> float:
+        if len(group) == 1:
+            return affinities.get(f"{group[0]}>{group[0]}", 0.0)
+        found = [[affinities.get(f"{one}>{other}", 0.0) for one in group if one != other] for other in group]
+        return float(sum(np.mean(values) for values in found))
+
+    partitions = (one for one in _partitions(names) if len(one) <= num_groups)
+    return max(partitions, key=lambda groups: sum(gain(group) for group in groups), default=[])
+
+
+def _partitions(names: Sequence[str]) -> Iterator[list[tuple[str, ...]]]:
+    if not names:
+        yield []
+        return
+    first, *rest = names
+    for groups in _partitions(rest):
+        yield [(first,), *groups]
+        for place, group in enumerate(groups):
+            yield [*groups[:place], (first, *group), *groups[place + 1 :]]

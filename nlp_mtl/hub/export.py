@@ -13,7 +13,7 @@ from nlp_mtl.hub.card_header import About
 from nlp_mtl.hub.card_text import merged
 from nlp_mtl.hub.portable import portable_results
 from nlp_mtl.hub.pushing import run_of
-from nlp_mtl.hub.repository import Repository
+from nlp_mtl.hub.repository import Repository, check_repo_id
 from nlp_mtl.models.heads import stock_model
 from nlp_mtl.models.loading import load_model
 from nlp_mtl.models.multitask import MultiTaskModel
@@ -105,6 +105,8 @@ def export(
         RunError: it cannot be written.
         HubError: the Hub refused, or could not be reached. What was written stays.
     """
+    if repo_id is not None:
+        check_repo_id(repo_id)  # before anything is written
     model, tokenizer = load_model(source, revision=revision)
     known = _known(model, task)
     recipe, results = run_of(Path(source).expanduser())

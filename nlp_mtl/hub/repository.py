@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from nlp_mtl.errors import HubError, ModelError, first_line
 from nlp_mtl.hub.card_text import texts
@@ -44,6 +45,21 @@ class Head(NamedTuple):
     commit: str
     files: frozenset[str]
     card: str | None
+
+
+def check_repo_id(repo_id: str) -> None:
+    """
+    Raises:
+        HubError: it is no id of a repository.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise _no_id(repo_id, error) from error
+
+
+def _no_id(repo_id: str, error: HFValidationError) -> HubError:
+    return HubError(f"{repo_id!r} is no id of a repository (user/name): {first_line(error)}")
 
 
 class Repository:
@@ -172,7 +188,7 @@ class Repository:
         try:
             yield
         except HFValidationError as error:
-            raise HubError(f"{self.repo_id!r} is no id of a repository (user/name): {first_line(error)}") from error
+            raise _no_id(self.repo_id, error) from error
         except LocalTokenNotFoundError as error:
             raise HubError(
                 f"there is no token to push with: run `hf auth login`, or set HF_TOKEN; then {self.again}"

@@ -119,7 +119,7 @@ def checkpoint_gradients(encoder: PreTrainedModel) -> None:
     enable({"use_reentrant": False})  # the other kind fails where processes share a step
 
 
-def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, revision: str | None = None, local_files_only: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of an encoder or a model folder, fit for texts that come as words.
 
     Byte-level tokenizers get ``add_prefix_space=True``: else a word would become other tokens than the same word
@@ -130,7 +130,8 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
     """
     path = resolve_encoder(name)
     try:
-        tokenizer: PreTrainedTokenizerBase = retried(lambda: AutoTokenizer.from_pretrained(path, revision=revision))
+        options = {"revision": revision, "local_files_only": local_files_only}
+        tokenizer: PreTrainedTokenizerBase = retried(lambda: AutoTokenizer.from_pretrained(path, **options))
         if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # made up: there are no files
             raise _no_tokenizer(name)
         if not tokenizer.is_fast:
@@ -139,7 +140,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
                 "that its tokens come from: convert it to tokenizer.json, or take another encoder"
             )
         if _byte_levels(_pre_tokenizer(tokenizer)):
-            tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, add_prefix_space=True)
+            tokenizer = AutoTokenizer.from_pretrained(path, **options, add_prefix_space=True)
             _add_prefix_space(tokenizer)
     except UNREADABLE as error:
         if "backend tokenizer" in str(error):

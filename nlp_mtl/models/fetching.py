@@ -1,20 +1,24 @@
 """Files of models, from a folder or the Hub: asked for again where that helps, refused where they are hostile."""
 
 import json
+import logging
 import os
 import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
-from huggingface_hub.errors import (
+from huggingface_hub import constants, is_offline_mode, try_to_load_from_cache
+from huggingface_hub.errors import (  # type: ignore[attr-defined]
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    HTTPError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
     StrictDataclassError,
 )
+from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 from transformers.utils import cached_file
@@ -22,12 +26,16 @@ from transformers.utils import cached_file
 from nlp_mtl.errors import ModelError, first_line
 from nlp_mtl.retrying import Answer, retried
 
+logger = logging.getLogger(__name__)
+
 UNREADABLE = (
     OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError,
     SafetensorError, pickle.UnpicklingError, HfHubHTTPError, HFValidationError, StrictDataclassError,
 )  # fmt: skip
 """What transformers raises for files that are missing, cut, of another model, or out of reach."""
 
+_PATIENCE = 10
+"""Seconds for an answer of the Hub, whatever it is."""
 _NO_CONVERSION = "DISABLE_SAFETENSORS_CONVERSION"
 _INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
@@ -48,7 +56,24 @@ def weights_from(load: Callable[[], Answer]) -> Answer:
             os.environ[_NO_CONVERSION] = before
 
 
-def check_shards(name: str, config: PreTrainedConfig, revision: str | None = None) -> None:
+def only_cached(name: str, revision: str | None = None) -> bool:
+    """Whether a model of the Hub is in the cache, and the Hub cannot be reached.
+
+    Its client asks for each file anew, and waits half a minute for each answer that does not come.
+    """
+    if is_offline_mode() or not isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
+    except HTTPError:
+        logger.warning("The Hub cannot be reached: the copy of `%s` in the cache is taken", name)
+        return True
+    return False
+
+
+def check_shards(
+    name: str, config: PreTrainedConfig, revision: str | None = None, local_files_only: bool = False
+) -> None:
     """Refuse weights in several files of which one lies outside the model: its index is not to be trusted.
 
     Raises:
@@ -60,8 +85,8 @@ def check_shards(name: str, config: PreTrainedConfig, revision: str | None = Non
         # Of a folder, or of the Hub; None: there is no such file.
         found = retried(
             lambda index=index: cached_file(  # type: ignore[misc]
-                name, index, revision=revision or "main", _raise_exceptions_for_missing_entries=False,
-                _raise_exceptions_for_connection_errors=False,
+                name, index, revision=revision or "main", local_files_only=local_files_only,
+                _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
             )
         )  # fmt: skip
         if found is None:

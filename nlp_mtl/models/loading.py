@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from nlp_mtl.errors import ModelError, listed
 from nlp_mtl.models.encoder import load_tokenizer
-from nlp_mtl.models.fetching import UNREADABLE, cannot_load, check_shards, weights_from
+from nlp_mtl.models.fetching import UNREADABLE, cannot_load, check_shards, only_cached, weights_from
 from nlp_mtl.models.multitask import MultiTaskConfig, MultiTaskModel
 from nlp_mtl.retrying import retried
 from nlp_mtl.words import WORD_SPLITTERS
@@ -35,16 +35,20 @@ def load_model(path: str | Path, *, revision: str | None = None) -> tuple[MultiT
         _check_is_ours(Path(name))
     elif looks_local or Path(name).exists():
         raise ModelError(f"there is no model folder {path}")
+    cached = not Path(name).is_dir() and only_cached(name, revision)
     try:
-        config = retried(lambda: MultiTaskConfig.from_pretrained(name, revision=revision or "main"))
+        config = retried(
+            lambda: MultiTaskConfig.from_pretrained(name, revision=revision or "main", local_files_only=cached)
+        )
         if config.model_type != MultiTaskConfig.model_type or not config.tasks:
             raise ModelError(f"`{name}` is not a model of nlp_mtl: its config has no tasks")
         _check_config(config, name)
-        check_shards(name, config, revision)
+        check_shards(name, config, revision, cached)
         loaded: Any = weights_from(
             lambda: MultiTaskModel.from_pretrained(
                 name, config=config, revision=revision or "main", dtype=torch.float32, output_loading_info=True,
                 use_safetensors=True,  # never what would have to be unpickled
+                local_files_only=cached,
             )
         )  # fmt: skip
     except RuntimeError as error:  # of other shapes
@@ -55,7 +59,7 @@ def load_model(path: str | Path, *, revision: str | None = None) -> tuple[MultiT
     missing = sorted(loaded[1]["missing_keys"])
     if missing:  # they would be random
         raise ModelError(f"model `{path}` cannot be loaded: its weights lack {listed(missing)}")
-    return model.eval(), load_tokenizer(name, revision)
+    return model.eval(), load_tokenizer(name, revision, cached)
 
 
 def _check_config(config: MultiTaskConfig, name: str) -> None:

@@ -6,7 +6,7 @@ that the methods look at is their Gramian.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ from nlp_mtl.data.steps import StepBatches
 from nlp_mtl.errors import ModelError, listed
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.tasks import Task
+from nlp_mtl.training.affinity import Affinities
 from nlp_mtl.training.freezing import layer_depths
 from nlp_mtl.training.gradient_weights import (
     Array,
@@ -55,6 +56,7 @@ class TaskGradients:
         strategy: str,
         *,
         measure_every: int | None = None,
+        look_ahead: bool = False,
         measured_layers: Sequence[int] = (),
         c: float = 0.5,
         alpha: float | None = None,
@@ -65,7 +67,9 @@ class TaskGradients:
         """
         Args:
             strategy: see the recipe's ``gradients``.
-            measure_every: under ``sum``, the steps in which gradients are told apart; None: in none.
+            measure_every: under ``sum``, the steps in which gradients are told apart; None: in none. Under any, those
+                in which affinities are measured.
+            look_ahead: measure affinities.
             measured_layers: those of the encoder that :meth:`told` compares, 0 for embeddings; none: all.
             c: of ``cagrad``.
             alpha: of ``fairgrad`` (None: 2) and ``gradnorm`` (None: 1.5).
@@ -91,6 +95,7 @@ class TaskGradients:
                 f"there are {listed(sorted(learning))}"
             )
         self.targets = np.zeros((len(tasks), len(tasks)))
+        self.affinities = Affinities(tasks) if look_ahead else None
         self._weights = [1.0] * len(tasks)
         self._gramian: Array | None = None
         self._present: list[int] = []
@@ -99,7 +104,10 @@ class TaskGradients:
 
     def wanted(self, step: int) -> bool:
         """Whether gradients are told apart in a step."""
-        return self.strategy != "sum" or (self.measure_every is not None and step % self.measure_every == 0)
+        return self.strategy != "sum" or self._measures(step)
+
+    def _measures(self, step: int) -> bool:
+        return self.measure_every is not None and step % self.measure_every == 0
 
     def tell_memory(self) -> None:
         """Log what telling gradients apart will hold."""
@@ -137,11 +145,21 @@ class TaskGradients:
                     (weights[place] * share).backward(retain_graph=number < len(sums) - 1)
         return losses
 
-    def combine(self, step: int, counts: Mapping[str, int], losses: Tensor, accelerator: Accelerator) -> None:
+    def combine(
+        self,
+        step: int,
+        counts: Mapping[str, int],
+        losses: Tensor,
+        accelerator: Accelerator,
+        losses_anew: Callable[[], Tensor] | None = None,
+        learning_rate: float = 0.0,
+    ) -> None:
         """Give the model its gradients of a step: over all processes, of tasks with labelled items in it.
 
         Args:
             losses: [tasks] this process's part of the step's.
+            losses_anew: the losses of the same rows over all processes, with the weights as they then are.
+            learning_rate: of the step that ``look_ahead`` tries.
         """
         shared = [parameter for _, parameter in _shared(self.model)]
         rows = self._rows.pop(self.model)
@@ -150,6 +168,10 @@ class TaskGradients:
         self._rows.clear()
         if accelerator.num_processes > 1:
             rows = self._exchanged(rows, shared, accelerator)
+        if self.affinities is not None and losses_anew is not None and self._measures(step):
+            present = [place for place, task in enumerate(self.tasks) if counts[task.name]]
+            before = over_processes(losses, accelerator)
+            self.affinities.measure(shared, rows, present, before, losses_anew, learning_rate)
         # Of what is measured, and of the rest.
         products = torch.zeros(2, len(rows), len(rows), dtype=torch.float64, device=accelerator.device)
         for is_measured, gradients in zip(self._measured, zip(*rows, strict=True), strict=True):
@@ -199,22 +221,30 @@ class TaskGradients:
         return [[*_reduced(row, shared, accelerator)] for row in rows]
 
     def told(self) -> dict[str, Any]:
-        """Of the last step: what each task's gradient counted, and the cosines of each two."""
+        """Of the last step: what each task's gradient counted, and the cosines of each two; affinities since the last
+        call."""
+        found = self.affinities.told() if self.affinities is not None else {}
         if self._gramian is None:
-            return {}
+            return found
         names = [task.name for task in self.tasks]
         norms = np.sqrt(np.diag(self._gramian))
         cosines = {
             f"{names[one]}/{names[other]}": float(self._gramian[one, other] / (norms[one] * norms[other]))
             for one in self._present for other in self._present if one < other and norms[one] * norms[other] > 0
         }  # fmt: skip
-        return {"gradient_weights": dict(zip(names, self._weights, strict=True)), "gradient_cosines": cosines}
+        weights = dict(zip(names, self._weights, strict=True))
+        return {"gradient_weights": weights, "gradient_cosines": cosines, **found}
 
     def state(self) -> dict[str, Any]:
         """What :meth:`restore` needs to go on, as plain values."""
+        found: dict[str, Any] = {}
         if self._gradnorm is not None:
-            return {"gradnorm": self._gradnorm.state()}
-        return {"targets": self.targets.tolist()} if self.strategy == "gradvac" else {}
+            found["gradnorm"] = self._gradnorm.state()
+        if self.strategy == "gradvac":
+            found["targets"] = self.targets.tolist()
+        if self.affinities is not None:
+            found["affinities"] = self.affinities.state()
+        return found
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from the state of another one."""
@@ -222,6 +252,8 @@ class TaskGradients:
             self.targets = np.array(state["targets"])
         if self._gradnorm is not None and "gradnorm" in state:
             self._gradnorm.restore(state["gradnorm"])
+        if self.affinities is not None and "affinities" in state:
+            self.affinities.restore(state["affinities"])
 
 
 def _shared(model: MultiTaskModel) -> list[tuple[str, nn.Parameter]]:

@@ -183,7 +183,8 @@ def train(
         told: dict[str, Any] = {"weights": weights, "accelerator": accelerator, "mixed_precision": mixed_precision}
         if gradients is not None and gradients.wanted(step):
             losses = passed(partial(gradients.forward_backward, **told), batches, model)
-            gradients.combine(step, batches.counts, losses, accelerator)
+            rate = prepared_optimizer.param_groups[0]["lr"]
+            gradients.combine(step, batches.counts, losses, accelerator, partial(losses_of, batches), rate)
         else:
             losses = passed(partial(forward_backward, **told), batches)
         for parameter in model.unused_parameters(task for task in learned if batches.counts[task]):

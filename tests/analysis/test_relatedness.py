@@ -9,7 +9,7 @@ from sklearn.metrics import normalized_mutual_info_score
 from tiny import recipe, save_encoder, write_jsonl
 
 from nlp_mtl import Recipe
-from nlp_mtl.analysis.relatedness import normalised_mutual_information
+from nlp_mtl.analysis.relatedness import mean_affinities, normalised_mutual_information, propose_groups
 from nlp_mtl.run import check
 
 LABELS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), min_size=1, max_size=60)
@@ -69,3 +69,25 @@ def test_tasks_that_share_no_row_are_not_compared(tmp_path: Path) -> None:
         {"tokens": ["loves"], "one": None, "two": ["w"]},
     ]
     assert agreement(tmp_path, rows, {"one": "one", "two": "two"}) == []
+
+
+AFFINITIES = {
+    "a>a": 0.1, "b>b": 0.1, "c>c": 0.1, "d>d": 0.1,
+    "a>b": 0.2, "b>a": 0.2, "c>d": 0.3, "d>c": 0.3,
+    "a>c": -0.1, "c>a": -0.1, "a>d": -0.1, "d>a": -0.1, "b>c": -0.2, "c>b": -0.2, "b>d": 0.0, "d>b": 0.0,
+}  # fmt: skip
+
+
+def test_tasks_that_help_each_other_are_put_together() -> None:
+    assert sorted(map(sorted, propose_groups(AFFINITIES, 4))) == [["a", "b"], ["c", "d"]]
+    assert sorted(map(sorted, propose_groups(AFFINITIES, 1))) == [["a", "b", "c", "d"]]
+    harmed = {pair: -value if pair[0] != pair[2] else value for pair, value in AFFINITIES.items()} | {
+        "b>c": -1,
+        "c>b": -1,
+    }
+    assert all(sorted(group) != ["a", "b"] for group in propose_groups(harmed, 4))
+
+
+def test_affinities_of_a_run_are_the_means_over_its_lines() -> None:
+    lines = [{"affinities": {"a>b": 0.2}}, {"losses": {}}, {"affinities": {"a>b": 0.4, "b>a": 1.0}}]
+    assert mean_affinities(lines) == {"a>b": pytest.approx(0.3), "b>a": 1.0}

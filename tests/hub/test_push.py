@@ -44,6 +44,10 @@ def test_a_run_is_pushed_in_one_commit_and_loaded_by_id_in_another_process(run: 
     expected = json.loads(json.dumps(answer))
     assert python(hub, ANSWER, "me/tiny") == expected
     assert python(hub, ANSWER, "me/tiny", HF_HUB_OFFLINE="1") == expected  # from the cache
+    # Where nobody answers, too, and at once: the client would ask for each file, and wait.
+    alone = nlp_mtl(hub, "predict", "me/tiny", "anna", HF_ENDPOINT="http://127.0.0.1:9")
+    assert alone.returncode == 0, alone.stderr
+    assert "The Hub cannot be reached: the copy of `me/tiny` in the cache is taken" in alone.stderr
 
 
 @pytest.mark.slow

@@ -1,0 +1,85 @@
+"""Affinities between tasks: what a look-ahead step does, and that nothing of it stays."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_runs import assert_same_end, finish, loss_lines, moved, start, stopped_after, values, weights, write_yaml
+from torch import nn
+from trained import run
+
+from nlp_mtl import Recipe, RecipeError, train
+from nlp_mtl.training.affinity import Affinities
+
+
+def recipe_values(folder: Path, **gradients: Any) -> dict[str, Any]:
+    given = values(folder, num_epochs=1.5, eval_every=3, log_every=1, keep_last=9, dropout=0.1)
+    return {**given, "gradients": {"measure_every": 2, "look_ahead": True, **gradients}}
+
+
+def test_affinities_are_the_closed_form_for_quadratic_losses(tmp_path: Path) -> None:
+    tasks = run(tmp_path).tasks[:2]
+    shared = nn.Parameter(torch.tensor([1.0, 2.0]))
+    targets = torch.tensor([[0.0, 0.0], [3.0, 2.0]])
+
+    def losses() -> torch.Tensor:
+        return (shared - targets).square().sum(1)
+
+    rows = [[2 * (shared.detach() - target)] for target in targets]
+    found, before = Affinities(tasks), shared.detach().clone()
+    found.measure([shared], rows, [0, 1], losses().detach(), losses, learning_rate=0.1)
+    assert torch.equal(shared, before)
+    # After a step of 0.1 the first is at (0.8, 1.6), the second at (1.4, 2).
+    expected = {"ner>ner": 1 - 3.2 / 5, "ner>pos": 1 - (2.2**2 + 0.4**2) / 4, "pos>ner": 1 - (1.4**2 + 4) / 5,
+                "pos>pos": 1 - 1.6**2 / 4}  # fmt: skip
+    assert found.told() == {"affinities": pytest.approx(expected)}
+    assert found.told() == {}
+
+
+def test_measuring_changes_nothing_of_what_is_learned(tmp_path: Path) -> None:
+    given = recipe_values(tmp_path)
+    train(Recipe.from_dict(given))
+    given |= {"output_dir": str(tmp_path / "plain"), "gradients": {"measure_every": 2}}
+    train(Recipe.from_dict(given))
+    for name, tensor in weights(tmp_path / "run").items():
+        assert torch.equal(tensor, weights(tmp_path / "plain")[name]), name
+    told = [line["affinities"] for line in loss_lines(tmp_path / "run") if "affinities" in line]
+    assert len(told) > 2
+    pairs = {f"{one}>{other}" for one in ("ner", "pos", "sentiment") for other in ("ner", "pos", "sentiment")}
+    assert set().union(*told) == pairs
+    # A step against a task's own gradient lowers its own loss, at this learning rate.
+    assert all(line[f"{task}>{task}"] > 0 for line in told[1:] for task in ("ner", "pos") if f"{task}>{task}" in line)
+
+
+def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path) -> None:
+    recipe = Recipe.from_dict(recipe_values(tmp_path, strategy="pcgrad") | {})
+    recipe = Recipe.from_dict({**recipe.to_dict(), "training": {**recipe.training.model_dump(), "log_every": 5}})
+    train(recipe)
+    stopped = stopped_after(Path(recipe.output_dir), 6, tmp_path / "stopped")
+    train(moved(recipe, stopped), resume=True)
+    assert_same_end(Path(recipe.output_dir), stopped)
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
+    given = recipe_values(tmp_path)
+    given["encoder"] = values(tmp_path / "still", dropout=0.0)["encoder"]
+    train(Recipe.from_dict(given))
+    given["output_dir"] = str(tmp_path / "two")
+    code, _, errors = finish(start("train", write_yaml(tmp_path, given), processes=2))
+    assert code == 0, errors
+    for one, two in zip(loss_lines(tmp_path / "run"), loss_lines(tmp_path / "two"), strict=True):
+        assert two.get("affinities", {}) == pytest.approx(one.get("affinities", {}), rel=2e-2, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("gradients", "told"),
+    [
+        ({"look_ahead": True}, r"gradients\.look_ahead: say in which steps"),
+        ({"measured_layers": [1]}, r"gradients\.measured_layers: nothing is measured"),
+    ],
+)
+def test_what_is_measured_needs_to_be_told_when(tmp_path: Path, gradients: dict[str, Any], told: str) -> None:
+    with pytest.raises(RecipeError, match=told):
+        Recipe.from_dict({**values(tmp_path), "gradients": gradients})
