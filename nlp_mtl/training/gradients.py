@@ -96,9 +96,7 @@ class TaskGradients:
             )
         self.targets = np.zeros((len(tasks), len(tasks)))
         self.affinities = Affinities(tasks) if look_ahead else None
-        self._weights = [1.0] * len(tasks)
-        self._gramian: Array | None = None
-        self._present: list[int] = []
+        self._told: dict[str, Any] = {}
         self._rows: dict[MultiTaskModel, list[Row]] = {}
         self._zeros: list[Tensor | None] = []
 
@@ -169,38 +167,39 @@ class TaskGradients:
         if accelerator.num_processes > 1:
             rows = self._exchanged(rows, shared, accelerator)
         if self.affinities is not None and losses_anew is not None and self._measures(step):
-            present = [place for place, task in enumerate(self.tasks) if counts[task.name]]
+            present = [place for place, task in enumerate(self.tasks) if counts[task.name] and task.loss_weight]
             before = over_processes(losses, accelerator)
             self.affinities.measure(shared, rows, present, before, losses_anew, learning_rate)
-        # Of what is measured, and of the rest.
-        products = torch.zeros(2, len(rows), len(rows), dtype=torch.float64, device=accelerator.device)
-        for is_measured, gradients in zip(self._measured, zip(*rows, strict=True), strict=True):
-            _add_products(gradients, products[0 if is_measured else 1])
-        self._gramian, rest = products.cpu().numpy()
-        gramian: Array = self._gramian + rest
-        self._present = [
+        found = [_products(gradients, accelerator.device) for gradients in zip(*rows, strict=True)]
+        products = torch.stack(found).cpu().double().numpy()  # [parameters, tasks, tasks]
+        gramian: Array = products.sum(axis=0)
+        present = [
             place for place, task in enumerate(self.tasks)
             if counts[task.name] and task.loss_weight and gramian[place, place] != 0
         ]  # fmt: skip
-        weights = np.ones(len(self.tasks))
-        if len(self._present) > 1 and np.isfinite(gramian).all():  # what is not finite is told when it is logged
+        weights = np.ones(len(self.tasks)) if self._gradnorm is None else self._gradnorm.weights.detach().numpy().copy()
+        if len(present) > 1 and np.isfinite(gramian).all():  # what is not finite is told when it is logged
             if self._gradnorm is not None:
-                weights = self._gradnorm.weights.detach().numpy().copy()
-                norms = np.sqrt(np.diag(gramian)[self._present]).tolist()
-                self._gradnorm.update(self._present, norms, over_processes(losses, accelerator).tolist())
+                norms = np.sqrt(np.diag(gramian)[present]).tolist()
+                self._gradnorm.update(present, norms, over_processes(losses, accelerator).tolist())
             else:
-                weights[self._present] = self._found(step, gramian[np.ix_(self._present, self._present)])
-        told = broadcast(torch.tensor(weights, device=accelerator.device))  # processes may round differently
-        self._weights = told.tolist()
+                weights[present] = self._found(step, gramian[np.ix_(present, present)], present)
+        # Processes may round differently.
+        used = broadcast(torch.tensor(weights, dtype=torch.float32, device=accelerator.device)).tolist()
+        measured = products[self._measured].sum(axis=0)
+        self._told = {
+            "gradient_weights": {task.name: weight for task, weight in zip(self.tasks, used, strict=True)},
+            "gradient_cosines": _cosines([task.name for task in self.tasks], measured, present),
+        }
         for parameter, gradients, zeros in zip(shared, zip(*rows, strict=True), self._zeros, strict=True):
-            parameter.grad = _weighted(gradients, self._weights, zeros, parameter)
+            parameter.grad = _weighted(gradients, used, zeros, parameter)
 
-    def _found(self, step: int, gramian: Array) -> Array:
+    def _found(self, step: int, gramian: Array, present: Sequence[int]) -> Array:
         order = np.random.default_rng((self.seed, step))
         if self.strategy == "pcgrad":
             return projected_weights(gramian, order)
         if self.strategy == "gradvac":
-            chosen = np.ix_(self._present, self._present)
+            chosen = np.ix_(present, present)
             weights, self.targets[chosen] = vaccinated_weights(gramian, self.targets[chosen], self.beta, order)
             return weights
         if self.strategy == "cagrad":
@@ -221,23 +220,15 @@ class TaskGradients:
         return [[*_reduced(row, shared, accelerator)] for row in rows]
 
     def told(self) -> dict[str, Any]:
-        """Of the last step: what each task's gradient counted, and the cosines of each two; affinities since the last
-        call."""
-        found = self.affinities.told() if self.affinities is not None else {}
-        if self._gramian is None:
-            return found
-        names = [task.name for task in self.tasks]
-        norms = np.sqrt(np.diag(self._gramian))
-        cosines = {
-            f"{names[one]}/{names[other]}": float(self._gramian[one, other] / (norms[one] * norms[other]))
-            for one in self._present for other in self._present if one < other and norms[one] * norms[other] > 0
-        }  # fmt: skip
-        weights = dict(zip(names, self._weights, strict=True))
-        return {"gradient_weights": weights, "gradient_cosines": cosines, **found}
+        """What each task's gradient counted in the newest step that told them apart, and the cosines of each two; mean
+        affinities: what no call has told yet."""
+        found = self._told | (self.affinities.told() if self.affinities is not None else {})
+        self._told = {}
+        return found
 
     def state(self) -> dict[str, Any]:
         """What :meth:`restore` needs to go on, as plain values."""
-        found: dict[str, Any] = {}
+        found: dict[str, Any] = {"told": self._told}
         if self._gradnorm is not None:
             found["gradnorm"] = self._gradnorm.state()
         if self.strategy == "gradvac":
@@ -248,6 +239,7 @@ class TaskGradients:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from the state of another one."""
+        self._told = state.get("told", {})
         if "targets" in state:
             self.targets = np.array(state["targets"])
         if self._gradnorm is not None and "gradnorm" in state:
@@ -291,11 +283,17 @@ def _reduced(
         yield gradient.view_as(parameter)
 
 
-def _add_products(gradients: Sequence[Tensor | None], found: Tensor) -> None:
-    """Add the products of the tasks' gradients on one parameter to ``found``, [tasks, tasks]."""
+def _cosines(names: Sequence[str], gramian: Array, present: Sequence[int]) -> dict[str, float]:
+    norms = np.sqrt(np.diag(gramian))
+    pairs = [(one, other) for one in present for other in present if one < other and norms[one] * norms[other] > 0]
+    return {f"{names[a]}/{names[b]}": float(gramian[a, b] / (norms[a] * norms[b])) for a, b in pairs}
+
+
+def _products(gradients: Sequence[Tensor | None], device: torch.device) -> Tensor:
+    """[tasks, tasks] The products of the tasks' gradients on one parameter; 0 where a task has none."""
     there = [(place, gradient) for place, gradient in enumerate(gradients) if gradient is not None]
     if not there:
-        return
+        return torch.zeros(len(gradients), len(gradients), device=device)
     if any(gradient.is_sparse for _, gradient in there):
         # Rows of embeddings, each task's at its own places: brought to the places of all.
         sparse = [gradient.coalesce() for _, gradient in there]
@@ -306,8 +304,10 @@ def _add_products(gradients: Sequence[Tensor | None], found: Tensor) -> None:
     else:
         flat = torch.stack([gradient for _, gradient in there])
     matrix = flat.flatten(1)
+    found = matrix.new_zeros(len(gradients), len(gradients))
     chosen = torch.tensor([place for place, _ in there])
-    found[chosen[:, None], chosen] += matrix @ matrix.T
+    found[chosen[:, None], chosen] = matrix @ matrix.T
+    return found
 
 
 def _weighted(

@@ -171,7 +171,8 @@ def train(
     def losses_of(batches: StepBatches) -> Tensor:
         """[tasks] The losses of a step over all processes, with the weights as they are."""
         compute = partial(forward_only, accelerator=accelerator, mixed_precision=mixed_precision)
-        return over_processes(passed(compute, batches), accelerator)
+        # Never by DDP, which exchanges buffers in each pass: processes may have different numbers of micro-batches.
+        return over_processes(passed(compute, batches, model), accelerator)
 
     for batches in loaded_steps(data, steps, num_workers, seed, eval_every if resample else None):
         step = batches.step
