@@ -196,6 +196,9 @@ def task_gradients(recipe: Recipe, model: MultiTaskModel, tasks: Sequence[Task])
     settings = recipe.gradients
     if settings.strategy == "sum" and settings.measure_every is None:
         return None
+    if not learning_layers(model):
+        message = "tasks share nothing that learns where all layers are frozen, so `gradients` does nothing"
+        raise RecipeError([Problem("training.frozen_layers", message)])
     return TaskGradients(model, tasks, **settings.model_dump(), seed=recipe.seed)
 
 

@@ -61,11 +61,13 @@ def recipe_with(options: argparse.Namespace, folder: Path, seed: int, line: Line
     """The shipped recipe at this budget, with one line changed."""
     base = Recipe.from_yaml(RECIPE, [f"data_dir={options.data}", f"output_dir={folder}"]).to_dict()
     training = base["training"] | {
-        "batch_size": options.batch_size, "max_steps": max_steps, "num_epochs": 1, "eval_every": max(1, max_steps // 4),
+        "batch_size": options.batch_size, "max_steps": max_steps, "num_epochs": 1, "eval_every": max_steps,
         "log_every": max_steps, "save_every": None, "keep_last": 1, "ema_decay": 0, "selection_weights": {},
         "early_stopping_patience": None,
     }  # fmt: skip
     plain = {"sampling": {"strategy": "proportional"}, "balancing": {}, "gradients": {}, "seed": seed}
+    if line.get("sampling", {}).get("strategy") == "dynamic":
+        training["eval_every"] = max(1, max_steps // 4)
     balancing = line.get("balancing", {})
     if balancing.get("strategy") == "dwa":
         line = {"balancing": balancing | {"period": max(1, max_steps // 8)}}
@@ -81,6 +83,13 @@ def fewer(prepared: Prepared, rows: int) -> Prepared:
         part = type(whole)(whole.source.take(chosen), whole.rows.select(chosen), whole.tasks)
         encoded[name] = {**splits, "validation": part}
     return replace(prepared, encoded=encoded)
+
+
+def prepared_once(recipe: Recipe, options: argparse.Namespace) -> Prepared:
+    """The rows of all runs: what is carved for validation must not depend on the seed."""
+    return fewer(
+        prepare(recipe.model_copy(update={"seed": 0}), splits=["train", "validation"]), options.validation_rows
+    )
 
 
 def run(recipe: Recipe, prepared: Prepared) -> tuple[dict[str, float], float]:
@@ -157,7 +166,7 @@ def main() -> None:
             return known[method, seed]
         key = ",".join(recipe.tasks)
         if key not in shared:
-            shared[key] = fewer(prepare(recipe, splits=["train", "validation"]), options.validation_rows)
+            shared[key] = prepared_once(recipe, options)
         scores, seconds = run(recipe, shared[key])
         found = {"method": method, "seed": seed, "scores": scores, "seconds_a_step": seconds, "budget": budget}
         with options.results.open("a", encoding="utf-8") as file:
@@ -187,7 +196,7 @@ def _share(recipe: Recipe, task: str, shared: dict[str, Prepared], options: argp
     """The share of a joint run's rows that a task's datasets give."""
     key = ",".join(recipe.tasks)
     if key not in shared:
-        shared[key] = fewer(prepare(recipe, splits=["train", "validation"]), options.validation_rows)
+        shared[key] = prepared_once(recipe, options)
     sizes = {name: len(splits["train"]) for name, splits in shared[key].encoded.items()}
     spec = recipe.tasks[task].dataset
     return sum(sizes[name] for name in ([spec] if isinstance(spec, str) else spec)) / sum(sizes.values())

@@ -139,7 +139,7 @@ def _micro_batch_report(tasks: Sequence[Task], data: StepDataset) -> dict[str, A
     items = data.items(data.sampler[0])
     lengths = item_lengths(items, data.framing)
     row_lengths = data.row_lengths(lengths)
-    micro_batches = data.layout_of(0, items, lengths)
+    micro_batches = data.layout_of(0, items, lengths) or data.layout(lengths)
     first = micro_batches[0]
 
     def padding(batches: Sequence[np.ndarray]) -> float:

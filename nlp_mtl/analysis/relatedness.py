@@ -58,37 +58,35 @@ def _entropy(shares: NDArray[np.float64]) -> float:
     return float(-(there * np.log(there)).sum())
 
 
-def mean_affinities(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The means over a run of what its ``metrics.jsonl`` tells: ``{"one>other": affinity}``."""
-    found: dict[str, list[float]] = {}
+def mean_affinities(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """The means over a run of what its ``metrics.jsonl`` tells: ``{one: {other: what a step for one does for it}}``."""
+    found: dict[str, dict[str, list[float]]] = {}
     for line in lines:
-        for pair, value in line.get("affinities", {}).items():
-            found.setdefault(pair, []).append(value)
-    return {pair: float(np.mean(values)) for pair, values in found.items()}
+        for one, others in line.get("affinities", {}).items():
+            for other, value in others.items():
+                found.setdefault(one, {}).setdefault(other, []).append(value)
+    return {one: {other: float(np.mean(values)) for other, values in others.items()} for one, others in found.items()}
 
 
-def propose_groups(affinities: Mapping[str, float], num_groups: int) -> list[tuple[str, ...]]:
-    """Which tasks to train together: the partition whose tasks have the highest affinity from the rest of their group.
+def propose_groups(affinities: Mapping[str, Mapping[str, float]], num_groups: int) -> list[tuple[str, ...]]:
+    """Which tasks to train together: the partition in which tasks gain most from the others of their group.
 
-    As Fifty et al. 2021 (arXiv 2109.04617) choose groups, but that each task is in exactly one, since each model is
-    paid for; a task alone counts what it does for itself. All partitions are tried: for up to ten tasks or so.
+    After Fifty et al. 2021 (arXiv 2109.04617), who let a task be in several groups; here it is in exactly one. A task
+    gains the mean affinity of the others for it; alone, nothing. All partitions are tried: for up to ten tasks or so.
 
     Args:
-        affinities: ``{"one>other": what a step for one does for the other}``, as :func:`mean_affinities` has them.
+        affinities: as :func:`mean_affinities` has them.
         num_groups: how many models there may be, at most.
 
     Returns:
         the groups.
     """
-    names = list(dict.fromkeys(name for pair in affinities for name in pair.split(">")))
 
     def gain(group: tuple[str, ...]) -> float:
-        if len(group) == 1:
-            return affinities.get(f"{group[0]}>{group[0]}", 0.0)
-        found = [[affinities.get(f"{one}>{other}", 0.0) for one in group if one != other] for other in group]
-        return float(sum(np.mean(values) for values in found))
+        found = [[affinities[one].get(other, 0.0) for one in group if one != other] for other in group]
+        return float(sum(np.mean(values) for values in found if values))
 
-    partitions = (one for one in _partitions(names) if len(one) <= num_groups)
+    partitions = (one for one in _partitions(list(affinities)) if len(one) <= num_groups)
     return max(partitions, key=lambda groups: sum(gain(group) for group in groups), default=[])
 
 

@@ -126,9 +126,11 @@ class StepDataset(Dataset[StepBatches]):
         sets = _by_tasks(items)
         costs = [float(lengths[places].sum() * (1 + 2 * len(tasks))) for tasks, places in sets]  # back is twice forward
         num_shares = self.num_processes * self.num_threads
+        counts = [max(1, round(cost * num_shares / sum(costs))) for cost in costs]
+        while sets and sum(counts) < num_shares:  # no share without a piece
+            counts[max(range(len(sets)), key=lambda place: costs[place] / counts[place])] += 1
         pieces: list[tuple[float, list[np.ndarray]]] = []
-        for (_, places), cost in zip(sets, costs, strict=True):
-            count = max(1, round(cost * num_shares / sum(costs)))
+        for (_, places), cost, count in zip(sets, costs, counts, strict=True):
             found = [[places[batch] for batch in share if len(batch)] for share in self._shared(lengths[places], count)]
             pieces += [(cost / count, share) for share in found if share]
         loads, shares = [0.0] * num_shares, [list[np.ndarray]() for _ in range(num_shares)]

@@ -35,8 +35,8 @@ def load_model(path: str | Path, *, revision: str | None = None) -> tuple[MultiT
         _check_is_ours(Path(name))
     elif looks_local or Path(name).exists():
         raise ModelError(f"there is no model folder {path}")
-    cached = not Path(name).is_dir() and only_cached(name, revision)
     try:
+        cached = not Path(name).is_dir() and only_cached(name, revision)
         config = retried(
             lambda: MultiTaskConfig.from_pretrained(name, revision=revision or "main", local_files_only=cached)
         )

@@ -72,11 +72,12 @@ def attention(
     if window is not None and longest <= window:
         window = None
     q, k, v = (one.transpose(0, 1) for one in states)
-    if window is None and _has_memory_efficient(query):
+    alike = q.dtype == k.dtype == v.dtype  # rotary positions can come in float32, and the kernels do not convert
+    if alike and window is None and _has_memory_efficient(query):
         # 0: no mask; True: what the backward pass needs is kept.
         ends = (cu_seq_lens, cu_seq_lens, longest, longest)
         out = _memory_efficient(q[None], k[None], v[None], None, *ends, dropout, 0, True, scale=scale)[0][0]
-    elif not dropout and _has_flash(query):
+    elif alike and not dropout and _has_flash(query):
         reach = (-1, -1) if window is None else (window - 1, window - 1)
         out = _varlen_attn(q, k, v, cu_seq_lens, cu_seq_lens, longest, longest, scale=scale, window_size=reach)
     else:

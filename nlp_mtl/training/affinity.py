@@ -5,7 +5,7 @@ shared parameters have made a plain gradient step for the first task alone. Noth
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,22 @@ from torch import Tensor, nn
 from nlp_mtl.tasks import Task
 
 
+class LookAhead(NamedTuple):
+    """What it takes to try a step."""
+
+    losses: Callable[[], Tensor]
+    """[tasks] Those of the step's rows over all processes, with the parameters as they then are."""
+    weights: Tensor
+    """[tasks] What the gradients are weighted with."""
+    learning_rate: float
+
+
 class Affinities:
     """Measured now and then, told as means."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self.names = [task.name for task in tasks]
-        self._sums: dict[str, list[float]] = {}
+        self._sums: dict[str, dict[str, list[float]]] = {}
 
     @torch.no_grad()
     def measure(
@@ -27,42 +37,46 @@ class Affinities:
         rows: Sequence[Sequence[Tensor | None]],
         present: Sequence[int],
         losses: Tensor,
-        losses_anew: Callable[[], Tensor],
-        learning_rate: float,
+        ahead: LookAhead,
     ) -> None:
-        """Try a step for each task.
+        """Try a step for each task that has a weight.
 
         Args:
             shared: the parameters; they end as they were, bit for bit.
-            rows: the tasks' gradients on them.
+            rows: the gradients of the tasks' weighted losses on them.
             present: the places of tasks with labelled items in the step.
-            losses: [tasks] before, over all processes.
-            losses_anew: the same, with the weights as they then are.
+            losses: [tasks] before, over all processes, not weighted.
         """
-        before = losses.tolist()
+        before, weights = losses.tolist(), ahead.weights.tolist()
         kept = [parameter.detach().clone() for parameter in shared]
         for one in present:
+            if not weights[one]:
+                continue
             for parameter, gradient in zip(shared, rows[one], strict=True):
                 if gradient is not None:
-                    parameter.add_(gradient, alpha=-learning_rate)
-            after = losses_anew().tolist()
+                    parameter.add_(gradient, alpha=-ahead.learning_rate / weights[one])
+            after = ahead.losses().tolist()
             for parameter, values in zip(shared, kept, strict=True):
                 parameter.copy_(values)
+            sums = self._sums.setdefault(self.names[one], {})
             for other in present:
                 if before[other] > 0:
-                    total = self._sums.setdefault(f"{self.names[one]}>{self.names[other]}", [0.0, 0])
+                    total = sums.setdefault(self.names[other], [0.0, 0])
                     total[:] = total[0] + 1 - after[other] / before[other], total[1] + 1
 
-    def told(self) -> dict[str, dict[str, float]]:
-        """``{"affinities": {"one>other": mean}}`` since the last call; empty if nothing was measured."""
-        found = {pair: total / count for pair, (total, count) in self._sums.items()}
+    def told(self) -> dict[str, dict[str, dict[str, float]]]:
+        """``{"affinities": {one: {other: mean}}}`` since the last call; empty if nothing was measured."""
+        found = {
+            one: {other: total / count for other, (total, count) in others.items()}
+            for one, others in self._sums.items()
+        }  # fmt: skip
         self._sums = {}
         return {"affinities": found} if found else {}
 
     def state(self) -> dict[str, Any]:
         """What :meth:`restore` needs to go on, as plain values."""
-        return {pair: list(total) for pair, total in self._sums.items()}
+        return {one: {other: list(total) for other, total in others.items()} for one, others in self._sums.items()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from the state of another one."""
-        self._sums = {pair: list(total) for pair, total in state.items()}
+        self._sums = {one: {other: list(total) for other, total in others.items()} for one, others in state.items()}

@@ -18,6 +18,10 @@ _LEAST = 1e-12
 """Of the largest eigenvalue: what is less is taken for rounding."""
 
 
+_NEAREST = 1 - 1e-6
+"""The largest cosine: beyond, a turn towards it has no end."""
+
+
 def projected_weights(gramian: Array, order: np.random.Generator) -> Array:
     """PCGrad (Yu et al. 2020, arXiv 2001.06782): each gradient without its part against others, in random order."""
     found = np.eye(len(gramian))
@@ -50,7 +54,7 @@ def vaccinated_weights(gramian: Array, targets: Array, beta: float, order: np.ra
             norm = _length(mine, gramian)
             if norm == 0:
                 continue
-            cosine = np.clip(mine @ gramian[other] / (norm * norms[other]), -1, 1)
+            cosine = np.clip(mine @ gramian[other] / (norm * norms[other]), -_NEAREST, _NEAREST)
             target = targets[task, other]
             if cosine < target:
                 turn = target * np.sqrt(1 - cosine**2) - cosine * np.sqrt(1 - target**2)
@@ -138,7 +142,7 @@ def fair_weights(gramian: Array, alpha: float) -> Array:
 def aligned_weights(gramian: Array) -> Array:
     """Aligned-MTL (Senushkin et al. 2023, arXiv 2305.19000): the gradients' singular values made equal to the least."""
     values, vectors = np.linalg.eigh(gramian)
-    kept = values > values.max() * len(gramian) * np.finfo(np.float64).eps
+    kept = values > values.max() * len(gramian) * np.finfo(np.float32).eps  # products are
     values, vectors = values[kept], vectors[:, kept]
     weights: Array = vectors @ (vectors.sum(axis=0) * np.sqrt(values.min() / values))
     return weights

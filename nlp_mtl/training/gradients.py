@@ -6,7 +6,7 @@ that the methods look at is their Gramian.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ from nlp_mtl.data.steps import StepBatches
 from nlp_mtl.errors import ModelError, listed
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.tasks import Task
-from nlp_mtl.training.affinity import Affinities
+from nlp_mtl.training.affinity import Affinities, LookAhead
 from nlp_mtl.training.freezing import layer_depths
 from nlp_mtl.training.gradient_weights import (
     Array,
@@ -149,15 +149,13 @@ class TaskGradients:
         counts: Mapping[str, int],
         losses: Tensor,
         accelerator: Accelerator,
-        losses_anew: Callable[[], Tensor] | None = None,
-        learning_rate: float = 0.0,
+        ahead: LookAhead | None = None,
     ) -> None:
         """Give the model its gradients of a step: over all processes, of tasks with labelled items in it.
 
         Args:
             losses: [tasks] this process's part of the step's.
-            losses_anew: the losses of the same rows over all processes, with the weights as they then are.
-            learning_rate: of the step that ``look_ahead`` tries.
+            ahead: what affinities are measured with.
         """
         shared = [parameter for _, parameter in _shared(self.model)]
         rows = self._rows.pop(self.model)
@@ -166,10 +164,9 @@ class TaskGradients:
         self._rows.clear()
         if accelerator.num_processes > 1:
             rows = self._exchanged(rows, shared, accelerator)
-        if self.affinities is not None and losses_anew is not None and self._measures(step):
-            present = [place for place, task in enumerate(self.tasks) if counts[task.name] and task.loss_weight]
-            before = over_processes(losses, accelerator)
-            self.affinities.measure(shared, rows, present, before, losses_anew, learning_rate)
+        if self.affinities is not None and ahead is not None and self._measures(step):
+            labelled = [place for place, task in enumerate(self.tasks) if counts[task.name]]
+            self.affinities.measure(shared, rows, labelled, over_processes(losses, accelerator), ahead)
         found = [_products(gradients, accelerator.device) for gradients in zip(*rows, strict=True)]
         products = torch.stack(found).cpu().double().numpy()  # [parameters, tasks, tasks]
         gramian: Array = products.sum(axis=0)

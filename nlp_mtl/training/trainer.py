@@ -21,6 +21,7 @@ from nlp_mtl.models.fully_sharded import place, whole
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.tasks import Task
 from nlp_mtl.training import checkpoint, metrics_log
+from nlp_mtl.training.affinity import LookAhead
 from nlp_mtl.training.balancing import Balancer
 from nlp_mtl.training.checkpoint import TrainingState
 from nlp_mtl.training.compiled import CompiledLayers
@@ -184,8 +185,8 @@ def train(
         told: dict[str, Any] = {"weights": weights, "accelerator": accelerator, "mixed_precision": mixed_precision}
         if gradients is not None and gradients.wanted(step):
             losses = passed(partial(gradients.forward_backward, **told), batches, model)
-            rate = prepared_optimizer.param_groups[0]["lr"]
-            gradients.combine(step, batches.counts, losses, accelerator, partial(losses_of, batches), rate)
+            ahead = LookAhead(partial(losses_of, batches), weights, learning_rate * factor)
+            gradients.combine(step, batches.counts, losses, accelerator, ahead)
         else:
             losses = passed(partial(forward_backward, **told), batches)
         for parameter in model.unused_parameters(task for task in learned if batches.counts[task]):

@@ -72,22 +72,20 @@ def test_tasks_that_share_no_row_are_not_compared(tmp_path: Path) -> None:
 
 
 AFFINITIES = {
-    "a>a": 0.1, "b>b": 0.1, "c>c": 0.1, "d>d": 0.1,
-    "a>b": 0.2, "b>a": 0.2, "c>d": 0.3, "d>c": 0.3,
-    "a>c": -0.1, "c>a": -0.1, "a>d": -0.1, "d>a": -0.1, "b>c": -0.2, "c>b": -0.2, "b>d": 0.0, "d>b": 0.0,
-}  # fmt: skip
+    "a": {"a": 9.0, "b": 0.2, "c": -0.1, "d": -0.1},
+    "b": {"a": 0.2, "b": 9.0, "c": -0.2, "d": 0.0},
+    "c": {"a": -0.1, "b": -0.2, "c": 9.0, "d": 0.3},
+    "d": {"a": -0.1, "b": 0.0, "c": 0.3, "d": 9.0},
+}
 
 
 def test_tasks_that_help_each_other_are_put_together() -> None:
     assert sorted(map(sorted, propose_groups(AFFINITIES, 4))) == [["a", "b"], ["c", "d"]]
     assert sorted(map(sorted, propose_groups(AFFINITIES, 1))) == [["a", "b", "c", "d"]]
-    harmed = {pair: -value if pair[0] != pair[2] else value for pair, value in AFFINITIES.items()} | {
-        "b>c": -1,
-        "c>b": -1,
-    }
-    assert all(sorted(group) != ["a", "b"] for group in propose_groups(harmed, 4))
+    harmed = {one: dict.fromkeys(others, -1.0) for one, others in AFFINITIES.items()}
+    assert sorted(map(sorted, propose_groups(harmed, 4))) == [["a"], ["b"], ["c"], ["d"]]
 
 
 def test_affinities_of_a_run_are_the_means_over_its_lines() -> None:
-    lines = [{"affinities": {"a>b": 0.2}}, {"losses": {}}, {"affinities": {"a>b": 0.4, "b>a": 1.0}}]
-    assert mean_affinities(lines) == {"a>b": pytest.approx(0.3), "b>a": 1.0}
+    lines = [{"affinities": {"a": {"b": 0.2}}}, {"losses": {}}, {"affinities": {"a": {"b": 0.4}, "b": {"a": 1.0}}}]
+    assert mean_affinities(lines) == {"a": {"b": pytest.approx(0.3)}, "b": {"a": 1.0}}

@@ -272,3 +272,10 @@ def test_a_run_that_has_no_model_yet_is_refused(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("encoder: x\n")
     with pytest.raises(ModelError, match="its training has not finished"):
         assemble(tmp_path, tmp_path / "out", "me/tiny", None, About())
+
+
+@pytest.mark.parametrize("name", ["my run", "a--b", "x..y"])
+def test_what_cannot_be_a_models_name_is_told_without_a_traceback(hub: Hub, name: str) -> None:
+    done = nlp_mtl(hub, "predict", name, "anna")
+    assert done.returncode == 2
+    assert f"model `{name}` cannot be loaded" in done.stderr

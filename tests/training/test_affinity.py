@@ -10,7 +10,7 @@ from torch import nn
 from trained import run
 
 from nlp_mtl import Recipe, RecipeError, train
-from nlp_mtl.training.affinity import Affinities
+from nlp_mtl.training.affinity import Affinities, LookAhead
 
 
 def recipe_values(folder: Path, **gradients: Any) -> dict[str, Any]:
@@ -26,15 +26,18 @@ def test_affinities_are_the_closed_form_for_quadratic_losses(tmp_path: Path) -> 
     def losses() -> torch.Tensor:
         return (shared - targets).square().sum(1)
 
-    rows = [[2 * (shared.detach() - target)] for target in targets]
+    weights = torch.tensor([0.25, 4.0])  # gradients come weighted, and affinities are those of the losses themselves
+    rows = [[weight * 2 * (shared.detach() - target)] for weight, target in zip(weights, targets, strict=True)]
     found, before = Affinities(tasks), shared.detach().clone()
-    found.measure([shared], rows, [0, 1], losses().detach(), losses, learning_rate=0.1)
+    found.measure([shared], rows, [0, 1], losses().detach(), LookAhead(losses, weights, 0.1))
     assert torch.equal(shared, before)
     # After a step of 0.1 the first is at (0.8, 1.6), the second at (1.4, 2).
-    expected = {"ner>ner": 1 - 3.2 / 5, "ner>pos": 1 - (2.2**2 + 0.4**2) / 4, "pos>ner": 1 - (1.4**2 + 4) / 5,
-                "pos>pos": 1 - 1.6**2 / 4}  # fmt: skip
-    assert found.told() == {"affinities": pytest.approx(expected)}
+    told = found.told()["affinities"]
+    assert told["ner"] == pytest.approx({"ner": 1 - 3.2 / 5, "pos": 1 - (2.2**2 + 0.4**2) / 4})
+    assert told["pos"] == pytest.approx({"ner": 1 - (1.4**2 + 4) / 5, "pos": 1 - 1.6**2 / 4})
     assert found.told() == {}
+    found.measure([shared], rows, [0, 1], losses().detach(), LookAhead(losses, torch.tensor([0.0, 4.0]), 0.1))
+    assert set(found.told()["affinities"]) == {"pos"}  # a task without a weight has no step
 
 
 def test_measuring_changes_nothing_of_what_is_learned(tmp_path: Path) -> None:
@@ -46,14 +49,16 @@ def test_measuring_changes_nothing_of_what_is_learned(tmp_path: Path) -> None:
         assert torch.equal(tensor, weights(tmp_path / "plain")[name]), name
     told = [line["affinities"] for line in loss_lines(tmp_path / "run") if "affinities" in line]
     assert len(told) > 2
-    pairs = {f"{one}>{other}" for one in ("ner", "pos", "sentiment") for other in ("ner", "pos", "sentiment")}
-    assert set().union(*told) == pairs
+    names = {"ner", "pos", "sentiment"}
+    assert {(one, other) for line in told for one in line for other in line[one]} == {
+        (a, b) for a in names for b in names
+    }
     # A step against a task's own gradient lowers its own loss, at this learning rate.
-    assert all(line[f"{task}>{task}"] > 0 for line in told[1:] for task in ("ner", "pos") if f"{task}>{task}" in line)
+    assert all(line[task][task] > 0 for line in told[1:] for task in ("ner", "pos") if task in line)
 
 
 def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path) -> None:
-    recipe = Recipe.from_dict(recipe_values(tmp_path, strategy="pcgrad") | {})
+    recipe = Recipe.from_dict(recipe_values(tmp_path, strategy="pcgrad"))
     recipe = Recipe.from_dict({**recipe.to_dict(), "training": {**recipe.training.model_dump(), "log_every": 5}})
     train(recipe)
     stopped = stopped_after(Path(recipe.output_dir), 6, tmp_path / "stopped")
@@ -70,7 +75,10 @@ def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
     code, _, errors = finish(start("train", write_yaml(tmp_path, given), processes=2))
     assert code == 0, errors
     for one, two in zip(loss_lines(tmp_path / "run"), loss_lines(tmp_path / "two"), strict=True):
-        assert two.get("affinities", {}) == pytest.approx(one.get("affinities", {}), rel=2e-2, abs=1e-4)
+        whole, shared = (line.get("affinities", {}) for line in (one, two))
+        assert shared.keys() == whole.keys()
+        for task in whole:
+            assert shared[task] == pytest.approx(whole[task], rel=2e-2, abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torchjd.linalg import QuadprogProjector
 from trained import run
 
 from nlp_mtl import Recipe, RecipeError, train
-from nlp_mtl.build import balancer, task_gradients
+from nlp_mtl.build import task_gradients
 from nlp_mtl.errors import ModelError
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.recipe import GradientsSpec
@@ -266,7 +266,12 @@ def test_a_plain_recipe_tells_no_gradients_apart(tmp_path: Path) -> None:
     assert isinstance(a_run.model, MultiTaskModel)
     assert task_gradients(a_run.recipe, a_run.model, a_run.tasks) is None
     assert a_run.data.one_set_every is None
-    assert balancer  # weights of losses are another question
+
+
+def test_an_encoder_of_which_all_layers_are_frozen_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"training\.frozen_layers: tasks share nothing that learns"):
+        train(recipe_of(tmp_path, "pcgrad", frozen_layers=2))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
