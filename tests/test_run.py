@@ -102,7 +102,7 @@ def test_what_cannot_be_evaluated_is_told(done, tmp_path: Path) -> None:
     recipe, run, _ = done
     with pytest.raises(RunError, match=r"not a run folder.*--recipe"):
         evaluate(run / "model")
-    with pytest.raises(RunError, match="not a run folder"):
+    with pytest.raises(RunError, match="there is no run folder"):
         evaluate(tmp_path / "nowhere")
     with pytest.raises(ModelError):
         evaluate(tmp_path, recipe)
