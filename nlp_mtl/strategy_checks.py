@@ -1,4 +1,4 @@
-"""What is wrong with a recipe's sampling or balancing that only shows when keys are held against each other."""
+"""What is wrong with how a recipe weighs its tasks, which only shows when keys are held against each other."""
 
 import math
 from collections.abc import Iterator
@@ -27,11 +27,18 @@ _BALANCED_BY = {
 
 def balancing_problems(balancing: dict[str, Any]) -> Iterator[Problem]:
     """Keys that the strategy does not read. Reads raw values, whatever they are."""
-    for key, default in BALANCING_DEFAULTS.items():
-        given = balancing.get(key, default)
+    yield from _unread("balancing", balancing, BALANCING_DEFAULTS, _BALANCED_BY)
+
+
+def _unread(
+    section: str, values: dict[str, Any], defaults: dict[str, Any], read_by: dict[str, tuple[str, ...]]
+) -> Iterator[Problem]:
+    """Keys of a section that its strategy does not read, where they say anything but the default."""
+    for key, default in defaults.items():
+        given = values.get(key, default)
         unchanged = given == default or (default is not None and number(given) == default)
-        if not unchanged and balancing.get("strategy") not in _BALANCED_BY[key]:
-            yield Problem(f"balancing.{key}", f"only `strategy:` {listed(_BALANCED_BY[key])} reads it")
+        if not unchanged and values.get("strategy") not in read_by[key]:
+            yield Problem(f"{section}.{key}", f"only `strategy:` {listed(read_by[key])} reads it")
 
 
 GRADIENTS_DEFAULTS: dict[str, Any] = {"c": 0.5, "alpha": None, "beta": 0.01, "learning_rate": 0.025,
@@ -46,14 +53,10 @@ _COMBINED_BY = {"c": ("cagrad",), "alpha": ("fairgrad", "gradnorm"), "beta": ("g
 def gradients_problems(gradients: dict[str, Any], training: dict[str, Any]) -> Iterator[Problem]:
     """Keys that the strategy does not read, or that do not go with it. Reads raw values, whatever they are."""
     strategy = gradients.get("strategy", "sum")
-    for key, default in GRADIENTS_DEFAULTS.items():
-        given = gradients.get(key, default)
-        unchanged = given == default or (default is not None and number(given) == default)
-        if key == "measure_every" and gradients.get("look_ahead") is True:
-            continue
-        if not unchanged and strategy not in _COMBINED_BY[key]:
-            yield Problem(f"gradients.{key}", f"only `strategy:` {listed(_COMBINED_BY[key])} reads it")
-    if gradients.get("look_ahead") is True and gradients.get("measure_every") is None:
+    looks_ahead = gradients.get("look_ahead") is True
+    defaults = {key: value for key, value in GRADIENTS_DEFAULTS.items() if not (looks_ahead and key == "measure_every")}
+    yield from _unread("gradients", {**gradients, "strategy": strategy}, defaults, _COMBINED_BY)
+    if looks_ahead and gradients.get("measure_every") is None:
         yield Problem("gradients.look_ahead", "say in which steps: `measure_every: 100`, say")
     if gradients.get("measured_layers") and strategy == "sum" and gradients.get("measure_every") is None:
         yield Problem("gradients.measured_layers", "nothing is measured: give `measure_every` as well")

@@ -18,7 +18,7 @@ import yaml
 from safetensors.torch import load_file
 from tiny import recipe, save_encoder
 
-from nlp_mtl import Recipe
+from nlp_mtl import Recipe, train
 
 
 def values(folder: Path, *, dropout: float = 0.0, **training: Any) -> dict[str, Any]:
@@ -118,6 +118,14 @@ def stopped_after(run: Path, step: int, folder: Path) -> Path:
 def moved(recipe: Recipe, output_dir: Path, **training: Any) -> Recipe:
     changed = recipe.training.model_copy(update=training)
     return recipe.model_copy(update={"output_dir": str(output_dir), "training": changed})
+
+
+def assert_resumes_exactly(recipe: Recipe, step: int, folder: Path) -> None:
+    """A run ends in the same bits as one that died some time after the checkpoint of a step, and was resumed."""
+    train(recipe)
+    stopped = stopped_after(Path(recipe.output_dir), step, folder)
+    train(moved(recipe, stopped), resume=True)
+    assert_same_end(Path(recipe.output_dir), stopped)
 
 
 def start(

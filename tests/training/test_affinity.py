@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import assert_same_end, finish, loss_lines, moved, start, stopped_after, values, weights, write_yaml
+from tiny_runs import assert_resumes_exactly, finish, loss_lines, start, values, weights, write_yaml
 from torch import nn
 from trained import run
 
@@ -60,10 +60,7 @@ def test_measuring_changes_nothing_of_what_is_learned(tmp_path: Path) -> None:
 def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path) -> None:
     recipe = Recipe.from_dict(recipe_values(tmp_path, strategy="pcgrad"))
     recipe = Recipe.from_dict({**recipe.to_dict(), "training": {**recipe.training.model_dump(), "log_every": 5}})
-    train(recipe)
-    stopped = stopped_after(Path(recipe.output_dir), 6, tmp_path / "stopped")
-    train(moved(recipe, stopped), resume=True)
-    assert_same_end(Path(recipe.output_dir), stopped)
+    assert_resumes_exactly(recipe, 6, tmp_path / "stopped")
 
 
 @pytest.mark.slow

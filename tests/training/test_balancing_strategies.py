@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from tiny_runs import assert_same_end, finish, loss_lines, moved, start, stopped_after, values, write_yaml
+from tiny_runs import assert_resumes_exactly, finish, loss_lines, moved, start, values, write_yaml
 
 from nlp_mtl import Recipe, RecipeError, train
 from nlp_mtl.recipe import BalancingSpec
@@ -26,10 +26,7 @@ def recipe_of(folder: Path, strategy: str, **training: Any) -> Recipe:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path, strategy: str) -> None:
     recipe = recipe_of(tmp_path, strategy, dropout=0.1)
-    train(recipe)
-    stopped = stopped_after(Path(recipe.output_dir), 6, tmp_path / "stopped")
-    train(moved(recipe, stopped), resume=True)
-    assert_same_end(Path(recipe.output_dir), stopped)
+    assert_resumes_exactly(recipe, 6, tmp_path / "stopped")
 
 
 @pytest.mark.parametrize("strategy", ["log", "famo", "smooth_maximum", "uncertainty", "dwa"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_runs import assert_same_end, lines, moved, score_lines, stopped_after, values
+from tiny_runs import assert_resumes_exactly, lines, score_lines, values
 
 from nlp_mtl import Recipe, RecipeError, train
 from nlp_mtl.build import resampling, steps, trainer_arguments
@@ -33,18 +33,12 @@ def recipe_of(folder: Path, name: str, **training: Any) -> Recipe:
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path, name: str, workers: int) -> None:
     recipe = recipe_of(tmp_path, name, num_workers=workers, dropout=0.1)
-    train(recipe)
-    stopped = stopped_after(Path(recipe.output_dir), 6, tmp_path / "stopped")
-    train(moved(recipe, stopped), resume=True)
-    assert_same_end(Path(recipe.output_dir), stopped)
+    assert_resumes_exactly(recipe, 6, tmp_path / "stopped")
 
 
 def test_a_run_that_is_killed_between_evaluations_goes_on_with_the_losses_it_had_seen(tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path, "dynamic-loss", save_every=1)
-    train(recipe)
-    stopped = stopped_after(Path(recipe.output_dir), 5, tmp_path / "stopped")
-    train(moved(recipe, stopped), resume=True)
-    assert_same_end(Path(recipe.output_dir), stopped)
+    assert_resumes_exactly(recipe, 5, tmp_path / "stopped")
 
 
 @pytest.mark.parametrize("name", ["dynamic", "dynamic-loss"])

@@ -7,7 +7,15 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
-from tiny_runs import assert_same_end, finish, loss_lines, moved, start, stopped_after, values, write_yaml
+from tiny_runs import (
+    assert_resumes_exactly,
+    finish,
+    loss_lines,
+    moved,
+    start,
+    values,
+    write_yaml,
+)
 from torch import Tensor
 from torchjd.aggregation import IMTLG, Aggregator, AlignedMTL, UPGrad
 from torchjd.linalg import QuadprogProjector
@@ -130,10 +138,7 @@ def test_the_gradient_of_a_step_is_that_of_torchjd(
 @pytest.mark.parametrize("strategy", [*STRATEGIES, "sum"])
 def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path, strategy: str) -> None:
     recipe = recipe_of(tmp_path, strategy, dropout=0.1)
-    train(recipe)
-    stopped = stopped_after(Path(recipe.output_dir), 6, tmp_path / "stopped")
-    train(moved(recipe, stopped), resume=True)
-    assert_same_end(Path(recipe.output_dir), stopped)
+    assert_resumes_exactly(recipe, 6, tmp_path / "stopped")
 
 
 @pytest.mark.parametrize("strategy", ["pcgrad", "gradvac", "nash_mtl", "gradnorm", "sum"])
@@ -170,9 +175,8 @@ def test_what_was_measured_is_told_once_and_a_resumed_run_tells_it_too(tmp_path:
     train(recipe)
     told = [line["step"] for line in loss_lines(tmp_path / "run") if "gradient_cosines" in line]
     assert told == [5, 10, 15]  # of the steps 1, 8 and 15
-    stopped = stopped_after(Path(recipe.output_dir), 8, tmp_path / "stopped")  # it measured, and has not told yet
-    train(moved(recipe, stopped), resume=True)
-    assert_same_end(Path(recipe.output_dir), stopped)
+    # After step 8 it has measured, and has not told yet.
+    assert_resumes_exactly(moved(recipe, tmp_path / "whole"), 8, tmp_path / "stopped")
 
 
 @pytest.mark.slow
