@@ -266,7 +266,14 @@ def trainer_arguments(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
         message = "early stopping needs a validation split with labels of a task that counts for the selection score"
         raise RecipeError([Problem("training.early_stopping_patience", message)])
     elsewhere = {"num_epochs", "max_steps", "batch_size", "max_tokens", "layout"}  # in the steps
-    elsewhere |= {"dropout", "frozen_layers", "gradient_checkpointing", "selection_weights", "trackers"}
+    elsewhere |= {
+        "dropout",
+        "frozen_layers",
+        "gradient_checkpointing",
+        "deterministic",
+        "selection_weights",
+        "trackers",
+    }
     settings = recipe.training.model_dump(exclude=elsewhere)
     settings["eval_every"] = settings["eval_every"] or steps_per_epoch(recipe, prepared)
     return {**settings, "seed": recipe.seed, "resample": resampling(recipe, prepared)}

@@ -36,7 +36,7 @@ Tracker = Literal[
 COMPUTATION = frozenset({
     "data_dir", "num_proc", "output_dir", "training.max_tokens", "training.layout", "training.mixed_precision",
     "training.num_workers", "training.log_every", "training.save_every", "training.keep_last", "training.keep_best",
-    "training.gradient_checkpointing", "training.compile", "training.trackers",
+    "training.gradient_checkpointing", "training.compile", "training.deterministic", "training.trackers",
 })  # fmt: skip
 """Keys that say where and how a run is computed, not what it learns: a resumed run may change them."""
 
@@ -257,6 +257,8 @@ class TrainingSpec(_Section):
     """Processes that make batches ahead; 0: the training process does."""
     gradient_checkpointing: bool = False
     """Keep less of the forward pass and compute it again in the backward pass: less memory, more time."""
+    deterministic: bool = True
+    """On a GPU, only kernels that repeat a run bit for bit, also where others would be faster; on CPU all do."""
     compile: bool = False
     """Compile the encoder's layers (``torch.compile``), once for each of a few lengths that texts are padded to."""
     trackers: list[Tracker] = []

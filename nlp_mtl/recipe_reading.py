@@ -210,7 +210,7 @@ def _unknown_key(cls: type[BaseModel], place: Sequence[Any]) -> str:
     same = [path for path in elsewhere if path.split(".")[-1] == key]
     if same:  # the right key in the wrong place
         near = f" Did you mean `{same[0]}`?"
-    return f"unknown key `{key}`." + (near or f" Known here: {listed(known, 30)}")
+    return f"unknown key `{key}`." + (near or f" Known here: {listed(known, 50)}")
 
 
 def changed_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:

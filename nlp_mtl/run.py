@@ -46,6 +46,7 @@ from nlp_mtl.run_folder import (
 from nlp_mtl.run_push import RunPusher, remove_pushing, run_card
 from nlp_mtl.training.checkpoint import TrainingState
 from nlp_mtl.training.compiled import try_compiler
+from nlp_mtl.training.determinism import deterministic_kernels
 from nlp_mtl.training.launcher import check_kind, fsdp_plugin
 from nlp_mtl.training.termination import noted_termination
 from nlp_mtl.training.trackers import Track, tracked, tracking_arguments
@@ -87,6 +88,13 @@ def train(
         message = "not together with FSDP: no process holds the gradients of all shared parameters. Leave it out"
         raise RecipeError([Problem("gradients", message)])
     expects_to_pack(recipe)
+    with deterministic_kernels(accelerator.device, recipe.training.deterministic):
+        return _train(recipe, accelerator, resume)
+
+
+def _train(recipe: Recipe, accelerator: Accelerator, resume: bool) -> dict[str, Any]:
+    """Train where all that the recipe asks for can be had; returns the results."""
+    output_dir = Path(recipe.output_dir).absolute()
     prepared = prepare(recipe, accelerator=accelerator)
     where = {"process": accelerator.process_index, "num_processes": accelerator.num_processes}
     data = steps(recipe, prepared, device=accelerator.device.type, **where)

@@ -8,24 +8,27 @@ from stock_models import tiny_model
 from torch import Tensor
 
 from nlp_mtl.models import packing
+from nlp_mtl.training.determinism import deterministic_kernels
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 LENGTHS = [130, 64, 33, 33, 7, 1]
-ENDS = torch.tensor([0, *LENGTHS]).cumsum(0).int()
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
-def states(dtype: torch.dtype, size: int = 32) -> list[Tensor]:
+def states(dtype: torch.dtype, size: int = 32, lengths: list[int] = LENGTHS) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(3, sum(LENGTHS), size, generator=generator).to(dtype) for _ in range(3)]
+    return [torch.randn(3, sum(lengths), size, generator=generator).to(dtype) for _ in range(3)]
 
 
-def attended(given: list[Tensor], window: int | None = None, dropout: float = 0.0) -> tuple[Tensor, list[Tensor]]:
+def attended(
+    given: list[Tensor], window: int | None = None, dropout: float = 0.0, lengths: list[int] = LENGTHS
+) -> tuple[Tensor, list[Tensor]]:
     """What attention gives on the GPU, and the gradients of the sum of its squares."""
     inputs = [one.cuda().requires_grad_() for one in given]
     q, k, v = (one[None] for one in inputs)
-    kwargs = {"cu_seq_lens_q": ENDS.cuda(), "lengths": tuple(LENGTHS), "sliding_window": window, "scaling": 0.2}
+    ends = torch.tensor([0, *lengths]).cumsum(0).int().cuda()
+    kwargs = {"cu_seq_lens_q": ends, "lengths": tuple(lengths), "sliding_window": window, "scaling": 0.2}
     found, _ = packing.attention(torch.nn.Module(), q, k, v, None, dropout=dropout, **kwargs)
     found.float().square().sum().backward()
     return found[0].detach().cpu(), [one.grad.cpu() for one in inputs if one.grad is not None]
@@ -64,6 +67,22 @@ def test_dropout_keeps_what_attention_gives_on_average_and_is_the_same_for_a_see
         out, gradients = attended(given, window, dropout=0.2)
         found += [out, *gradients]
     assert all(torch.equal(one, other) for one, other in zip(once, twice, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("window", [None, 129])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_gradients_of_long_texts_are_the_same_each_time(dropout: float, window: int | None, dtype: torch.dtype) -> None:
+    lengths = [505, 33] * 8
+    given = states(dtype, 64, lengths)
+    repeated = []
+    with deterministic_kernels(torch.device("cuda")):
+        for _ in range(20):
+            torch.manual_seed(3)
+            out, gradients = attended(given, window, dropout, lengths)
+            repeated.append([out, *gradients])
+    for again in repeated[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(repeated[0], again, strict=True))
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
