@@ -26,10 +26,11 @@ from nlp_mtl.models.multitask import MultiTaskModel, from_encoder
 from nlp_mtl.models.packing import will_pack
 from nlp_mtl.models.taken_heads import take_head
 from nlp_mtl.recipe import Recipe
+from nlp_mtl.strategy_checks import SHARED_BY
 from nlp_mtl.tasks import Task
 from nlp_mtl.training.balancing import Balancer
 from nlp_mtl.training.freezing import freeze, learning_layers
-from nlp_mtl.training.gradients import TaskGradients
+from nlp_mtl.training.gradients import TaskGradients, shared_parameters
 from nlp_mtl.training.threads import num_threads
 from nlp_mtl.training.trainer import Resample
 
@@ -46,8 +47,9 @@ def expects_to_pack(recipe: Recipe) -> bool:
 
 
 def layout(recipe: Recipe) -> str:
-    """The recipe's layout: ``auto``, ``padded`` or ``packed``. A compiled encoder reads padded texts."""
-    return "padded" if recipe.training.compile else recipe.training.layout
+    """The recipe's layout: ``auto``, ``padded`` or ``packed``. Compiled encoders and adapters read padded texts."""
+    is_padded = recipe.training.compile or recipe.sharing.strategy == "lora"
+    return "padded" if is_padded else recipe.training.layout
 
 
 def steps(
@@ -162,6 +164,7 @@ def new_model(recipe: Recipe, prepared: Prepared) -> MultiTaskModel:
         word_splitter=recipe.word_splitter,
         max_length=prepared.framing.max_length,
         window_overlap=recipe.window_overlap,
+        sharing=sharing(recipe),
     )
     for task in prepared.tasks:
         spec = recipe.tasks[task.name]
@@ -174,6 +177,15 @@ def new_model(recipe: Recipe, prepared: Prepared) -> MultiTaskModel:
     if recipe.training.gradient_checkpointing:
         checkpoint_gradients(model.encoder)
     return model
+
+
+def sharing(recipe: Recipe) -> dict[str, Any] | None:
+    """What lies between encoder and heads: the strategy and what it reads; None: nothing."""
+    settings = recipe.sharing
+    if settings.strategy == "hard":
+        return None
+    read = [key for key, strategies in SHARED_BY.items() if settings.strategy in strategies]
+    return settings.model_dump(include={"strategy", *read})
 
 
 def balancer(recipe: Recipe, prepared: Prepared, device: torch.device | str = "cpu") -> Balancer:
@@ -196,7 +208,7 @@ def task_gradients(recipe: Recipe, model: MultiTaskModel, tasks: Sequence[Task])
     settings = recipe.gradients
     if settings.strategy == "sum" and settings.measure_every is None:
         return None
-    if not learning_layers(model):
+    if not shared_parameters(model):
         message = "tasks share nothing that learns where all layers are frozen, so `gradients` does nothing"
         raise RecipeError([Problem("training.frozen_layers", message)])
     return TaskGradients(model, tasks, **settings.model_dump(), seed=recipe.seed)

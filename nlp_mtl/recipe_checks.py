@@ -11,6 +11,7 @@ from nlp_mtl.strategy_checks import (
     gradients_problems,
     number,
     sampling_problems,
+    sharing_problems,
 )
 from nlp_mtl.tasks import METRICS
 
@@ -56,8 +57,11 @@ def cross_problems(values: dict[str, Any]) -> Iterator[Problem]:
     training = training if isinstance(training, dict) else {}
     balancing = values.get("balancing")
     yield from balancing_problems(balancing if isinstance(balancing, dict) else {})
+    sharing = values.get("sharing")
+    sharing = sharing if isinstance(sharing, dict) else {}
+    yield from sharing_problems(sharing, training)
     gradients = values.get("gradients")
-    yield from gradients_problems(gradients if isinstance(gradients, dict) else {}, training)
+    yield from gradients_problems(gradients if isinstance(gradients, dict) else {}, training, sharing)
     sampling = values.get("sampling")
     yield from sampling_problems(sampling if isinstance(sampling, dict) else {}, training, datasets, tasks)
     hub = values.get("hub")

@@ -50,7 +50,9 @@ _COMBINED_BY = {"c": ("cagrad",), "alpha": ("fairgrad", "gradnorm"), "beta": ("g
 """The strategies that read a key."""
 
 
-def gradients_problems(gradients: dict[str, Any], training: dict[str, Any]) -> Iterator[Problem]:
+def gradients_problems(
+    gradients: dict[str, Any], training: dict[str, Any], sharing: dict[str, Any]
+) -> Iterator[Problem]:
     """Keys that the strategy does not read, or that do not go with it. Reads raw values, whatever they are."""
     strategy = gradients.get("strategy", "sum")
     looks_ahead = gradients.get("look_ahead") is True
@@ -67,9 +69,29 @@ def gradients_problems(gradients: dict[str, Any], training: dict[str, Any]) -> I
         if training.get("unfreeze_every") is not None:
             message = "layers that do not learn yet would have a say in the tasks' conflicts; leave one of both out"
             yield Problem("training.unfreeze_every", message)
-        if training.get("frozen_layers") == "encoder":
+        if training.get("frozen_layers") == "encoder" and sharing.get("strategy") not in ("mmoe", "ple"):
             message = "tasks share nothing that learns where the whole encoder is frozen, so `gradients` does nothing"
             yield Problem("training.frozen_layers", message)
+
+
+SHARING_DEFAULTS: dict[str, Any] = {"num_layers": 2, "cross_stitch": True, "num_experts": 4, "expert_size": 256,
+                                    "num_task_experts": 1, "num_levels": 1, "rank": 8, "alpha": 16}  # fmt: skip
+"""What sharing strategies read, where the recipe does not say."""
+
+SHARED_BY = {"num_layers": ("towers",), "cross_stitch": ("towers",), "num_experts": ("mmoe", "ple"),
+             "expert_size": ("mmoe", "ple"), "num_task_experts": ("ple",), "num_levels": ("ple",),
+             "rank": ("lora",), "alpha": ("lora",)}  # fmt: skip
+"""The strategies that read a key."""
+
+
+def sharing_problems(sharing: dict[str, Any], training: dict[str, Any]) -> Iterator[Problem]:
+    """Keys that the strategy does not read, or that do not go with it. Reads raw values, whatever they are."""
+    yield from _unread("sharing", sharing, SHARING_DEFAULTS, SHARED_BY)
+    strategy = sharing.get("strategy")
+    if strategy == "lora" and training.get("layout") == "packed":
+        yield Problem("training.layout", "each row goes through its task's adapter (`sharing: lora`): auto or padded")
+    if strategy in ("lora", "towers", "layer_mix") and training.get("compile") is True:
+        yield Problem("training.compile", f"not together with `sharing: {strategy}`; leave one of both out")
 
 
 def sampling_problems(

@@ -1,4 +1,6 @@
-"""Every sampling, balancing and gradient method on the four-task recipe, against a model a task, at a small budget.
+"""Every sampling, balancing, gradient and sharing method on the four-task recipe, at a small budget.
+
+Each is held against single-task models.
 
 All methods have the same rows a step, steps, learning rates and evaluation; what differs is the one line of the recipe
 that the table names. A single-task model has as many steps on the rows of its task as make up the joint run's rows of
@@ -7,6 +9,8 @@ it under proportional sampling. Scores are the tasks' main metrics on validation
 - a task's column: the mean over seeds of the joint score less that of the single-task models, in points
 - all: the mean over tasks, and in brackets the standard deviation of that over seeds
 - step: the time of a step by the time of a step with fixed weights, the medians of both over seeds
+- answers: the same of an evaluation on validation, which is what prediction costs
+- parameters: in millions
 
 Each run is kept in the file --results as soon as it ends; the same command goes on where it stopped.
 """
@@ -54,6 +58,10 @@ METHODS: dict[str, Line] = {
     **{f"gradients: {name}": {"gradients": {"strategy": name}}
        for name in ("pcgrad", "gradvac", "mgda", "cagrad", "imtl_g", "nash_mtl", "fairgrad", "aligned_mtl", "upgrad",
                     "gradnorm")},
+    **{f"sharing: {name}": {"sharing": {"strategy": name}}
+       for name in ("layer_mix", "task_embedding", "gate", "mmoe", "ple", "towers")},
+    "sharing: ple, 2 levels": {"sharing": {"strategy": "ple", "num_levels": 2}},
+    "sharing: towers, not cross-stitched": {"sharing": {"strategy": "towers", "cross_stitch": False}},
 }  # fmt: skip
 
 
@@ -65,7 +73,7 @@ def recipe_with(options: argparse.Namespace, folder: Path, seed: int, line: Line
         "log_every": max_steps, "save_every": None, "keep_last": 1, "ema_decay": 0, "selection_weights": {},
         "early_stopping_patience": None,
     }  # fmt: skip
-    plain = {"sampling": {"strategy": "proportional"}, "balancing": {}, "gradients": {}, "seed": seed}
+    plain = {"sampling": {"strategy": "proportional"}, "balancing": {}, "gradients": {}, "sharing": {}, "seed": seed}
     if line.get("sampling", {}).get("strategy") == "dynamic":
         training["eval_every"] = max(1, max_steps // 4)
     balancing = line.get("balancing", {})
@@ -92,8 +100,9 @@ def prepared_once(recipe: Recipe, options: argparse.Namespace) -> Prepared:
     )
 
 
-def run(recipe: Recipe, prepared: Prepared) -> tuple[dict[str, float], float]:
-    """Train; returns the tasks' scores and the seconds of a step, evaluations not counted."""
+def run(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
+    """Train; returns the tasks' scores, the parameters, the seconds of a step (evaluations not counted) and of the last
+    evaluation."""
     accelerator = Accelerator(mixed_precision="no")
     folder = Path(recipe.output_dir)
     folder.mkdir(parents=True)
@@ -122,7 +131,12 @@ def run(recipe: Recipe, prepared: Prepared) -> tuple[dict[str, float], float]:
     )  # fmt: skip
     # The last evaluation ends the run but for saving, which does not count.
     seconds = pauses[-1][0] - start - sum(stop - first for first, stop in pauses[:-1])
-    return {task.name: last[task.name][task.metric] for task in prepared.tasks}, seconds / len(data)
+    return {
+        "scores": {task.name: last[task.name][task.metric] for task in prepared.tasks},
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "seconds_a_step": seconds / len(data),
+        "seconds_an_evaluation": pauses[-1][1] - pauses[-1][0],
+    }
 
 
 def of_one_task(recipe: Recipe, task: str) -> Recipe:
@@ -167,11 +181,11 @@ def main() -> None:
         key = ",".join(recipe.tasks)
         if key not in shared:
             shared[key] = prepared_once(recipe, options)
-        scores, seconds = run(recipe, shared[key])
-        found = {"method": method, "seed": seed, "scores": scores, "seconds_a_step": seconds, "budget": budget}
+        found = {"method": method, "seed": seed, "budget": budget, **run(recipe, shared[key])}
         with options.results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(found) + "\n")
-        print(f"{method}, seed {seed}: {json.dumps(scores)} {seconds:.3f} s a step", file=sys.stderr, flush=True)
+        told = f"{json.dumps(found['scores'])} {found['seconds_a_step']:.3f} s a step"
+        print(f"{method}, seed {seed}: {told}", file=sys.stderr, flush=True)
         return found
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -205,18 +219,24 @@ def _share(recipe: Recipe, task: str, shared: dict[str, Prepared], options: argp
 def print_table(joint: dict[str, list[dict[str, Any]]], singles: list[dict[str, float]]) -> None:
     """In Markdown."""
     tasks = list(singles[0])
-    fixed = [one["seconds_a_step"] for one in joint["fixed weights, proportional"]]
-    print(f"| | {' | '.join(tasks)} | all | step |\n|---|{'---:|' * (len(tasks) + 2)}")
+    plain = joint["fixed weights, proportional"]
+    print(f"| | {' | '.join(tasks)} | all | step | answers | parameters |\n|---|{'---:|' * (len(tasks) + 4)}")
     alone = [f"{statistics.mean(one[task] for one in singles):.4f}" for task in tasks]
-    print(f"| single-task models | {' | '.join(alone)} | | |")
+    print(f"| single-task models | {' | '.join(alone)} | | | | |")
     for name, runs in joint.items():
         gains = [[100 * (one["scores"][task] - single[task]) for task in tasks]
                  for one, single in zip(runs, singles, strict=True)]  # fmt: skip
         of_tasks = [f"{statistics.mean(column):+.1f}" for column in zip(*gains, strict=True)]
         means = [statistics.mean(row) for row in gains]
         spread = f" ({statistics.stdev(means):.1f})" if len(means) > 1 else ""
-        cost = statistics.median(one["seconds_a_step"] for one in runs) / statistics.median(fixed)
-        print(f"| {name} | {' | '.join(of_tasks)} | {statistics.mean(means):+.1f}{spread} | {cost:.2f} |")
+        costs = [
+            statistics.median(one[key] for one in runs) / statistics.median(one[key] for one in plain)
+            for key in ("seconds_a_step", "seconds_an_evaluation")
+        ]
+        print(
+            f"| {name} | {' | '.join(of_tasks)} | {statistics.mean(means):+.1f}{spread} | {costs[0]:.2f} | "
+            f"{costs[1]:.2f} | {runs[0]['parameters'] / 1e6:.1f} |"
+        )
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from nlp_mtl.recipe import (
     HubSpec,
     Recipe,
     SamplingSpec,
+    SharingSpec,
     TaskSpec,
     TrainingSpec,
 )
@@ -147,6 +148,7 @@ def test_files_that_the_docs_link_or_map_exist() -> None:
         ("`sampling`", SamplingSpec),
         ("`balancing`", BalancingSpec),
         ("`gradients`", GradientsSpec),
+        ("`sharing`", SharingSpec),
         ("`training`", TrainingSpec),
         ("`hub`", HubSpec),
     ],

@@ -7,7 +7,16 @@ import pytest
 from recipe_values import VALUES
 
 from nlp_mtl import Recipe, RecipeError
-from nlp_mtl.recipe import BalancingSpec, DatasetSpec, GradientsSpec, HubSpec, SamplingSpec, TaskSpec, TrainingSpec
+from nlp_mtl.recipe import (
+    BalancingSpec,
+    DatasetSpec,
+    GradientsSpec,
+    HubSpec,
+    SamplingSpec,
+    SharingSpec,
+    TaskSpec,
+    TrainingSpec,
+)
 from nlp_mtl.tasks import METRICS
 
 REMOVED = object()
@@ -57,7 +66,17 @@ def test_a_recipe_cannot_be_changed_behind_the_runs_back():
 def test_every_key_is_documented_by_the_text_under_it():
     import inspect
 
-    for section in (Recipe, DatasetSpec, TaskSpec, SamplingSpec, BalancingSpec, GradientsSpec, TrainingSpec, HubSpec):
+    for section in (
+        Recipe,
+        DatasetSpec,
+        TaskSpec,
+        SamplingSpec,
+        BalancingSpec,
+        GradientsSpec,
+        SharingSpec,
+        TrainingSpec,
+        HubSpec,
+    ):
         source = inspect.getsource(section)
         undocumented = {
             "type",
@@ -66,6 +85,7 @@ def test_every_key_is_documented_by_the_text_under_it():
             "sampling",
             "balancing",
             "gradients",
+            "sharing",
             "training",
             "seed",
         }  # their names say it

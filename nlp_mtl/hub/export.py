@@ -17,6 +17,7 @@ from nlp_mtl.hub.repository import Repository, check_repo_id
 from nlp_mtl.models.heads import stock_model
 from nlp_mtl.models.loading import load_model
 from nlp_mtl.models.multitask import MultiTaskModel
+from nlp_mtl.models.unshared import encoder_of_task
 from nlp_mtl.storage import write_text, written_folder
 from nlp_mtl.tasks import Task
 
@@ -24,14 +25,16 @@ from nlp_mtl.tasks import Task
 def stock(model: MultiTaskModel, task: str) -> PreTrainedModel:
     """The stock model of a task (``AutoModelForTokenClassification`` or the like), on copies of the same weights.
 
-    Its logits for a text are those of ``model``, bit for bit.
+    Its logits for a text are those of ``model``: bit for bit, or to rounding where a task's gate or embedding went into
+    the encoder's last norm.
 
     Raises:
-        ModelError: there is no such task.
+        ModelError: there is no such task, or a stock model has no place for what lies between encoder and head.
     """
     known = _known(model, task)
+    weights = encoder_of_task(model, task)
     made = stock_model(known.type, model.config.encoder_config, known.labels)
-    own = {f"{made.base_model_prefix}.{name}": tensor for name, tensor in model.encoder.state_dict().items()}
+    own = {f"{made.base_model_prefix}.{name}": tensor for name, tensor in weights.items()}
     own |= model.head(task).state_dict()
     # Not what this task's class has no place for: a pooler that another task reads.
     made.load_state_dict({name: own[name].detach().cpu().clone() for name in made.state_dict()}, assign=True)

@@ -144,6 +144,9 @@ def rows_of(output: BaseModelOutputWithPooling, rows: Tensor) -> BaseModelOutput
     hidden = output.last_hidden_state  # [rows, tokens, hidden]
     assert hidden is not None
     pooled = output.get("pooler_output")  # [rows, hidden]
+    layers = output.get("hidden_states")
     return BaseModelOutputWithPooling(
-        last_hidden_state=hidden[rows], pooler_output=None if pooled is None else pooled[rows]
+        last_hidden_state=hidden[rows],
+        pooler_output=None if pooled is None else pooled[rows],
+        hidden_states=None if layers is None else tuple(layer[rows] for layer in layers),
     )

@@ -18,6 +18,10 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.configuration_utils import SubConfigSpec
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from .adapters import adapt
+from .sharing import LayerMix, build_sharing
 
 _STOCK: dict[str, Any] = {
     "token-classification": AutoModelForTokenClassification,
@@ -36,6 +40,7 @@ class MultiTaskConfig(PretrainedConfig):
     word_splitter: str = "unicode"
     max_length: int = 512
     window_overlap: int = 64
+    sharing: dict[str, Any] | None = None
 
 
 class EncoderStub(nn.Module):
@@ -73,6 +78,9 @@ class MultiTaskModel(PreTrainedModel):
             encoder.register_module("pooler", None)
         elif hasattr(encoder, "pooler") and encoder.pooler is None and pooler is not None:
             encoder.pooler = pooler
+        self.task_names = [task["name"] for task in config.tasks or []]
+        self.sharing_settings = config.sharing or {"strategy": "hard"}
+        self.sharing = build_sharing(self.sharing_settings, self.task_names, encoder)
         self.encoder = encoder
         self.post_init()
 
@@ -91,9 +99,40 @@ class MultiTaskModel(PreTrainedModel):
             raise ValueError("texts are read one by one, but token_type_ids tell of pairs")
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        output = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
-        names = [task["name"] for task in self.config.tasks or []] if tasks is None else tasks
-        return {name: self.heads[f"{name}_head"](output, attention_mask=attention_mask).logits for name in names}
+        names = self.task_names if tasks is None else tasks
+        if self.sharing_settings["strategy"] == "lora":
+            outputs = adapt(self.encoder, input_ids, attention_mask, dict.fromkeys(names))
+            return {
+                name: self.heads[f"{name}_head"](outputs[name], attention_mask=attention_mask).logits for name in names
+            }
+        output = self.encoder(
+            input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=isinstance(self.sharing, LayerMix)
+        )
+        return {
+            name: self.heads[f"{name}_head"](self._of_task(name, output), attention_mask=attention_mask).logits
+            for name in names
+        }
+
+    def _of_task(self, task: str, output: Any) -> Any:
+        """What a task's head reads."""
+        pooler: Any = getattr(self.encoder, "pooler", None)
+        if self.sharing_settings["strategy"] == "towers":
+            count, place = len(self.task_names), self.task_names.index(task)
+            hidden = output.last_hidden_state.chunk(count)[place]
+        elif self.sharing is not None:
+            hidden = self.sharing(task, output.hidden_states or (output.last_hidden_state,))
+        else:
+            return output
+        pooled = None
+        if isinstance(pooler, nn.Linear):  # ALBERT's
+            pooled = self.encoder.pooler_activation(pooler(hidden[:, 0]))
+        elif pooler is not None:
+            pooled = pooler(hidden)
+        return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=pooled)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if self.sharing is None or all(module is not part for part in self.sharing.modules()):
+            super()._init_weights(module)
 
     def get_input_embeddings(self) -> Any:
         """The encoder's."""

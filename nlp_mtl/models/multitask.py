@@ -13,6 +13,8 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.configuration_utils import SubConfigSpec
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from nlp_mtl.errors import MissingExtraError, ModelError
+from nlp_mtl.models.adapters import adapt
 from nlp_mtl.models.heads import (
     build_head,
     from_meta,
@@ -21,10 +23,11 @@ from nlp_mtl.models.heads import (
     rows_of,
     stock_pooler,
 )
-from nlp_mtl.models.packing import encode_packed, packs, pooled, token_places
+from nlp_mtl.models.packing import agreed, encode_packed, packs, pooled, token_places
+from nlp_mtl.models.sharing import LayerMix, build_sharing, readers
 from nlp_mtl.tasks import Task, task_from_dict
 
-_WITHOUT_PACKAGE = Path(__file__).with_name("modeling_nlp_mtl.py")
+_WITHOUT_PACKAGE = [Path(__file__).with_name(name) for name in ("modeling_nlp_mtl.py", "sharing.py", "adapters.py")]
 
 
 class MultiTaskConfig(PreTrainedConfig):
@@ -43,6 +46,8 @@ class MultiTaskConfig(PreTrainedConfig):
     """Tokens in a window, special tokens counted."""
     window_overlap: int = 64
     """Tokens that neighbouring windows of a long text share."""
+    sharing: dict[str, Any] | None = None
+    """What lies between encoder and heads: ``strategy`` and what it reads, as in a recipe; None: nothing."""
 
     def task_list(self) -> list[Task]:
         """The tasks."""
@@ -85,12 +90,19 @@ class MultiTaskModel(PreTrainedModel):
         self.first_token_tasks = frozenset(task.name for task in tasks if task.type in first_token_types)
         poolers = [stock_pooler(type, encoder_config) for type in types]
         _fit_pooler(encoder, next(filter(None, poolers), None), is_read=bool(pooled_types))
+        self.task_names = tuple(task.name for task in tasks)
+        self._sharing_settings = config.sharing or {"strategy": "hard"}
+        try:
+            self.sharing = build_sharing(self._sharing_settings, self.task_names, encoder)
+        except ValueError as error:
+            raise ModelError(f"sharing: {error}") from error
+        except ImportError as error:
+            raise MissingExtraError("sharing by lora needs the extra `lora`: pip install 'nlp_mtl[lora]'") from error
         self.encoder = encoder
         # Keys end in "_head": a task may have any name, a module's attributes may not.
         self.heads = nn.ModuleDict(
             {f"{task.name}_head": build_head(task.type, encoder_config, task.labels) for task in tasks}
         )
-        self.task_names = tuple(task.name for task in tasks)
         self.token_tasks = frozenset(task.name for task in tasks if task.type == "token-classification")
         self.post_init()
 
@@ -108,6 +120,8 @@ class MultiTaskModel(PreTrainedModel):
         Raises:
             ModelError: they should be packed, but the encoder cannot read them so.
         """
+        if self._sharing_settings["strategy"] == "lora":
+            return agreed("each row goes through the adapter of its task (sharing: lora)", layout)
         return packs(self.encoder, layout)
 
     def forward(
@@ -143,43 +157,93 @@ class MultiTaskModel(PreTrainedModel):
         names = self.task_names if tasks is None else tasks
         if cu_seq_lens is not None:
             assert position_ids is not None
-            hidden = encode_packed(self.encoder, input_ids, position_ids, cu_seq_lens, lengths)
+            states = encode_packed(self.encoder, input_ids, position_ids, cu_seq_lens, lengths, self._reads_all_layers)
             if rows is None:
                 texts = token_places(cu_seq_lens, max(lengths))
-                tokens = torch.arange(input_ids.shape[1], device=hidden.device)
+                tokens = torch.arange(input_ids.shape[1], device=input_ids.device)
                 rows = {name: tokens if name in self.token_tasks else texts for name in names}
-            return {name: self._packed_logits(name, hidden[0], places) for name, places in rows.items()}
+            return {name: self._packed_logits(name, states, places) for name, places in rows.items()}
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        output = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
-        if rows is None:
-            return {name: self.head(name)(output, attention_mask=attention_mask).logits for name in names}
-        return {
-            name: self.head(name)(rows_of(output, chosen), attention_mask=attention_mask[chosen]).logits
-            for name, chosen in rows.items()
-        }
+        chosen = dict.fromkeys(names) if rows is None else rows
+        if self._sharing_settings["strategy"] == "lora":
+            outputs = adapt(self.encoder, input_ids, attention_mask, chosen)
+            masks = {name: attention_mask if rows is None else attention_mask[rows] for name, rows in chosen.items()}
+            return {name: self.head(name)(outputs[name], attention_mask=masks[name]).logits for name in chosen}
+        output = self.encoder(
+            input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=self._reads_all_layers
+        )
+        return {name: self._padded_logits(name, output, attention_mask, rows) for name, rows in chosen.items()}
 
-    def _packed_logits(self, task: str, hidden: Tensor, places: Tensor) -> Tensor:
-        """Token heads read each token for itself; text heads padded rows, or just first tokens where those suffice."""
+    def _padded_logits(
+        self, task: str, output: BaseModelOutputWithPooling, attention_mask: Tensor, rows: Tensor | None
+    ) -> Tensor:
+        if self._sharing_settings["strategy"] == "towers":
+            output = rows_of(output, self._tower(task, len(attention_mask)))
+        if rows is not None:
+            output, attention_mask = rows_of(output, rows), attention_mask[rows]
+        if self.sharing is not None:
+            last = output.last_hidden_state
+            assert last is not None
+            layers = output.hidden_states or (last,)
+            if task in self.first_token_tasks:
+                layers, attention_mask = tuple(layer[:, :1] for layer in layers), attention_mask[:, :1]
+            output = self._shared_output(task, layers)
+        logits: Tensor = self.head(task)(output, attention_mask=attention_mask).logits
+        return logits
+
+    def _packed_logits(self, task: str, states: Sequence[Tensor], places: Tensor) -> Tensor:
+        """Token heads read each token for itself; text heads padded rows, or just first tokens where those suffice.
+
+        Args:
+            states: of layers, [1 or towers, tokens, hidden] each.
+        """
         if task in self.first_token_tasks:
             places = places[:, :1]
         shape = places.shape if places.ndim == 2 else (1, len(places))
-        chosen = hidden.index_select(0, places.clamp(min=0).flatten()).view(*shape, hidden.shape[-1])
-        output = BaseModelOutputWithPooling(
-            last_hidden_state=chosen, pooler_output=pooled(self.encoder, chosen) if task in self.pooled_tasks else None
-        )
+        tower = self.task_names.index(task) if len(states[-1]) > 1 else 0
+        flat = places.clamp(min=0).flatten()
+        chosen = [layer[tower].index_select(0, flat).view(*shape, layer.shape[-1]) for layer in states]
+        output = self._shared_output(task, chosen)
         logits: Tensor = self.head(task)(output, attention_mask=(places >= 0).long().view(shape)).logits
         return logits
 
+    def _shared_output(self, task: str, layers: Sequence[Tensor]) -> BaseModelOutputWithPooling:
+        """What a task's head reads of hidden states, [rows, tokens, hidden] each."""
+        hidden = layers[-1] if self.sharing is None else self.sharing(task, layers)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=hidden, pooler_output=pooled(self.encoder, hidden) if task in self.pooled_tasks else None
+        )
+
+    def _tower(self, task: str, num_rows: int) -> Tensor:
+        """Where a task's rows stand in what the encoder gives."""
+        first = self.task_names.index(task) * num_rows
+        return torch.arange(first, first + num_rows, device=self.device)
+
+    @property
+    def _reads_all_layers(self) -> bool:
+        return isinstance(self.sharing, LayerMix)
+
+    def readers(self) -> dict[str, frozenset[str]]:
+        """``{parameter: the tasks whose answers it has a part in}``."""
+        found = {}
+        for name, _ in self.named_parameters():
+            if name.startswith("heads."):
+                found[name] = frozenset({name.split(".")[1].removesuffix("_head")})
+            elif name.startswith("encoder.pooler.") and self.pooled_tasks:
+                found[name] = self.pooled_tasks
+            else:
+                found[name] = readers(name, self.task_names, self._sharing_settings)
+        return found
+
     def unused_parameters(self, active: Iterable[str]) -> list[nn.Parameter]:
         """The parameters that no task of ``active`` reads: those of the other heads, and maybe the pooler; or all."""
-        active = set(active)
-        if not active:
-            return list(self.parameters())
-        unused = [p for name in self.task_names if name not in active for p in self.head(name).parameters()]
-        if self.pooled_tasks and not self.pooled_tasks & active:
-            unused += [p for name, p in self.encoder.named_parameters() if name.startswith("pooler.")]
-        return unused
+        active, read_by = set(active), self.readers()
+        return [parameter for name, parameter in self.named_parameters() if not read_by[name] & active]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if self.sharing is None or all(module is not part for part in self.sharing.modules()):
+            super()._init_weights(module)  # what is shared has started by itself
 
     def get_input_embeddings(self) -> nn.Module:
         """The encoder's."""
@@ -194,11 +258,12 @@ class MultiTaskModel(PreTrainedModel):
         if options.pop("push_to_hub", False):
             raise ValueError("save_pretrained(push_to_hub=True) would leave out the model's code: call push_to_hub")
         self.config.auto_map = {
-            "AutoConfig": f"{_WITHOUT_PACKAGE.stem}.MultiTaskConfig",
-            "AutoModel": f"{_WITHOUT_PACKAGE.stem}.MultiTaskModel",
+            "AutoConfig": f"{_WITHOUT_PACKAGE[0].stem}.MultiTaskConfig",
+            "AutoModel": f"{_WITHOUT_PACKAGE[0].stem}.MultiTaskModel",
         }
         super().save_pretrained(save_directory, *args, **options)
-        shutil.copyfile(_WITHOUT_PACKAGE, Path(save_directory) / _WITHOUT_PACKAGE.name)
+        for file in _WITHOUT_PACKAGE:
+            shutil.copyfile(file, Path(save_directory) / file.name)
 
     def push_to_hub(  # type: ignore[override]  # and the tokenizer
         self, repo_id: str, *, tokenizer: PreTrainedTokenizerBase | None = None, **options: Any
@@ -237,8 +302,16 @@ def from_encoder(
     word_splitter: str = "unicode",
     max_length: int = 512,
     window_overlap: int = 64,
+    sharing: Mapping[str, Any] | None = None,
 ) -> MultiTaskModel:
-    """A multi-task model on a loaded encoder, with new heads (initialized from torch's global seed)."""
+    """A multi-task model on a loaded encoder, with new heads (initialized from torch's global seed).
+
+    Args:
+        sharing: what lies between encoder and heads; see :func:`nlp_mtl.models.sharing.build_sharing`. None: nothing.
+
+    Raises:
+        ModelError: the encoder is of a family that has no such heads, or cannot be shared so.
+    """
     encoder_config = copy.deepcopy(encoder.config)
     name = encoder_config.name_or_path
     if name and os.path.isdir(name):  # what is saved may go to others, whom our folders do not concern
@@ -249,6 +322,7 @@ def from_encoder(
         word_splitter=word_splitter,
         max_length=max_length,
         window_overlap=window_overlap,
+        sharing=None if sharing is None else dict(sharing),
     )
     return MultiTaskModel(config, encoder)
 

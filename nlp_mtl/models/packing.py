@@ -189,9 +189,10 @@ def position_offset(encoder: nn.Module) -> int:
 
 
 def encode_packed(
-    encoder: PreTrainedModel, input_ids: Tensor, position_ids: Tensor, cu_seq_lens: Tensor, lengths: Sequence[int]
-) -> Tensor:
-    """Hidden states of packed texts, [1, tokens, hidden].
+    encoder: PreTrainedModel, input_ids: Tensor, position_ids: Tensor, cu_seq_lens: Tensor, lengths: Sequence[int],
+    output_hidden_states: bool = False,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """Hidden states of packed texts, [1, tokens, hidden]: of the last layer, or of all, embeddings first.
 
     Args:
         encoder: with :data:`ATTENTION` set.
@@ -204,9 +205,10 @@ def encode_packed(
         position_ids=position_ids + position_offset(encoder),
         cu_seq_lens_q=cu_seq_lens,
         lengths=tuple(lengths),  # loaders make lists of tuples
+        output_hidden_states=output_hidden_states,
     )
-    hidden: Tensor = output.last_hidden_state
-    return hidden
+    found: tuple[Tensor, ...] = output.hidden_states if output_hidden_states else (output.last_hidden_state,)
+    return found
 
 
 def pooled(encoder: PreTrainedModel, hidden: Tensor) -> Tensor:
@@ -226,7 +228,7 @@ def packs(encoder: PreTrainedModel, layout: str) -> bool:
     Raises:
         ModelError: they should be packed, but the encoder cannot read them so.
     """
-    return layout != "padded" and _agreed(refusal(encoder), layout)
+    return layout != "padded" and agreed(refusal(encoder), layout)
 
 
 def will_pack(config: PreTrainedConfig, layout: str) -> bool:
@@ -238,10 +240,15 @@ def will_pack(config: PreTrainedConfig, layout: str) -> bool:
     if layout == "padded":
         return False
     with torch.device("meta"):
-        return _agreed(_family_refusal(AutoModel.from_config(copy.deepcopy(config))), layout)
+        return agreed(_family_refusal(AutoModel.from_config(copy.deepcopy(config))), layout)
 
 
-def _agreed(why_not: str | None, layout: str) -> bool:
+def agreed(why_not: str | None, layout: str) -> bool:
+    """Whether texts are packed, if nothing is against it (the reason).
+
+    Raises:
+        ModelError: they should be, but something is.
+    """
     if why_not and layout == "packed":
         raise ModelError(f"layout: packed, but the encoder cannot read packed texts: {why_not}; choose auto or padded")
     if why_not:
@@ -296,7 +303,7 @@ def _difference(encoder: PreTrainedModel) -> str | None:
     alone = _one_by_one(encoder, ids, lengths)
     encoder.set_attn_implementation(ATTENTION)
     for what, found in (
-        ("packed", encode_packed(encoder, ids, positions, ends, lengths)),
+        ("packed", encode_packed(encoder, ids, positions, ends, lengths)[-1]),
         ("padded", _one_by_one(encoder, ids, lengths)),
     ):
         difference, largest = (found - alone).abs().max().item(), alone.abs().max().item()

@@ -16,13 +16,14 @@ Frozen = int | Literal["embeddings", "encoder"]
 
 
 def layer_depths(model: nn.Module) -> dict[str, int | None]:
-    """``{parameter: its layer}``: 0 for embeddings, 1 for the encoder's first layer, ...; None for heads."""
+    """``{parameter: its layer}``: 0 for embeddings, 1 for the encoder's first layer, ...; None for what is new."""
     depths: dict[str, int | None] = {}
     behind: list[str] = []
     for name, _ in model.named_parameters():
         layer = re.search(r"\.(\d+)\.", name)
-        # A pooler is read by heads alone; most families have the same layer in the head.
-        if name.startswith(("heads.", "encoder.pooler.")):
+        # A pooler is read by heads alone; most families have the same layer in the head. What tasks share besides the
+        # encoder starts from nothing, like a head.
+        if name.startswith(("heads.", "encoder.pooler.", "sharing.")) or name.endswith(".stitch") or ".lora_" in name:
             depths[name] = None
         # Also tables of positions that all layers share, and DeBERTa's norm of one.
         elif "embed" in name or "relative" in name or name.startswith("encoder.encoder.LayerNorm."):

@@ -87,8 +87,10 @@ class TaskGradients:
         if strategy == "gradnorm":
             self._gradnorm = GradNorm(len(tasks), alpha if alpha is not None else 1.5, learning_rate)
         depths = layer_depths(model)
-        self._measured = [not measured_layers or depths[name] in measured_layers for name, _ in _shared(model)]
-        learning = {depth for name, _ in _shared(model) if (depth := depths[name]) is not None}
+        self._measured = [
+            not measured_layers or depths[name] in measured_layers for name, _ in shared_parameters(model)
+        ]
+        learning = {depth for name, _ in shared_parameters(model) if (depth := depths[name]) is not None}
         if missing := set(measured_layers) - learning:
             raise ModelError(
                 f"gradients.measured_layers: {listed(sorted(missing))} is no layer of the encoder that learns; "
@@ -109,7 +111,7 @@ class TaskGradients:
 
     def tell_memory(self) -> None:
         """Log what telling gradients apart will hold."""
-        count = sum(parameter.numel() for _, parameter in _shared(self.model))
+        count = sum(parameter.numel() for _, parameter in shared_parameters(self.model))
         logger.info(
             "The gradients of %d tasks on %.1f million shared parameters take %.2f GB, and up to twice that where two "
             "threads share a step", len(self.tasks), count / 1e6, len(self.tasks) * count * 4 / 2**30,
@@ -125,7 +127,7 @@ class TaskGradients:
     ) -> Tensor:
         """As :func:`nlp_mtl.training.passes.forward_backward`, of a model or its twin; keeps gradients apart."""
         assert isinstance(model, MultiTaskModel)
-        shared = [parameter for _, parameter in _shared(model)]
+        shared = [parameter for _, parameter in shared_parameters(model)]
         places = {task.name: place for place, task in enumerate(self.tasks)}
         rows: list[Row] = [[None] * len(shared) for _ in self.tasks]
         self._rows[model] = rows
@@ -157,7 +159,7 @@ class TaskGradients:
             losses: [tasks] this process's part of the step's.
             ahead: what affinities are measured with.
         """
-        shared = [parameter for _, parameter in _shared(self.model)]
+        shared = [parameter for _, parameter in shared_parameters(self.model)]
         rows = self._rows.pop(self.model)
         for other in self._rows.values():  # the twin's
             rows = [[_added(*pair) for pair in zip(*both, strict=True)] for both in zip(rows, other, strict=True)]
@@ -211,7 +213,8 @@ class TaskGradients:
 
     def _exchanged(self, rows: list[Row], shared: Sequence[nn.Parameter], accelerator: Accelerator) -> list[Row]:
         """Sums over processes: of the rows, and of the gradients of heads, of which a process may have none."""
-        own = [parameter for parameter in self.model.heads.parameters() if parameter.requires_grad]
+        common = {id(parameter) for parameter in shared}
+        own = [p for p in self.model.parameters() if p.requires_grad and id(p) not in common]
         for parameter, gradient in zip(own, _reduced([p.grad for p in own], own, accelerator), strict=True):
             parameter.grad = gradient
         return [[*_reduced(row, shared, accelerator)] for row in rows]
@@ -245,9 +248,13 @@ class TaskGradients:
             self.affinities.restore(state["affinities"])
 
 
-def _shared(model: MultiTaskModel) -> list[tuple[str, nn.Parameter]]:
-    """With their names in the model."""
-    return [(name, p) for name, p in model.named_parameters() if name.startswith("encoder.") and p.requires_grad]
+def shared_parameters(model: MultiTaskModel) -> list[tuple[str, nn.Parameter]]:
+    """The parameters that several tasks may read, with their names: the encoder's, and what else they share."""
+    read_by, alone = model.readers(), len(model.task_names) == 1
+    return [
+        (name, p) for name, p in model.named_parameters()
+        if p.requires_grad and not name.startswith("heads.") and (alone or len(read_by[name]) > 1)
+    ]  # fmt: skip
 
 
 @contextmanager

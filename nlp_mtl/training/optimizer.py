@@ -24,7 +24,7 @@ def parameter_groups(
     ``peak_lr``, which :func:`set_learning_rates` scales, and the ``parameter_names``, in order.
 
     Args:
-        model: its heads are the parameters below ``heads``, and the encoder's pooler.
+        model: its heads are the parameters below ``heads``, the encoder's pooler, and what sharing adds.
         learning_rate: of all other parameters, in the encoder's last layer and behind it.
         layer_decay: a layer's learning rate is that of the layer above times this; the embeddings are the lowest
             layer. 1: all learn alike. (Howard and Ruder 2018, arXiv 1801.06146, "discriminative fine-tuning".)
@@ -42,7 +42,8 @@ def parameter_groups(
             part, rate = "encoder", learning_rate * layer_decay ** (last - depth)
             if layer_decay != 1:
                 part = f"encoder layer {depth}" if depth else "embeddings"
-        decays = parameter.ndim > 1  # one-dimensional parameters are biases and the scales of norms
+        # One-dimensional parameters are biases and the scales of norms; a cross-stitch unit starts near 1.
+        decays = parameter.ndim > 1 and not name.endswith(".stitch")
         empty = {
             "name": part if decays else f"{part}, no decay",
             "params": [],

@@ -20,8 +20,8 @@ from nlp_mtl.hub.card_text import BEGIN, END
 from nlp_mtl.hub.pushing import assemble
 
 FILES = [
-    "README.md", "config.json", "model.safetensors", "modeling_nlp_mtl.py", "plots/losses.png", "plots/scores.png",
-    "recipe.yaml", "results.json",
+    "README.md", "config.json", "model.safetensors", "modeling_nlp_mtl.py", "sharing.py", "adapters.py",
+    "plots/losses.png", "plots/scores.png", "recipe.yaml", "results.json",
 ]  # fmt: skip
 
 

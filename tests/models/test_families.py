@@ -87,7 +87,8 @@ def test_saved_and_loaded_it_answers_bit_for_bit(
 ) -> None:
     ids, mask = batch()
     model.to(dtype).save_pretrained(tmp_path)
-    assert {file.name for file in tmp_path.iterdir()} == {"config.json", "model.safetensors", "modeling_nlp_mtl.py"}
+    code = {"modeling_nlp_mtl.py", "sharing.py", "adapters.py"}
+    assert {file.name for file in tmp_path.iterdir()} == {"config.json", "model.safetensors", *code}
     logging.getLogger("transformers").addHandler(caplog.handler)
     for loaded in (
         MultiTaskModel.from_pretrained(tmp_path, dtype=dtype),
