@@ -172,10 +172,11 @@ class Towers(nn.Module):
         inputs = [hidden] * len(copies) if self.is_lowest else hidden.chunk(len(copies))
         outputs = [layer(one, *args, **kwargs) for layer, one in zip(copies, inputs, strict=True)]
         rest = outputs[0][1:] if isinstance(outputs[0], tuple) else None
-        states = torch.stack([output if rest is None else output[0] for output in outputs])
+        states = [output if rest is None else output[0] for output in outputs]
         if self.stitch is not None:
-            states = torch.einsum("kjh,jrth->krth", self.stitch.to(states.dtype), states)
-        flat = states.flatten(0, 1)
+            stacked = torch.stack(states)
+            states = [torch.einsum("jh,jrth->rth", one.to(stacked.dtype), stacked) for one in self.stitch]
+        flat = torch.cat(states)
         return flat if rest is None else (flat, *rest)
 
     def __getattr__(self, name: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from packed_batches import PACKABLE, loss_and_gradients, micro_batch
+from packed_batches import loss_and_gradients, micro_batch
 from stock_models import tiny_model
 from torch import Tensor, nn
 from transformers import AutoModel
@@ -193,7 +193,9 @@ def test_a_cross_stitch_unit_mixes_the_towers_number_by_number() -> None:
 
 
 @pytest.mark.parametrize("strategy", [one for one in SETTINGS if one != "lora"])
-@pytest.mark.parametrize("family", PACKABLE)
+@pytest.mark.parametrize(
+    "family", ["bert", "albert", "modernbert", "xlm-roberta"]
+)  # post-norm, one layer, rotary, offset
 def test_packed_texts_give_the_loss_and_the_gradients_of_padded_ones(family: str, strategy: str) -> None:
     if family == "albert" and "towers" in strategy:
         pytest.skip("its layers are one")
