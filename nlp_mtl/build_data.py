@@ -121,8 +121,9 @@ def _load(recipe: Recipe) -> dict[str, LoadedDataset]:
             **spec.model_dump(exclude={"oversample", "undersample"}),
             data_dir=recipe.data_dir,
             label_columns=[column for _, column in readers],
-            stratify=texts[0] if texts else None,
+            default_stratify=texts[0] if texts else None,
             seed=recipe.seed,
+            split_seed=recipe.split_seed,
         )
     return loaded
 

@@ -1,8 +1,7 @@
 """Scores of all tasks from one pass: ``{task: {metric: value}}``."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from accelerate import Accelerator
@@ -21,7 +20,56 @@ ROWS_AT_ONCE = 2048
 """Rows that are sorted by length together; bounds the memory that answers take."""
 
 
+class Answers(NamedTuple):
+    """What a model says of the labelled rows of a split, and what is right; one entry a row, or a labelled stretch."""
+
+    rows: list[int]
+    """The row of each entry. A row of words has an entry for each stretch in which all words have labels."""
+    gold: list[Any]
+    """A label, or the labels of the words, by name."""
+    predicted: list[Any]
+
+
 def evaluate(
+    model: MultiTaskModel,
+    splits: Mapping[str, EncodedSplit],
+    tasks: Sequence[Task],
+    framing: Framing,
+    **options: Any,
+) -> dict[str, Scores]:
+    """Score every task on the datasets that carry its labels, reading each text once.
+
+    Args:
+        options: and all others as in :func:`answer`.
+
+    Returns:
+        as :func:`score`.
+    """
+    return score(answer(model, splits, tasks, framing, **options), tasks)
+
+
+def score(answers: Mapping[str, Mapping[str, Answers]], tasks: Sequence[Task]) -> dict[str, Scores]:
+    """Score what :func:`answer` found.
+
+    Returns:
+        ``{task: scores}``, see :func:`nlp_mtl.metrics.score_task`; a task of several datasets is scored over all their
+        rows together, with the scores of each in ``per_dataset``. A task without labels in the splits is left out.
+    """
+    results = {}
+    for task in tasks:
+        found = answers.get(task.name, {})
+        if not found:
+            continue
+        all_gold = [row for one in found.values() for row in one.gold]
+        all_predicted = [row for one in found.values() for row in one.predicted]
+        results[task.name] = score_task(task, all_gold, all_predicted)
+        if len(found) > 1:
+            per_dataset = {name: score_task(task, one.gold, one.predicted) for name, one in found.items()}
+            results[task.name]["per_dataset"] = per_dataset
+    return results
+
+
+def answer(
     model: MultiTaskModel,
     splits: Mapping[str, EncodedSplit],
     tasks: Sequence[Task],
@@ -32,11 +80,11 @@ def evaluate(
     mixed_precision: str = "no",
     accelerator: Accelerator | None = None,
     progress: bool = False,
-) -> dict[str, Scores]:
-    """Score every task on the datasets that carry its labels, reading each text once.
+) -> dict[str, dict[str, Answers]]:
+    """Let a model answer for the datasets that carry labels, reading each text once.
 
     Rows, windows and words are all counted: nothing is cut away or dropped. With several processes each reads
-    its share, and all return the same scores.
+    its share, and all return the same answers.
 
     Args:
         splits: ``{dataset: split}``.
@@ -45,11 +93,9 @@ def evaluate(
         progress: show a bar.
 
     Returns:
-        ``{task: scores}``, see :func:`nlp_mtl.metrics.score_task`; a task of several datasets is scored over all their
-        rows together, with the scores of each in ``per_dataset``. A task without labels in the splits is left out.
+        ``{task: {dataset: answers}}``; what has no labels is left out.
     """
-    gold: dict[str, dict[str, list[Any]]] = defaultdict(dict)
-    predicted: dict[str, dict[str, list[Any]]] = defaultdict(dict)
+    found: dict[str, dict[str, Answers]] = {task.name: {} for task in tasks}
     for dataset, split in splits.items():
         present = [task for task in tasks if task.name in split.tasks and split.labelled[task.name].any()]
         if not present:
@@ -66,18 +112,8 @@ def evaluate(
             dataset if progress else None,
         )
         for task in present:
-            gold[task.name][dataset], predicted[task.name][dataset] = answers[task.name]
-    results = {}
-    for task in tasks:
-        if task.name not in gold:
-            continue
-        pairs = {d: (gold[task.name][d], predicted[task.name][d]) for d in gold[task.name]}
-        all_gold = [row for one, _ in pairs.values() for row in one]
-        all_predicted = [row for _, one in pairs.values() for row in one]
-        results[task.name] = score_task(task, all_gold, all_predicted)
-        if len(pairs) > 1:
-            results[task.name]["per_dataset"] = {d: score_task(task, *pair) for d, pair in pairs.items()}
-    return results
+            found[task.name][dataset] = answers[task.name]
+    return {task: of_datasets for task, of_datasets in found.items() if of_datasets}
 
 
 def _answers(
@@ -90,10 +126,10 @@ def _answers(
     mixed_precision: str,
     accelerator: Accelerator | None,
     title: str | None,
-) -> dict[str, tuple[list[Any], list[Any]]]:
-    """``{task: (gold, predicted)}`` label names of the rows that carry a task's labels."""
+) -> dict[str, Answers]:
+    """``{task: answers}`` for the rows that carry a task's labels."""
     rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    answers: dict[str, tuple[list[Any], list[Any]]] = {task.name: ([], []) for task in tasks}
+    answers = {task.name: Answers([], [], []) for task in tasks}
     with tqdm(total=len(split), desc=f"Evaluating {title}", disable=None if title else True, leave=False) as bar:
         for start in range(0, len(split), ROWS_AT_ONCE * processes):
             rows = np.arange(start, min(start + ROWS_AT_ONCE * processes, len(split)))
@@ -119,15 +155,15 @@ def _answers(
 
 
 def _add(
-    answers: dict[str, tuple[list[Any], list[Any]]],
+    answers: Mapping[str, Answers],
     split: EncodedSplit,
     tasks: Sequence[Task],
     pairs: Sequence[tuple[int, Mapping[str, np.ndarray]]],
 ) -> None:
     batch = split.rows[np.array([row for row, _ in pairs])]
     for task in tasks:
-        gold, predicted = answers[task.name]
-        for labels, (_, ids) in zip(batch[label_column(task.name)], pairs, strict=True):
+        rows, gold, predicted = answers[task.name]
+        for labels, (row, ids) in zip(batch[label_column(task.name)], pairs, strict=True):
             given = np.asarray(labels)
             if not len(given) or (given == MISSING).all():
                 continue
@@ -136,9 +172,11 @@ def _add(
                 for run in _labelled_runs(given):  # a span does not reach over a word without a label
                     gold.append([task.labels[i] for i in given[run]])
                     predicted.append([task.labels[i] for i in chosen[run]])
+                    rows.append(row)
             else:
                 gold.append(task.labels[given[0]])
                 predicted.append(task.labels[int(chosen)])
+                rows.append(row)
 
 
 def _labelled_runs(ids: np.ndarray) -> list[slice]:

@@ -73,7 +73,10 @@ class DatasetSpec(Section):
     test_fraction: Fraction = HELD_OUT
     """The same for a missing test split."""
     max_rows: dict[Split, Positive] = {}
-    """At most so many rows of a split, drawn by ``seed``; of a streamed dataset the first ones."""
+    """At most so many rows of a split, drawn by ``split_seed``; of a streamed dataset the first ones."""
+    stratify: str | None = None
+    """The column whose values splits that are held out keep in proportion. Default: the labels of the first
+    text-classification task that reads the dataset."""
     streaming: bool = False
     """Read the training rows as they are needed, and keep none: for data that does not fit a disk."""
     buffer_size: Positive = BUFFER_SIZE
@@ -254,6 +257,9 @@ class Recipe(Section):
     sharing: SharingSpec = SharingSpec()
     training: TrainingSpec = TrainingSpec()
     seed: Integer = Field(default=0, ge=0, lt=2**32)
+    split_seed: Annotated[Integer, Field(ge=0, lt=2**32)] | None = None
+    """Of which rows are held out, and which ``max_rows`` keeps: with it, runs of several seeds have the same rows.
+    Default: ``seed``."""
     output_dir: str = Field(min_length=1)
     """The run folder. Relative to where the command runs."""
     hub: HubSpec | None = None

@@ -150,6 +150,8 @@ def _dataset_problems(path: str, dataset: dict[str, Any]) -> Iterator[Problem]:
                 yield Problem(
                     f"{path}.{split}_fraction", "nothing can be held out of a stream; give a split of its own"
                 )
+        if dataset.get("stratify") is not None:
+            yield Problem(f"{path}.stratify", "nothing can be held out of a stream; leave it out")
     elif number(dataset.get("buffer_size", BUFFER_SIZE)) != BUFFER_SIZE:
         yield Problem(f"{path}.buffer_size", "only `streaming: true` reads it")
     if all(0 <= fraction < 1 for fraction in fractions) and sum(fractions) >= 1:

@@ -25,8 +25,9 @@ from nlp_mtl.build_data import Prepared, describe_data, prepare
 from nlp_mtl.data.items import frame
 from nlp_mtl.data.steps import StepDataset
 from nlp_mtl.errors import DataError, Problem, RecipeError, RunError, listed
+from nlp_mtl.evaluation import Answers, answer, selection_score
 from nlp_mtl.evaluation import evaluate as evaluate_splits
-from nlp_mtl.evaluation import selection_score
+from nlp_mtl.evaluation import score as score_answers
 from nlp_mtl.metrics import Scores
 from nlp_mtl.models.encoder import is_on_hub
 from nlp_mtl.models.fully_sharded import gathered, is_sharded
@@ -73,7 +74,7 @@ def train(
     recipe = _read(recipe)
     output_dir = Path(recipe.output_dir).absolute()
     resume = check_folder(output_dir, recipe, resume, overwrite)
-    accelerator = _accelerator(
+    accelerator = new_accelerator(
         recipe.training.mixed_precision, **tracking_arguments(recipe.training.trackers, output_dir)
     )
     if len(set(gather_object([resume]))) > 1:
@@ -219,7 +220,7 @@ def _read(recipe: Recipe | str | Path) -> Recipe:
     return recipe if isinstance(recipe, Recipe) else Recipe.from_yaml(recipe)
 
 
-def _accelerator(mixed_precision: str, **tracking: Any) -> Accelerator:
+def new_accelerator(mixed_precision: str, **tracking: Any) -> Accelerator:
     """Processes and devices as Accelerate finds them; what is learned is the recipe's business alone.
 
     Args:
@@ -278,9 +279,23 @@ def evaluate(
     Raises:
         NlpMtlError: of the kind that fits.
     """
+    prepared, found = answers(path, recipe, split=split, revision=revision)
+    if not found:
+        raise DataError(f"no dataset of the recipe has labelled rows in the split `{split}`")
+    return score_answers(found, prepared.tasks)
+
+
+def answers(
+    path: str | Path, recipe: Recipe | str | Path | None = None, *, split: str, revision: str | None = None
+) -> tuple[Prepared, dict[str, dict[str, Answers]]]:
+    """Let a trained model answer for a split of a recipe's datasets; arguments as in :func:`evaluate`.
+
+    Returns:
+        the data, and ``{task: {dataset: answers}}``; nothing for what has no labels.
+    """
     recipe = run_recipe(path) if recipe is None else _read(recipe)
     model, tokenizer = load_model(path, revision=revision)
-    accelerator = _accelerator(recipe.training.mixed_precision)
+    accelerator = new_accelerator(recipe.training.mixed_precision)
     model.to(accelerator.device)
     config = model.config
     prepared = prepare(
@@ -294,7 +309,7 @@ def evaluate(
     )
     if prepared.streams:
         logger.warning("The training rows of %s are streamed; they are not scored", listed(prepared.streams))
-    scores = evaluate_splits(
+    found = answer(
         model, prepared.split(split), prepared.tasks, prepared.framing,
         max_tokens=max(recipe.training.max_tokens, config.max_length),
         packed=model.packs(layout(recipe)),
@@ -302,9 +317,7 @@ def evaluate(
         accelerator=accelerator,
         progress=sys.stderr.isatty() and accelerator.is_main_process,
     )  # fmt: skip
-    if not scores:
-        raise DataError(f"no dataset of the recipe has labelled rows in the split `{split}`")
-    return scores
+    return prepared, found
 
 
 def run_recipe(path: str | Path) -> Recipe:

@@ -52,7 +52,7 @@ def check_folder(output_dir: Path, recipe: Recipe, resume: bool | Literal["auto"
     if resume and (is_run or resume != "auto"):
         if not is_run:
             raise RunError(f"there is no run to resume in {output_dir}; start without --resume")
-        changes = _changes(_saved_recipe(output_dir), recipe.to_dict())
+        changes = recipe_changes(saved_recipe(output_dir), recipe.to_dict())
         if changes:
             raise RunError(
                 f"the run in {output_dir} was started with another recipe, so it cannot be resumed with this one:"
@@ -77,7 +77,7 @@ def _is_run(output_dir: Path) -> bool:
         return False
 
 
-def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def recipe_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What differs between two resolved recipes and matters to what is learned."""
     old, new = {**old, "hub": None}, {**new, "hub": None}  # where the model goes may change
     changes = [f"{key}: {left!r} -> {right!r}" for key, left, right in changed_keys(old, new) if key not in COMPUTATION]
@@ -86,7 +86,12 @@ def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return changes
 
 
-def _saved_recipe(output_dir: Path) -> dict[str, Any]:
+def saved_recipe(output_dir: Path) -> dict[str, Any]:
+    """The values of the recipe that a folder keeps.
+
+    Raises:
+        RunError: it cannot be read.
+    """
     file = output_dir / "recipe.yaml"
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -146,7 +151,7 @@ def keep_resumption(output_dir: Path, recipe: Recipe, accelerator: Accelerator) 
     environment = json.loads((output_dir / "environment.json").read_text(encoding="utf-8"))
     environment["resumed"] = [*environment.get("resumed", []), _environment(accelerator)]
     _keep_environment(output_dir, environment)
-    if _saved_recipe(output_dir) != recipe.to_dict():
+    if saved_recipe(output_dir) != recipe.to_dict():
         write_text(output_dir / "recipe.yaml", recipe.to_yaml())
 
 

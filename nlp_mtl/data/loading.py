@@ -113,17 +113,22 @@ def load_splits(
     buffer_size: int = 1,
     label_columns: Sequence[str] = (),
     stratify: str | None = None,
+    default_stratify: str | None = None,
     seed: int = 0,
+    split_seed: int | None = None,
 ) -> LoadedDataset:
     """Load one dataset. The arguments are the recipe's keys; see :class:`nlp_mtl.recipe.DatasetSpec`.
 
     Args:
         dataset: its name in the recipe, for messages.
         label_columns: columns that tasks will read; they must exist.
-        stratify: the column whose values a carved split keeps in proportion.
+        stratify: the column whose values a carved split keeps in proportion, as the recipe says it; it must be of use.
+        default_stratify: the same where ``stratify`` is None; a label column.
+        seed: of the order of a stream.
+        split_seed: of the rows that are held out, and those that are kept of more; None: ``seed``.
 
     Raises:
-        DataError: it cannot be read, is empty, or lacks a column.
+        DataError: it cannot be read, is empty, lacks a column, or ``stratify`` names one that is of no use.
     """
     column = text if text is not None else tokens
     assert column is not None, "text or tokens"
@@ -134,6 +139,8 @@ def load_splits(
         columns=columns, delimiter=delimiter, splits=splits or {}, streaming=streaming,
     )  # fmt: skip
     own_names, limits = opened.own_names, dict(max_rows or {})
+    split_seed = seed if split_seed is None else split_seed
+    label_columns = list(dict.fromkeys([*label_columns, *([] if stratify is None else [stratify])]))
     wanted = list(dict.fromkeys([column, *label_columns]))
     for split, own in own_names.items():
         if own in opened.streams:
@@ -153,8 +160,16 @@ def load_splits(
         result = _streamed(result, opened.streams, missing, limits, buffer_size, seed)
     elif missing and "train" in result.splits:
         if stratify is not None and not _is_plain(result.features[stratify]):
-            stratify = None  # no labels; whoever reads them tells what is wrong
-        _carve(result.splits, missing, stratify, seed, result.notes)
+            raise DataError(
+                f"dataset `{dataset}`: `stratify: {stratify}` is a column of lists; name one of single values"
+            )
+        if default_stratify is not None and not _is_plain(result.features[default_stratify]):
+            default_stratify = None  # no labels; whoever reads them tells what is wrong
+        _carve(result.splits, missing, stratify or default_stratify, split_seed, result.notes)
+    if stratify is not None and not any(split.held_out_as for split in result.splits.values()):
+        raise DataError(
+            f"dataset `{dataset}`: `stratify` is for splits that are held out of train; none is: leave it out"
+        )
     for split, limit in limits.items():
         if own_names.get(split) in opened.streams:
             continue  # its first rows were taken
@@ -162,7 +177,7 @@ def load_splits(
             raise DataError(f"dataset `{dataset}`: max_rows limits {split}, but there is no such split")
         count = len(result.splits[split].rows)
         if count > limit:
-            chosen = np.random.default_rng([seed, limit]).permutation(count)[:limit]
+            chosen = np.random.default_rng([split_seed, limit]).permutation(count)[:limit]
             result.notes.append(f"{dataset}: {limit} of {count} {split} rows (max_rows)")
             result.splits[split] = result.splits[split].take(np.sort(chosen))
     return result

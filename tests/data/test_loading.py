@@ -79,7 +79,7 @@ def test_carved_splits_are_disjoint_complete_seeded_and_keep_the_label_shares(
         "data_files": name,
         "validation_fraction": fractions[0],
         "test_fraction": fractions[1],
-        "stratify": "label" if stratify else None,
+        "default_stratify": "label" if stratify else None,
         "seed": seed,
     }
     loaded, again = load(tmp_path, **options), load(tmp_path, **options)
@@ -106,10 +106,42 @@ def test_another_seed_carves_other_rows(tmp_path: Path) -> None:
     assert rows[0].source_rows.tolist() != rows[1].source_rows.tolist()
 
 
+@pytest.mark.parametrize("caps", [{}, {"max_rows": {"train": 20}}])
+def test_with_a_split_seed_other_seeds_have_the_same_rows(tmp_path: Path, caps: dict[str, Any]) -> None:
+    write_jsonl(tmp_path / "a.jsonl", ROWS)
+    options = {"data_files": "a.jsonl", "test_fraction": 0.2, **caps}
+    loaded = [load(tmp_path, **options, seed=seed, split_seed=5) for seed in (0, 1)]
+    loaded.append(load(tmp_path, **options, seed=5))
+    rows = [{name: split.source_rows.tolist() for name, split in one.splits.items()} for one in loaded]
+    assert rows[0] == rows[1] == rows[2]
+
+
+def test_a_column_to_stratify_by_goes_before_the_labels(tmp_path: Path) -> None:
+    rows = [{**row, "kind": "odd" if place % 5 == 0 else "even"} for place, row in enumerate(ROWS)]
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    for seed in range(5):
+        loaded = load(
+            tmp_path, data_files="a.jsonl", test_fraction=0.5, stratify="kind", default_stratify="label", seed=seed
+        )
+        assert Counter(values(loaded, "kind", "test")) == {"odd": 6, "even": 24}
+        assert "stratified by kind" in loaded.notes[0]
+
+
+def test_a_column_to_stratify_by_that_is_of_no_use_is_told(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", [{**row, "words": ["a"]} for row in ROWS])
+    for name, options, message in (
+        ("label", {}, "none is: leave it out"),
+        ("words", {"test_fraction": 0.5}, "is a column of lists"),
+        ("lable", {"test_fraction": 0.5}, "there is no column `lable`.*Did you mean `label`"),
+    ):
+        with pytest.raises(DataError, match=message):
+            load(tmp_path, data_files="a.jsonl", stratify=name, **options)
+
+
 def test_a_rare_label_stays_in_train_when_splits_are_carved(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", [*ROWS, {"text": "odd", "label": "rare"}])
     for seed in range(5):
-        loaded = load(tmp_path, data_files="a.jsonl", test_fraction=0.2, stratify="label", seed=seed)
+        loaded = load(tmp_path, data_files="a.jsonl", test_fraction=0.2, default_stratify="label", seed=seed)
         assert "rare" in values(loaded, "label")
 
 
@@ -173,7 +205,9 @@ def test_a_dataset_dict_kept_as_a_folder_of_parquet_is_a_dataset(tmp_path: Path)
 
 def test_a_stratified_split_by_a_column_of_lists_is_no_crash(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", [{"text": "a", "label": ["x"]}] * 20)
-    assert len(load(tmp_path, data_files="a.jsonl", test_fraction=0.5, stratify="label").splits["test"].rows) == 10
+    assert (
+        len(load(tmp_path, data_files="a.jsonl", test_fraction=0.5, default_stratify="label").splits["test"].rows) == 10
+    )
 
 
 def test_a_format_without_files_and_a_file_as_path_are_told(tmp_path: Path) -> None:
