@@ -228,7 +228,7 @@ def resampling(recipe: Recipe, prepared: Prepared) -> Resample | None:
         for name, split in _drawn_from(recipe, prepared).items()
     }
     if sampling.need == "metric":
-        scored = _scored_tasks(prepared)
+        scored = scored_tasks(prepared)
         readers = {name: [task for task in tasks if task.name in scored] for name, tasks in readers.items()}
         if blind := [name for name, tasks in readers.items() if not tasks]:
             message = f"no task of {listed(blind)} has labels on validation, so nobody sees what it needs: `need: loss`"
@@ -250,7 +250,7 @@ def resampling(recipe: Recipe, prepared: Prepared) -> Resample | None:
     return resample
 
 
-def _scored_tasks(prepared: Prepared) -> set[str]:
+def scored_tasks(prepared: Prepared) -> set[str]:
     """The tasks that have labels on validation."""
     validation = prepared.split("validation").values()
     return {task.name for task in prepared.tasks for split in validation
@@ -270,7 +270,7 @@ def trainer_arguments(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
         RecipeError: early stopping or a selection by certain tasks is wanted, but nothing can be scored.
     """
     chosen = [task for task, weight in selection_weights(recipe, prepared).items() if weight]
-    scored = _scored_tasks(prepared) & {*chosen}
+    scored = scored_tasks(prepared) & {*chosen}
     if recipe.training.selection_weights and (unscored := [name for name in chosen if name not in scored]):
         message = "the task has no labels in a validation split, so no model can be selected by it: leave it out"
         raise RecipeError([Problem(f"training.selection_weights.{name}", message) for name in unscored])

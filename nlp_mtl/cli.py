@@ -54,7 +54,8 @@ def _told(verb: Callable[..., None]) -> Callable[..., None]:
             verb(**options)
         except RunStopped as error:
             if _is_first_process():
-                print(f"nlp-mtl: {error} (--resume, or --resume auto)", file=sys.stderr)
+                how = "the same command" if verb.__name__ == "compare" else "--resume, or --resume auto"
+                print(f"nlp-mtl: {error} ({how})", file=sys.stderr)
             raise typer.Exit(75) from error  # EX_TEMPFAIL of sysexits.h: try again
         except NlpMtlError as error:
             if options["debug"]:
@@ -62,8 +63,11 @@ def _told(verb: Callable[..., None]) -> Callable[..., None]:
             print(f"nlp-mtl: {error}", file=sys.stderr)
             raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
-            hint = "`--resume` goes on from the newest checkpoint, if there is one yet"
-            print(f"nlp-mtl: stopped. {hint}" if verb.__name__ == "train" else "nlp-mtl: stopped", file=sys.stderr)
+            hints = {
+                "train": ". `--resume` goes on from the newest checkpoint, if there is one yet",
+                "compare": ". The same command goes on from the newest checkpoint",
+            }
+            print(f"nlp-mtl: stopped{hints.get(verb.__name__, '')}", file=sys.stderr)
             raise typer.Exit(130) from error
         except BrokenPipeError:
             _nobody_reads()
@@ -269,6 +273,48 @@ def check(
         print(as_json_line(report))
     else:
         print_check(report)
+
+
+@app.command()
+@_told
+def compare(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many; the recipe's is the first.")] = 3,
+    pairs: Annotated[bool, typer.Option("--pairs", help="Train each two tasks, too.")] = False,
+    leave_one_out: Annotated[
+        bool, typer.Option("--leave-one-out", help="Train all tasks but one, too, for each task.")
+    ] = False,
+    same_steps: Annotated[
+        bool, typer.Option("--same-steps", help="Fewer tasks: smaller steps, as many; not fewer steps, as large.")
+    ] = False,
+    conflicts: Annotated[
+        bool, typer.Option(help="Measure the cosines of the tasks' gradients in some steps of the joint runs.")
+    ] = True,
+    output_dir: Annotated[
+        Path | None, typer.Option(help="The comparison's folder. Default: the recipe's output_dir with -compare.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove what an earlier comparison left.")] = False,
+    keep_checkpoints: Annotated[
+        bool, typer.Option("--keep-checkpoints", help="Of finished runs; they take several times the models' room.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Does joint training pay? Train the joint model and one model a task, and compare; goes on where it stopped."""
+    from nlp_mtl.recipe import Recipe
+
+    settings = Recipe.from_yaml(recipe, overrides or [])
+    _quiet_libraries()
+    from nlp_mtl.compare import compare as run_compare
+    from nlp_mtl.reports import print_comparison
+
+    folder, report = run_compare(
+        settings, seeds=seeds, pairs=pairs, leave_one_out=leave_one_out, same_steps=same_steps,
+        measure_conflicts=conflicts, output_dir=output_dir, overwrite=overwrite, keep_checkpoints=keep_checkpoints,
+    )  # fmt: skip
+    if report:
+        print_comparison(report)
+        print(f"\nReport: {folder / 'report.html'}")
 
 
 @app.command()

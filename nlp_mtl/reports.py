@@ -47,6 +47,19 @@ def print_scores(scores: Mapping[str, Mapping[str, Scores]], main: Mapping[str, 
     _console().print(table)
 
 
+def print_comparison(report: Mapping[str, Any]) -> None:
+    """Of what :func:`nlp_mtl.compare.compare` found, the sentence a task, and what predictions cost."""
+    console = _console()
+    for task in report["tasks"].values():
+        console.print(f"- {task['sentence']}", soft_wrap=True)
+    cost = report["cost"]
+    console.print(
+        f"\nTo answer all tasks for {cost['texts']:,} texts, the single-task models took {cost['ratio']:.2f} times as "
+        "long as the joint one on this machine.",
+        soft_wrap=True,
+    )
+
+
 def print_check(report: Mapping[str, Any]) -> None:
     """What :func:`nlp_mtl.analysis.data_report.data_report` found (its notes were logged while loading)."""
     console = _console()

@@ -7,7 +7,7 @@ from typing import Any
 
 from nlp_mtl.errors import MissingExtraError
 
-_SIZE, _DOTS_PER_INCH = (7.0, 4.0), 110
+_SIZE, DOTS_PER_INCH = (7.0, 4.0), 110
 
 
 def draw_plots(metrics_file: Path, folder: Path, main_metrics: Mapping[str, str]) -> list[Path]:
@@ -60,13 +60,22 @@ def _draw(curves: Mapping[str, Sequence[tuple[int, float]]], what: str, path: Pa
     axes.set_ylabel(what)
     axes.grid(alpha=0.3)
     axes.legend()
-    axes.figure.savefig(path, dpi=_DOTS_PER_INCH)
+    axes.figure.savefig(path, dpi=DOTS_PER_INCH)
     return path
 
 
 def _axes() -> Any:
+    return figure().add_subplot()
+
+
+def figure(width: float = _SIZE[0], height: float = _SIZE[1]) -> Any:
+    """An empty picture, to be saved with :data:`DOTS_PER_INCH`. Sizes are in inches.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure  # and no pyplot, which would look for a screen
     except ImportError as error:
         raise MissingExtraError("plots need matplotlib: pip install 'nlp_mtl[plots]'") from error
-    return Figure(figsize=_SIZE, layout="constrained").add_subplot()
+    return Figure(figsize=(width, height), layout="constrained")

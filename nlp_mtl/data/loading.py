@@ -85,6 +85,8 @@ class LoadedDataset:
     """What the user is told: splits that were carved or capped."""
     stream: Stream | None = None
     """The training rows, where they are streamed; there is no split ``train`` then."""
+    stratified_by: str | None = None
+    """The column whose values splits that were held out keep in proportion."""
 
     @property
     def features(self) -> datasets.Features:
@@ -165,7 +167,8 @@ def load_splits(
             )
         if default_stratify is not None and not _is_plain(result.features[default_stratify]):
             default_stratify = None  # no labels; whoever reads them tells what is wrong
-        _carve(result.splits, missing, stratify or default_stratify, split_seed, result.notes)
+        result = replace(result, stratified_by=stratify or default_stratify)
+        _carve(result.splits, missing, result.stratified_by, split_seed, result.notes)
     if stratify is not None and not any(split.held_out_as for split in result.splits.values()):
         raise DataError(
             f"dataset `{dataset}`: `stratify` is for splits that are held out of train; none is: leave it out"
