@@ -56,8 +56,8 @@ def test_the_sentence_tells_scores_interval_and_seeds() -> None:
     low, high = report["interval"]
     assert 0 < low < 0.16 < high
     assert report["sentence"] == (
-        "mood: joint training helped. accuracy 0.9100 jointly against 0.7500 alone, +0.1600 (95% interval over 200 test "
-        f"rows {low:+.4f} to {high:+.4f}; by seed +0.1500 to +0.1700)."
+        "mood: joint training helped. accuracy 0.9100 jointly against 0.7500 alone, +0.1600 (95% interval over 200 "
+        f"test rows {low:+.4f} to {high:+.4f}; by seed +0.1500 to +0.1700)."
     )
 
 
