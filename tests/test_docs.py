@@ -123,7 +123,7 @@ def test_scripts_that_the_docs_name_can_be_run() -> None:
 
 def test_files_that_the_docs_link_or_map_exist() -> None:
     for page in PAGES:
-        for link in re.findall(r"\]\(([^)#:]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        for link in re.findall(r"\]\(((?!https?:)[^)#:]+)[^)]*\)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), (page.name, link)
     mapped = [
         name for row in re.findall(r"^\| (`nlp_mtl/.*?) \|", README, flags=re.MULTILINE) for name in row.split(", ")
