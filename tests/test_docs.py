@@ -71,11 +71,12 @@ def test_the_commands_of_the_readme_work_in_their_order(
     project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = commands("nlp-mtl")
-    assert {words[1] for words in found} == {"check", "train", "evaluate", "predict", "export", "copy"}
+    assert {words[1] for words in found} == {"check", "train", "evaluate", "predict", "export", "compare", "copy"}
     for words in found:
         if "<" in words:
             monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path(words.pop()).read_bytes())))
             words.remove("<")
+        words += ["--seeds", "1"] * (words[1] == "compare")  # it takes its time
         with pytest.raises(SystemExit) as exit_:
             main(words[1:])
         assert exit_.value.code in (0, None), (words, capsys.readouterr().err)

@@ -18,7 +18,7 @@ h2 { margin-top: 2.2rem; border-bottom: 1px solid var(--line) }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; margin: 0.8rem 0 }
 th, td { border: 1px solid var(--line); padding: 0.3rem 0.6rem; text-align: left; vertical-align: top }
-td.number { text-align: right; font-variant-numeric: tabular-nums }
+td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 th { background: var(--soft) }
 ul.verdicts { list-style: none; padding: 0 }
 ul.verdicts li { border-left: 0.4rem solid var(--line); background: var(--soft); padding: 0.5rem 0.8rem;
