@@ -54,8 +54,8 @@ def _told(verb: Callable[..., None]) -> Callable[..., None]:
             verb(**options)
         except RunStopped as error:
             if _is_first_process():
-                how = "the same command" if verb.__name__ == "compare" else "--resume, or --resume auto"
-                print(f"nlp-mtl: {error} ({how})", file=sys.stderr)
+                hint = " (--resume, or --resume auto)" if verb.__name__ == "train" else ""
+                print(f"nlp-mtl: {error}{hint}", file=sys.stderr)
             raise typer.Exit(75) from error  # EX_TEMPFAIL of sysexits.h: try again
         except NlpMtlError as error:
             if options["debug"]:
@@ -63,16 +63,19 @@ def _told(verb: Callable[..., None]) -> Callable[..., None]:
             print(f"nlp-mtl: {error}", file=sys.stderr)
             raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
-            hints = {
-                "train": ". `--resume` goes on from the newest checkpoint, if there is one yet",
-                "compare": ". The same command goes on from the newest checkpoint",
-            }
-            print(f"nlp-mtl: stopped{hints.get(verb.__name__, '')}", file=sys.stderr)
+            hint = _STOPPED.get(verb.__name__, "")
+            print(f"nlp-mtl: stopped{hint}", file=sys.stderr)
             raise typer.Exit(130) from error
         except BrokenPipeError:
             _nobody_reads()
 
     return run
+
+
+_STOPPED = {
+    "train": ". `--resume` goes on from the newest checkpoint, if there is one yet",
+    "compare": ". The same command goes on",
+}
 
 
 def _nobody_reads() -> None:

@@ -17,11 +17,12 @@ from nlp_mtl.build_data import Prepared, prepare
 from nlp_mtl.compare_answers import kept_answers, rows_digest
 from nlp_mtl.compare_recipes import budget, groups, joint_recipe, measured, part_recipe
 from nlp_mtl.compare_report import Asked, comparison_report
-from nlp_mtl.errors import DataError, Problem, RecipeError, RunError, listed
+from nlp_mtl.errors import DataError, Problem, RecipeError, RunError, RunStopped, listed
 from nlp_mtl.recipe import Recipe
-from nlp_mtl.run import new_accelerator, train
-from nlp_mtl.run_folder import check_folder, command, recipe_changes, saved_recipe, versions
+from nlp_mtl.run import train
+from nlp_mtl.run_folder import check_folder, command, learned_changes, saved_recipe, versions
 from nlp_mtl.storage import PARTIAL, write_text, written_folder
+from nlp_mtl.training.launcher import launched_accelerator
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def compare(
     if seeds < 1:
         raise RunError(f"{seeds} seeds were asked for; at least one is needed")
     folder = Path(output_dir or f"{recipe.output_dir.rstrip('/')}-compare").expanduser().absolute()
-    accelerator = new_accelerator(recipe.training.mixed_precision)
+    accelerator = launched_accelerator(recipe.training.mixed_precision)
     _start(folder, recipe, overwrite, accelerator)
     prepared = prepare(recipe, accelerator=accelerator)
     models = groups([*recipe.tasks], pairs, leave_one_out)
@@ -119,7 +120,7 @@ def _start(folder: Path, recipe: Recipe, overwrite: bool, accelerator: Accelerat
     if occupied and not (folder / "comparison.json").is_file():
         raise RunError(f"{folder} already holds something that is no comparison: use another --output-dir")
     kept = saved_recipe(folder) if (folder / "recipe.yaml").is_file() and not overwrite else None
-    if kept is not None and (changes := recipe_changes(kept, recipe.to_dict())):
+    if kept is not None and (changes := learned_changes(kept, recipe.to_dict())):
         raise RunError(
             f"the comparison in {folder} was started with another recipe: use another --output-dir, or --overwrite "
             "to remove it" + "".join(f"\n  {change}" for change in changes)
@@ -174,7 +175,10 @@ def _finished_run(asked: Asked, model: str, recipe: Recipe) -> FinishedRun:
         accelerator.wait_for_everyone()
     check_folder(folder, recipe, "auto", False)
     if not (folder / "results.json").is_file():  # the last that is written of what is needed here
-        train(recipe, resume="auto")
+        try:
+            train(recipe, resume="auto")
+        except RunStopped as error:
+            raise RunStopped(f"{model}, seed {recipe.seed}: {error} (the same command goes on there)") from error
     if accelerator.is_main_process and not asked.keep_checkpoints and (folder / "checkpoints").is_dir():
         shutil.rmtree(folder / "checkpoints")
     log = folder / "metrics.jsonl"

@@ -42,9 +42,11 @@ def kept_answers(
     }
     kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if any(kept.get(key) != value for key, value in wanted.items()):
-        kept = {**wanted, "tasks": _answered(folder, recipe, own_splits)}
+        made = {**wanted, "tasks": _answered(folder, recipe, own_splits)}
+        text = json.dumps(made, ensure_ascii=False, default=sorted)  # sets of labels
         if write:
-            write_text(file, json.dumps(kept, ensure_ascii=False) + "\n")
+            write_text(file, text + "\n")
+        kept = json.loads(text)  # the same values as those of a run that was kept before
     found = {}
     for task, datasets in kept["tasks"].items():
         for dataset, one in datasets.items():

@@ -12,13 +12,15 @@ import numpy as np
 from nlp_mtl.build import scored_tasks, steps, steps_per_epoch
 from nlp_mtl.build_data import Prepared
 from nlp_mtl.data.encoding import EncodedSplit, Split
-from nlp_mtl.data.items import row_tokens
+from nlp_mtl.data.items import Framing, item_lengths, read_items
 from nlp_mtl.data.steps import StepDataset
 from nlp_mtl.recipe import Recipe
 from nlp_mtl.recipe_reading import changed_keys
 
 MEASURED_STEPS = 20
 """In about so many steps of a joint run the tasks' gradients are told apart."""
+
+_ROWS_AT_ONCE = 4096
 
 
 def groups(tasks: Sequence[str], pairs: bool, leave_one_out: bool) -> dict[str, tuple[str, ...]]:
@@ -241,7 +243,7 @@ def training_tokens(
         streams={name: stream for name, stream in prepared.streams.items() if name in recipe.datasets},
     )
     data = _replayed(recipe, own, lines)
-    lengths = [row_tokens(split, prepared.framing) for split in data.splits if isinstance(split, EncodedSplit)]
+    lengths = [_row_tokens(split, prepared.framing) for split in data.splits if isinstance(split, EncodedSplit)]
     if len(lengths) < len(data.splits):
         return None
     plans = (data.sampler[step] for step in range(num_steps))
@@ -250,3 +252,12 @@ def training_tokens(
         for plan in plans
         for place in np.unique(plan.datasets)
     )
+
+
+def _row_tokens(split: EncodedSplit, framing: Framing) -> np.ndarray:
+    """[rows] Tokens of all windows of each row."""
+    tokens = np.zeros(len(split), dtype=np.int64)
+    for start in range(0, len(split), _ROWS_AT_ONCE):
+        items = read_items(split, range(start, min(start + _ROWS_AT_ONCE, len(split))), (), framing, start)
+        np.add.at(tokens, [item.place for item in items], item_lengths(items, framing))
+    return tokens

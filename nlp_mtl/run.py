@@ -1,14 +1,13 @@
 """The verbs: what ``nlp-mtl train``, ``evaluate`` and ``check`` do."""
 
 import logging
-import os
 import sys
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import GradientAccumulationPlugin, gather_object, set_seed
+from accelerate.utils import gather_object, set_seed
 
 from nlp_mtl.analysis.data_report import data_report
 from nlp_mtl.build import (
@@ -48,7 +47,7 @@ from nlp_mtl.run_push import RunPusher, remove_pushing, run_card
 from nlp_mtl.training.checkpoint import TrainingState
 from nlp_mtl.training.compiled import try_compiler
 from nlp_mtl.training.determinism import deterministic_kernels
-from nlp_mtl.training.launcher import check_kind, fsdp_plugin
+from nlp_mtl.training.launcher import launched_accelerator
 from nlp_mtl.training.termination import noted_termination
 from nlp_mtl.training.trackers import Track, tracked, tracking_arguments
 from nlp_mtl.training.trainer import train as train_model
@@ -74,7 +73,7 @@ def train(
     recipe = _read(recipe)
     output_dir = Path(recipe.output_dir).absolute()
     resume = check_folder(output_dir, recipe, resume, overwrite)
-    accelerator = new_accelerator(
+    accelerator = launched_accelerator(
         recipe.training.mixed_precision, **tracking_arguments(recipe.training.trackers, output_dir)
     )
     if len(set(gather_object([resume]))) > 1:
@@ -220,40 +219,6 @@ def _read(recipe: Recipe | str | Path) -> Recipe:
     return recipe if isinstance(recipe, Recipe) else Recipe.from_yaml(recipe)
 
 
-def new_accelerator(mixed_precision: str, **tracking: Any) -> Accelerator:
-    """Processes and devices as Accelerate finds them; what is learned is the recipe's business alone.
-
-    Args:
-        tracking: of :func:`nlp_mtl.training.trackers.tracking_arguments`.
-
-    Raises:
-        RunError: the launcher asks for what is not supported, or Accelerate does not find the processes that were
-            started: each would train for itself, in the same folder.
-    """
-    sharding = fsdp_plugin()
-    launched_with = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if launched_with not in ("no", mixed_precision):
-        logger.warning(
-            "The launcher asks for %s, but the recipe's training.mixed_precision (%s) counts",
-            launched_with, mixed_precision,
-        )  # fmt: skip
-    # The trainer says itself what runs in bfloat16, and which micro-batches make a step.
-    steps = GradientAccumulationPlugin(num_steps=1)
-    started = int(os.environ.get("WORLD_SIZE", "1"))
-    # Without a GPU, Accelerate takes no notice of several processes unless it is told to use the CPU.
-    on_cpu = started > 1 and not torch.accelerator.is_available()
-    accelerator = Accelerator(
-        mixed_precision="no", gradient_accumulation_plugin=steps, fsdp_plugin=sharding, cpu=on_cpu, **tracking
-    )
-    if accelerator.num_processes != started:
-        raise RunError(
-            f"the launcher started {started} processes, but Accelerate sees {accelerator.num_processes}: "
-            "start one, or set ACCELERATE_USE_CPU=true to use the CPUs"
-        )
-    check_kind(accelerator, sharding)
-    return accelerator
-
-
 def check(recipe: Recipe | str | Path) -> dict[str, Any]:
     """What a recipe's data holds and what is odd about it; see :func:`nlp_mtl.analysis.data_report.data_report`."""
     recipe = _read(recipe)
@@ -295,7 +260,7 @@ def answers(
     """
     recipe = run_recipe(path) if recipe is None else _read(recipe)
     model, tokenizer = load_model(path, revision=revision)
-    accelerator = new_accelerator(recipe.training.mixed_precision)
+    accelerator = launched_accelerator(recipe.training.mixed_precision)
     model.to(accelerator.device)
     config = model.config
     prepared = prepare(

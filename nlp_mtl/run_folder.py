@@ -52,7 +52,7 @@ def check_folder(output_dir: Path, recipe: Recipe, resume: bool | Literal["auto"
     if resume and (is_run or resume != "auto"):
         if not is_run:
             raise RunError(f"there is no run to resume in {output_dir}; start without --resume")
-        changes = recipe_changes(saved_recipe(output_dir), recipe.to_dict())
+        changes = learned_changes(saved_recipe(output_dir), recipe.to_dict())
         if changes:
             raise RunError(
                 f"the run in {output_dir} was started with another recipe, so it cannot be resumed with this one:"
@@ -77,7 +77,7 @@ def _is_run(output_dir: Path) -> bool:
         return False
 
 
-def recipe_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def learned_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What differs between two resolved recipes and matters to what is learned."""
     old, new = {**old, "hub": None}, {**new, "hub": None}  # where the model goes may change
     changes = [f"{key}: {left!r} -> {right!r}" for key, left, right in changed_keys(old, new) if key not in COMPUTATION]

@@ -259,7 +259,10 @@ def test_a_stopped_comparison_says_how_to_go_on(
 
     monkeypatch.setattr(compare_module, "train", stopped)
     assert command(recipe_file(tmp_path, two_tasks(tmp_path))) == 75
-    assert "(the same command)" in capsys.readouterr().err
+    assert (
+        "joint, seed 0: stopped after step 1 of 4, which is saved: resume the run from there (the same command goes on"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from nlp_mtl.data.encoding import EncodedSplit, Split, label_column
+from nlp_mtl.data.encoding import Split, label_column
 from nlp_mtl.data.tokenization import Window, special_ids, windows
 from nlp_mtl.tasks import Task
 
@@ -86,17 +86,6 @@ def item_lengths(items: Sequence[Item], framing: Framing) -> np.ndarray:
     """[items] Tokens of each item, special tokens counted; at least 1, as a micro-batch has them."""
     specials = len(framing.prefix) + len(framing.suffix)
     return np.array([max(item.window.stop - item.window.start + specials, 1) for item in items], dtype=np.int64)
-
-
-def row_tokens(split: EncodedSplit, framing: Framing) -> np.ndarray:
-    """[rows] Tokens of each row of a split: of all its windows, as :func:`item_lengths` counts them."""
-    specials = len(framing.prefix) + len(framing.suffix)
-    tokens = np.maximum(split.lengths.astype(np.int64) + specials, 1)
-    long = np.flatnonzero(split.lengths > framing.capacity)
-    for row, starts in zip(long.tolist(), split.rows.select(long)["starts"], strict=True):
-        found = framing.windows(starts, int(split.lengths[row]))
-        tokens[row] = sum(window.stop - window.start + specials for window in found)
-    return tokens
 
 
 def word_positions(item: Item, framing: Framing) -> np.ndarray:

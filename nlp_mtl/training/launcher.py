@@ -1,11 +1,16 @@
 """What the launcher asks for, and what of it is supported."""
 
+import logging
 import os
+from typing import Any
 
+import torch
 from accelerate import Accelerator
-from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.utils import FullyShardedDataParallelPlugin, GradientAccumulationPlugin
 
 from nlp_mtl.errors import RunError, listed
+
+logger = logging.getLogger(__name__)
 
 _SPLITS_MODELS = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -13,6 +18,40 @@ _SPLITS_MODELS = {
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
 }
 """What `accelerate launch` sets, and what for."""
+
+
+def launched_accelerator(mixed_precision: str, **tracking: Any) -> Accelerator:
+    """Processes and devices as Accelerate finds them; what is learned is the recipe's business alone.
+
+    Args:
+        tracking: of :func:`nlp_mtl.training.trackers.tracking_arguments`.
+
+    Raises:
+        RunError: the launcher asks for what is not supported, or Accelerate does not find the processes that were
+            started: each would train for itself, in the same folder.
+    """
+    sharding = fsdp_plugin()
+    launched_with = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched_with not in ("no", mixed_precision):
+        logger.warning(
+            "The launcher asks for %s, but the recipe's training.mixed_precision (%s) counts",
+            launched_with, mixed_precision,
+        )  # fmt: skip
+    # The trainer says itself what runs in bfloat16, and which micro-batches make a step.
+    steps = GradientAccumulationPlugin(num_steps=1)
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    # Without a GPU, Accelerate takes no notice of several processes unless it is told to use the CPU.
+    on_cpu = started > 1 and not torch.accelerator.is_available()
+    accelerator = Accelerator(
+        mixed_precision="no", gradient_accumulation_plugin=steps, fsdp_plugin=sharding, cpu=on_cpu, **tracking
+    )
+    if accelerator.num_processes != started:
+        raise RunError(
+            f"the launcher started {started} processes, but Accelerate sees {accelerator.num_processes}: "
+            "start one, or set ACCELERATE_USE_CPU=true to use the CPUs"
+        )
+    check_kind(accelerator, sharding)
+    return accelerator
 
 
 def fsdp_plugin() -> FullyShardedDataParallelPlugin | None:
