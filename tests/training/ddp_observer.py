@@ -46,8 +46,8 @@ class Observed(Accelerator):
 
 if __name__ == "__main__":
     recipe, folder = sys.argv[1:]
-    import nlp_mtl.run
+    import nlp_mtl.training.launcher
 
-    nlp_mtl.run.Accelerator = Observed  # type: ignore[misc]
+    nlp_mtl.training.launcher.Accelerator = Observed  # type: ignore[misc]
     train(Recipe.from_yaml(recipe))
     (Path(folder) / f"{distributed.get_rank()}.json").write_text(json.dumps(seen))

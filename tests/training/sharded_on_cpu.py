@@ -16,7 +16,7 @@ from torch import distributed
 from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-import nlp_mtl.run
+import nlp_mtl.training.launcher
 from nlp_mtl.cli import main
 
 
@@ -44,7 +44,7 @@ def note(optimizer: torch.optim.Optimizer, *_: Any) -> None:
 if __name__ == "__main__":
     seen: dict[str, Any] = {"steps": []}
     register_optimizer_step_post_hook(note)
-    nlp_mtl.run.Accelerator = ShardingAccelerator  # type: ignore[misc]
+    nlp_mtl.training.launcher.Accelerator = ShardingAccelerator  # type: ignore[misc]
     try:
         main()
     finally:
