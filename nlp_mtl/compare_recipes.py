@@ -108,7 +108,7 @@ def measured(recipe: Recipe, num_steps: int) -> tuple[dict[str, Any], str]:
     for key in ("compile", "unfreeze_every"):
         if getattr(recipe.training, key):
             return section, f"gradients cannot be told apart with `training.{key}`"
-    if recipe.training.frozen_layers == "encoder":
+    if recipe.training.frozen_layers == "encoder" and recipe.sharing.strategy not in ("mmoe", "ple"):
         return section, "the tasks share nothing that learns"
     # The last measured step before a line of metrics.jsonl is the one that it tells.
     every = recipe.training.log_every
@@ -162,6 +162,7 @@ def part_recipe(
             "sampling": _sampling(joint, rows, passes, budget),
             "balancing": _balancing(joint, group, scale),
             "gradients": _gradients(joint, group),
+            "sharing": _sharing(joint, group),
             "training": _training(joint, group, rows, passes, budget, num_steps) | {"batch_size": batch_size},
         }
     )
@@ -188,6 +189,13 @@ def _gradients(joint: Recipe, group: Sequence[str]) -> dict[str, Any]:
         return {}
     unmeasured: dict[str, Any] = {"measure_every": None, "look_ahead": False, "measured_layers": []}
     return joint.gradients.model_dump(mode="json") | unmeasured
+
+
+def _sharing(joint: Recipe, group: Sequence[str]) -> dict[str, Any]:
+    """How one task reads the encoder stays; what lies between several is nothing where there is one."""
+    if len(group) == 1 and joint.sharing.strategy not in ("layer_mix", "lora"):
+        return {}
+    return joint.sharing.model_dump(mode="json")
 
 
 def _training(

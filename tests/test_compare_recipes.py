@@ -128,6 +128,13 @@ def test_one_task_has_nothing_of_what_weighs_several(tmp_path: Path) -> None:
     } - ({"training.num_epochs"} if one.training.num_epochs == joint.training.num_epochs else set())  # fmt: skip
 
 
+@pytest.mark.parametrize(("strategy", "alone"), [("gate", "hard"), ("mmoe", "hard"), ("layer_mix", "layer_mix")])
+def test_one_task_keeps_of_sharing_how_it_reads_the_encoder(tmp_path: Path, strategy: str, alone: str) -> None:
+    joint = made(tmp_path, {"sharing": {"strategy": strategy}})
+    assert part(joint, ("ner",)).sharing.strategy == alone
+    assert part(joint, ("ner", "sentiment")).sharing.strategy == strategy
+
+
 def test_early_stopping_is_left_out_where_no_task_is_scored(tmp_path: Path) -> None:
     joint = made(tmp_path, early_stopping_patience=2)
     given = joint.to_dict()
