@@ -94,10 +94,10 @@ def _sentence(task: str, report: Mapping[str, Any]) -> str:
     )
     if len(seeds) == 1:
         return told + "one seed, so chance in training is not seen)."
-    above = sum(value > 0 for value in seeds)
+    above, below = sum(value > 0 for value in seeds), sum(value < 0 for value in seeds)
     told += f"by seed {min(seeds):+.4f} to {max(seeds):+.4f})."
     if report["verdict"] == "no difference" and (low > 0 or high < 0):
-        told += f" The interval leaves out 0, but the seeds disagree: {above} of {len(seeds)} are above."
+        told += f" The interval leaves out 0, but not all seeds say so: {above} above, {below} below."
     return told
 
 

@@ -13,7 +13,7 @@ _STYLE = """
   :root { --ink: #e6e8eb; --paper: #14171b; --line: #3a424b; --soft: #1d2228; --faint: #9aa4af }
 }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2rem auto;
-       max-width: 60rem; padding: 0 1rem }
+       max-width: 72rem; padding: 0 1rem }
 h2 { margin-top: 2.2rem; border-bottom: 1px solid var(--line) }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; margin: 0.8rem 0 }

@@ -70,7 +70,7 @@ def test_one_seed_and_seeds_that_disagree_are_told() -> None:
     }
     sentence = task_report(MOOD, "test", runs)["sentence"]
     assert sentence.startswith("mood: no difference at this sample size.")
-    assert sentence.endswith("The interval leaves out 0, but the seeds disagree: 1 of 2 are above.")
+    assert sentence.endswith("The interval leaves out 0, but not all seeds say so: 1 above, 1 below.")
 
 
 def test_transfer_is_what_another_task_gives() -> None:
