@@ -263,6 +263,11 @@ def selection_weights(recipe: Recipe, prepared: Prepared) -> dict[str, float]:
     return {task.name: given.get(task.name, 0.0) if given else 1.0 for task in prepared.tasks}
 
 
+def selecting_tasks(recipe: Recipe, prepared: Prepared) -> set[str]:
+    """The tasks that count for the selection score and have labels on validation."""
+    return scored_tasks(prepared) & {task for task, weight in selection_weights(recipe, prepared).items() if weight}
+
+
 def trainer_arguments(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
     """The recipe's training section as arguments of :func:`nlp_mtl.training.trainer.train`.
 
@@ -270,7 +275,7 @@ def trainer_arguments(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
         RecipeError: early stopping or a selection by certain tasks is wanted, but nothing can be scored.
     """
     chosen = [task for task, weight in selection_weights(recipe, prepared).items() if weight]
-    scored = scored_tasks(prepared) & {*chosen}
+    scored = selecting_tasks(recipe, prepared)
     if recipe.training.selection_weights and (unscored := [name for name in chosen if name not in scored]):
         message = "the task has no labels in a validation split, so no model can be selected by it: leave it out"
         raise RecipeError([Problem(f"training.selection_weights.{name}", message) for name in unscored])

@@ -1,19 +1,14 @@
 """The command line: verbs, no logic. Heavy imports are inside the verbs, so that ``--help`` is quick."""
 
 import io
-import logging
 import os
 import sys
-import traceback
-from collections.abc import Callable
-from contextlib import nullcontext
-from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from nlp_mtl.errors import NlpMtlError, RunStopped
+from nlp_mtl.terminal import nobody_reads, quiet_libraries, told
 from nlp_mtl.text_streams import as_json_line, chunks, comma_separated, lines
 
 app = typer.Typer(
@@ -45,46 +40,8 @@ def _options(
         raise typer.Exit
 
 
-def _told(verb: Callable[..., None]) -> Callable[..., None]:
-    """A verb whose errors become one message on stderr and exit code 2, unless ``--debug`` is given."""
-
-    @wraps(verb)
-    def run(**options: Any) -> None:
-        try:
-            verb(**options)
-        except RunStopped as error:
-            if _is_first_process():
-                hint = " (--resume, or --resume auto)" if verb.__name__ == "train" else ""
-                print(f"nlp-mtl: {error}{hint}", file=sys.stderr)
-            raise typer.Exit(75) from error  # EX_TEMPFAIL of sysexits.h: try again
-        except NlpMtlError as error:
-            if options["debug"]:
-                traceback.print_exception(error)
-            print(f"nlp-mtl: {error}", file=sys.stderr)
-            raise typer.Exit(2) from error
-        except KeyboardInterrupt as error:
-            hint = _STOPPED.get(verb.__name__, "")
-            print(f"nlp-mtl: stopped{hint}", file=sys.stderr)
-            raise typer.Exit(130) from error
-        except BrokenPipeError:
-            _nobody_reads()
-
-    return run
-
-
-_STOPPED = {
-    "train": ". `--resume` goes on from the newest checkpoint, if there is one yet",
-    "compare": ". The same command goes on",
-}
-
-
-def _nobody_reads() -> None:
-    """The reader of our output went away (`| head`): nothing is wrong, and nobody is there to be told."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 @app.command()
-@_told
+@told
 def train(
     recipe: RecipePath,
     overrides: Overrides = None,
@@ -103,7 +60,7 @@ def train(
     if automatic:
         overrides.remove("auto")
     settings = Recipe.from_yaml(recipe, overrides)
-    _quiet_libraries()
+    quiet_libraries()
     from accelerate import PartialState
 
     from nlp_mtl.reports import print_scores
@@ -116,7 +73,7 @@ def train(
 
 
 @app.command()
-@_told
+@told
 def evaluate(
     model: Annotated[str, typer.Argument(help="A run folder, a model folder, or a Hub id.")],
     overrides: Overrides = None,
@@ -134,7 +91,7 @@ def evaluate(
         raise typer.BadParameter(f"{split!r} is none of {', '.join(SPLITS)}.{near}", param_hint="--split")
     path = recipe or Path(model).expanduser() / "recipe.yaml"
     settings = Recipe.from_yaml(path, overrides or []) if recipe or path.is_file() else None
-    _quiet_libraries()
+    quiet_libraries()
     from accelerate import PartialState
 
     from nlp_mtl.reports import main_metrics, print_scores
@@ -150,7 +107,7 @@ def evaluate(
 
 
 @app.command()
-@_told
+@told
 def predict(
     model: Annotated[str, typer.Argument(help="A run folder, a model folder, or a Hub id.")],
     texts: Annotated[
@@ -169,7 +126,7 @@ def predict(
     for text in texts or ():
         if os.path.isfile(text):
             print(f"nlp-mtl: {text} is taken as a text; for the lines of that file: - < {text}", file=sys.stderr)
-    _quiet_libraries()
+    quiet_libraries()
     from nlp_mtl.inference.predictor import load
 
     nlp = load(model, revision=revision)
@@ -197,7 +154,7 @@ Tags = Annotated[list[str] | None, typer.Option(help="For the card, comma separa
 
 
 @app.command()
-@_told
+@told
 def export(
     model: Annotated[str, typer.Argument(help="A run folder, a model folder, or a Hub id.")],
     folder: Annotated[Path, typer.Argument(help="A new folder, or an empty one.")],
@@ -216,7 +173,7 @@ def export(
     for option, value in given.items():
         if push_to is None and value is not None:
             raise typer.BadParameter("only --push reads it", param_hint=option)
-    _quiet_libraries()
+    quiet_libraries()
     from nlp_mtl.hub.export import export as export_task
 
     kind, address = export_task(
@@ -229,7 +186,7 @@ def export(
 
 
 @app.command()
-@_told
+@told
 def push(
     run: Annotated[Path, typer.Argument(help="A run folder, or a model folder.")],
     repo_id: Annotated[
@@ -245,7 +202,7 @@ def push(
     debug: Debug = False,
 ) -> None:
     """Push a trained model to the Hub, with its card, recipe, results and plots, in one commit."""
-    _quiet_libraries()
+    quiet_libraries()
     from nlp_mtl.hub import push as push_run
 
     address = push_run(
@@ -256,7 +213,7 @@ def push(
 
 
 @app.command()
-@_told
+@told
 def check(
     recipe: RecipePath,
     overrides: Overrides = None,
@@ -267,7 +224,7 @@ def check(
     from nlp_mtl.recipe import Recipe
 
     settings = Recipe.from_yaml(recipe, overrides or [])
-    _quiet_libraries()
+    quiet_libraries()
     from nlp_mtl.reports import print_check
     from nlp_mtl.run import check as run_check
 
@@ -279,7 +236,7 @@ def check(
 
 
 @app.command()
-@_told
+@told
 def compare(
     recipe: RecipePath,
     overrides: Overrides = None,
@@ -307,7 +264,7 @@ def compare(
     from nlp_mtl.recipe import Recipe
 
     settings = Recipe.from_yaml(recipe, overrides or [])
-    _quiet_libraries()
+    quiet_libraries()
     from nlp_mtl.compare import compare as run_compare
     from nlp_mtl.reports import print_comparison
 
@@ -321,7 +278,39 @@ def compare(
 
 
 @app.command()
-@_told
+@told
+def tune(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    search: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUES", help="training.learning_rate=1e-5..1e-4:log, tasks.ner.loss_weight=0.5,1,2"),
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="tpe or grid.")] = None,
+    trials: Annotated[int | None, typer.Option(help="How many in all. Default: 20, or the whole grid.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of what is drawn; the trials have the recipe's.")] = None,
+    prune: Annotated[bool | None, typer.Option(help="Stop trials that are worse than the median.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Remove what an earlier search left in output_dir.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Search for the values with which a recipe scores best on validation; the same command goes on."""
+    from nlp_mtl.recipe import Recipe
+    from nlp_mtl.search_space import parse_search, search_space, with_settings
+
+    given = {"method": method, "trials": trials, "seed": seed, "prune": prune, "search": parse_search(search or [])}
+    settings = with_settings(Recipe.from_yaml(recipe, overrides or []), given)
+    search_space(settings)  # what is wrong with it is told before anything is loaded
+    quiet_libraries()
+    from nlp_mtl.reports import print_trials
+    from nlp_mtl.tune import tune as run_tune
+
+    found = run_tune(settings, overwrite=overwrite)
+    print_trials(found["trials"], found["best"])
+    print(f"\nBest: trial {found['best']}, selection score {found['score']:.4f}. Its recipe: {found['recipe']}")
+
+
+@app.command()
+@told
 def copy(
     name: Annotated[str | None, typer.Argument(help="A shipped recipe. Without it they are listed.")] = None,
     folder: Annotated[Path, typer.Argument(help="Where to.")] = Path(),
@@ -338,32 +327,6 @@ def copy(
         print(path)
 
 
-def _quiet_libraries() -> None:
-    """Our own words on stderr; the libraries' only where something is wrong."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("nlp_mtl").setLevel(logging.INFO if _is_first_process() else logging.WARNING)
-    from rich.console import Console
-
-    # It takes seconds, and nothing else would be seen.
-    shown = sys.stderr.isatty() and _is_first_process()
-    with Console(stderr=True).status("Loading libraries") if shown else nullcontext():
-        import accelerate  # noqa: F401
-        import datasets
-        import transformers
-
-    # The Hub's client tells each of its retries; what comes of them is told in our words.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    transformers.logging.set_verbosity_error()
-    datasets.logging.set_verbosity(logging.CRITICAL)  # its errors reach users in our words
-    if not sys.stderr.isatty():
-        transformers.logging.disable_progress_bar()  # also those of downloads
-        datasets.disable_progress_bars()
-
-
-def _is_first_process() -> bool:
-    return os.environ.get("RANK", "0") == "0"
-
-
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line."""
     for stream in (sys.stdout, sys.stderr):
@@ -375,4 +338,4 @@ def main(arguments: list[str] | None = None) -> Any:
         try:
             sys.stdout.flush()  # what is still in the buffer: at the interpreter's end it would be too late
         except BrokenPipeError:
-            _nobody_reads()
+            nobody_reads()

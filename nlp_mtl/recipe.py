@@ -5,15 +5,14 @@ modules take plain arguments of the same names. Reading one neither imports torc
 """
 
 import os
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, field_validator
-from pydantic_core import PydanticCustomError
 
 from nlp_mtl.recipe_checks import BUFFER_SIZE, HELD_OUT
+from nlp_mtl.recipe_parts import HubSpec, TuneSpec
 from nlp_mtl.recipe_reading import read_yaml, validate
 from nlp_mtl.recipe_strategies import (
     BalancingSpec,
@@ -195,42 +194,6 @@ class TrainingSpec(Section):
         return "no" if value is False else value  # YAML reads a bare no as false
 
 
-class HubSpec(Section):
-    """Where on the Hub the model goes, and what its card says that the run does not know."""
-
-    repo_id: str
-    """``user/name``; made where there is none. Without ``user/`` it is the token's user."""
-    push: Literal["end", "every_save"] = "end"
-    """When: at the end, or with every checkpoint as well."""
-    private: bool | None = None
-    """Of a new repository. Default: as the account says."""
-    revision: str | None = Field(default=None, min_length=1)
-    """The branch; made where there is none. Default: the main branch."""
-    create_pr: bool = False
-    """As a pull request."""
-    commit_message: str | None = Field(default=None, min_length=1)
-    """Default: names the run."""
-    license: str | None = Field(default=None, min_length=1)
-    """For the card, as the Hub calls it: ``apache-2.0``, ``cc-by-4.0``, ..."""
-    language: list[str] = []
-    """For the card: codes such as ``en``. Default: those of the datasets, as far as the Hub tells them."""
-    tags: list[str] = []
-    """For the card, besides those that the tasks bring."""
-
-    @field_validator("repo_id")
-    @classmethod
-    def _id(cls, value: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)?", value) or len(value) > 140:
-            raise PydanticCustomError("repo_id", "an id of a repository is wanted: `user/name`")
-        return value
-
-    @field_validator("language", mode="before")
-    @classmethod
-    def _yaml_norwegian(cls, value: Any) -> Any:
-        given = value if isinstance(value, list) else [value]
-        return ["no" if one is False else one for one in given]  # YAML reads a bare no as false
-
-
 class Recipe(Section):
     """A run, described."""
 
@@ -264,6 +227,8 @@ class Recipe(Section):
     """The run folder. Relative to where the command runs."""
     hub: HubSpec | None = None
     """Push the model to the Hub."""
+    tune: TuneSpec | None = None
+    """What ``nlp-mtl tune`` searches, and how; no other verb reads it."""
 
     @field_validator("data_dir")
     @classmethod

@@ -173,7 +173,7 @@ def _problem(cls: type[BaseModel], detail: Any) -> Problem:
     path = ".".join(map(str, place))
     kind, found = detail["type"], detail["input"]
     if kind == "extra_forbidden":
-        return Problem(path, _unknown_key(cls, place))
+        return Problem(path, unknown_key(cls, place))
     if kind == "missing":
         return Problem(path, "missing; every recipe needs it" if len(place) == 1 else "missing")
     if kind in ("dict_type", "model_type"):
@@ -198,7 +198,7 @@ def _problem(cls: type[BaseModel], detail: Any) -> Problem:
     return Problem(path, f"found {_short(found)}, but {_lower_first(wanted)}")
 
 
-def _unknown_key(cls: type[BaseModel], place: Sequence[Any]) -> str:
+def unknown_key(cls: type[BaseModel], place: Sequence[Any]) -> str:
     """What to say of a key that is not known where it stands."""
     key = str(place[-1])
     known = _place(cls, {"loc": place[:-1]})[2]

@@ -1,6 +1,6 @@
 """Tables for people: scores, and what ``nlp-mtl check`` found."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -58,6 +58,25 @@ def print_comparison(report: Mapping[str, Any]) -> None:
         "long as the joint one on this machine.",
         soft_wrap=True,
     )
+
+
+def print_trials(trials: Sequence[Mapping[str, Any]], best: int) -> None:
+    """A table of trials, as ``trials.csv`` has them; the best is marked. Keys with one value are left out."""
+    keys = [key for key in trials[0] if len({trial[key] for trial in trials}) > 1 or key in ("trial", "state", "score")]
+    table = Table(title="Trials (* best selection score on validation)")
+    for key in keys:
+        table.add_column(key.replace(".", ".\n"), overflow="fold")
+    for trial in trials:
+        cells = {key: _cell(value) for key, value in trial.items()}
+        cells["score"] = (
+            "" if trial["score"] is None else f"{trial['score']:.4f}{'*' if trial['trial'] == best else ' '}"
+        )
+        table.add_row(*[cells[key] for key in keys])
+    _console().print(table)
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def print_check(report: Mapping[str, Any]) -> None:

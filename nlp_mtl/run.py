@@ -1,7 +1,9 @@
 """The verbs: what ``nlp-mtl train``, ``evaluate`` and ``check`` do."""
 
 import logging
+import math
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +17,7 @@ from nlp_mtl.build import (
     expects_to_pack,
     layout,
     new_model,
+    selecting_tasks,
     selection_weights,
     steps,
     task_gradients,
@@ -32,7 +35,7 @@ from nlp_mtl.models.encoder import is_on_hub
 from nlp_mtl.models.fully_sharded import gathered, is_sharded
 from nlp_mtl.models.loading import load_model
 from nlp_mtl.models.multitask import MultiTaskModel
-from nlp_mtl.recipe import Recipe
+from nlp_mtl.recipe import SPLITS, Recipe
 from nlp_mtl.run_folder import (
     check_folder,
     command,
@@ -54,6 +57,9 @@ from nlp_mtl.training.trainer import train as train_model
 
 logger = logging.getLogger(__name__)
 
+Evaluated = Callable[[int, float], None]
+"""Takes the number of an evaluation, counted from 1, and its selection score."""
+
 
 def train(
     recipe: Recipe | str | Path, *, resume: bool | Literal["auto"] = False, overwrite: bool = False
@@ -70,7 +76,30 @@ def train(
         RunStopped: the process was sent SIGTERM while it trained; a checkpoint was written.
         NlpMtlError: of the kind that fits; nothing that was written before is lost.
     """
-    recipe = _read(recipe)
+    return _run(_read(recipe), resume, overwrite)
+
+
+def train_trial(recipe: Recipe, evaluated: Evaluated, *, resume: bool) -> dict[str, Any]:
+    """Train to see how well a recipe does: without the test split, a model that is kept, and plots.
+
+    Args:
+        evaluated: told of each evaluation but that of the last step; what it raises ends the run.
+        resume: as in :func:`train`.
+
+    Returns:
+        what ``results.json`` holds.
+
+    Raises:
+        DataError: no task that counts for the selection score has labels on validation.
+        RunStopped, NlpMtlError: as :func:`train`.
+    """
+    return _run(recipe, resume, False, evaluated)
+
+
+def _run(
+    recipe: Recipe, resume: bool | Literal["auto"], overwrite: bool, evaluated: Evaluated | None = None
+) -> dict[str, Any]:
+    """Train where the run folder allows it; returns the results."""
     output_dir = Path(recipe.output_dir).absolute()
     resume = check_folder(output_dir, recipe, resume, overwrite)
     accelerator = launched_accelerator(
@@ -89,13 +118,15 @@ def train(
         raise RecipeError([Problem("gradients", message)])
     expects_to_pack(recipe)
     with deterministic_kernels(accelerator.device, recipe.training.deterministic):
-        return _train(recipe, accelerator, resume)
+        return _train(recipe, accelerator, resume, evaluated)
 
 
-def _train(recipe: Recipe, accelerator: Accelerator, resume: bool) -> dict[str, Any]:
+def _train(recipe: Recipe, accelerator: Accelerator, resume: bool, evaluated: Evaluated | None) -> dict[str, Any]:
     """Train where all that the recipe asks for can be had; returns the results."""
     output_dir = Path(recipe.output_dir).absolute()
-    prepared = prepare(recipe, accelerator=accelerator)
+    prepared = prepare(recipe, accelerator=accelerator, splits=SPLITS if evaluated is None else ("train", "validation"))
+    if evaluated is not None and not selecting_tasks(recipe, prepared):
+        raise DataError("no task that counts for the selection score has labels on validation, so no trial is better")
     where = {"process": accelerator.process_index, "num_processes": accelerator.num_processes}
     data = steps(recipe, prepared, device=accelerator.device.type, **where)
     arguments = trainer_arguments(recipe, prepared)
@@ -112,7 +143,7 @@ def _train(recipe: Recipe, accelerator: Accelerator, resume: bool) -> dict[str, 
         if accelerator.is_main_process and not resume:
             start_folder(output_dir, recipe, accelerator)
         try:
-            results = _trained(recipe, prepared, data, model, accelerator, track, resume, arguments, pusher)
+            results = _trained(recipe, prepared, data, model, accelerator, track, resume, arguments, pusher, evaluated)
             if pusher is not None:
                 logger.info("Pushed: %s", pusher.finish())
         finally:
@@ -131,6 +162,7 @@ def _trained(
     resume: bool,
     arguments: dict[str, Any],
     pusher: RunPusher | None,
+    evaluated: Evaluated | None,
 ) -> dict[str, Any]:
     """Train in a run folder that is ready, evaluate and save; returns the results."""
     output_dir = Path(recipe.output_dir).absolute()
@@ -160,10 +192,15 @@ def _trained(
                 told = _results(recipe, prepared, state, {"validation": scores} if scores else {})
                 pusher.send(scored, prepared.tokenizer, weights, {**told, "step": state.step})
 
+    def told(values: Mapping[str, Any], step: int) -> None:
+        track(values, step)
+        if evaluated is not None and values.get("selection_score") is not None and step < len(data):
+            evaluated(math.ceil(step / arguments["eval_every"]), values["selection_score"])
+
     with noted_termination() as termination:
         state = train_model(
             model, data, prepared.tasks, validate, balancer(recipe, prepared, accelerator.device),
-            accelerator=accelerator, output_dir=output_dir, resume=resume, stop=termination.agreed, track=track,
+            accelerator=accelerator, output_dir=output_dir, resume=resume, stop=termination.agreed, track=told,
             saved=saved, **arguments,
         )  # fmt: skip
     scores = {split: found for split in ("validation", "test") if (found := score(split, model))}
@@ -173,11 +210,11 @@ def _trained(
     if accelerator.is_main_process:
         if resume:
             keep_resumption(output_dir, recipe, accelerator)
-        save_model(
-            output_dir / "model", model, prepared.tokenizer, weights, run_card(output_dir, recipe, results, model)
-        )
+        if evaluated is None:
+            card = run_card(output_dir, recipe, results, model)
+            save_model(output_dir / "model", model, prepared.tokenizer, weights, card)
+            save_plots(output_dir, results["main_metrics"], output_dir / "metrics.jsonl")
         save_results(output_dir, results)
-        save_plots(output_dir, results["main_metrics"], output_dir / "metrics.jsonl")
     accelerator.wait_for_everyone()
     return results
 

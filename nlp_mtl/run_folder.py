@@ -79,7 +79,8 @@ def _is_run(output_dir: Path) -> bool:
 
 def learned_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What differs between two resolved recipes and matters to what is learned."""
-    old, new = {**old, "hub": None}, {**new, "hub": None}  # where the model goes may change
+    apart: dict[str, Any] = {"hub": None, "tune": None}  # where the model goes, and what only tuning reads, may change
+    old, new = {**old, **apart}, {**new, **apart}
     changes = [f"{key}: {left!r} -> {right!r}" for key, left, right in changed_keys(old, new) if key not in COMPUTATION]
     if not changes:  # the order matters: rows are drawn, and heads made, one after the other
         changes = [f"{key}: in another order" for key in ("datasets", "tasks") if [*old[key]] != [*new[key]]]
@@ -96,9 +97,9 @@ def saved_recipe(output_dir: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RunError(f"{file} cannot be read, so the run cannot be resumed: {first_line(error)}") from error
+        raise RunError(f"{file} cannot be read, so what is here cannot be resumed: {first_line(error)}") from error
     if not isinstance(values, dict):
-        raise RunError(f"{file} is not a recipe, so the run cannot be resumed")
+        raise RunError(f"{file} is not a recipe, so what is here cannot be resumed")
     return values
 
 

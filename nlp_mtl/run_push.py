@@ -19,7 +19,8 @@ from nlp_mtl.hub.card_text import as_yaml, merged
 from nlp_mtl.hub.portable import portable_recipe, portable_results
 from nlp_mtl.hub.pushing import push_to
 from nlp_mtl.hub.repository import Repository
-from nlp_mtl.recipe import HubSpec, Recipe
+from nlp_mtl.recipe import Recipe
+from nlp_mtl.recipe_parts import HubSpec
 from nlp_mtl.run_folder import save_model, save_plots
 from nlp_mtl.storage import write_text, written_folder
 

@@ -20,13 +20,13 @@ from nlp_mtl.recipe import (
     BalancingSpec,
     DatasetSpec,
     GradientsSpec,
-    HubSpec,
     Recipe,
     SamplingSpec,
     SharingSpec,
     TaskSpec,
     TrainingSpec,
 )
+from nlp_mtl.recipe_parts import HubSpec, TuneSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -71,7 +71,16 @@ def test_the_commands_of_the_readme_work_in_their_order(
     project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = commands("nlp-mtl")
-    assert {words[1] for words in found} == {"check", "train", "evaluate", "predict", "export", "compare", "copy"}
+    assert {words[1] for words in found} == {
+        "check",
+        "train",
+        "tune",
+        "evaluate",
+        "predict",
+        "export",
+        "compare",
+        "copy",
+    }
     for words in found:
         if "<" in words:
             monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path(words.pop()).read_bytes())))
@@ -152,6 +161,7 @@ def test_files_that_the_docs_link_or_map_exist() -> None:
         ("`sharing`", SharingSpec),
         ("`training`", TrainingSpec),
         ("`hub`", HubSpec),
+        ("`tune`", TuneSpec),
     ],
 )
 def test_every_key_of_a_recipe_is_told_with_its_default(title: str, section: Any) -> None:

@@ -1,7 +1,8 @@
-"""Pictures of how a run went, from its ``metrics.jsonl``."""
+"""Pictures of how a run went, from its ``metrics.jsonl``, and of how a search went."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,32 @@ def draw_plots(metrics_file: Path, folder: Path, main_metrics: Mapping[str, str]
         _draw(scores, "score on validation", folder / "scores.png"),
     ]
     return [path for path in drawn if path is not None]
+
+
+def draw_history(scores: Mapping[int, float], pruned: Collection[int], path: Path) -> None:
+    """Draw the scores of trials by their numbers, and the best so far.
+
+    Args:
+        scores: ``{trial: score}``.
+        pruned: those that were stopped early, whose scores are of a part of their training.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    axes = _axes()
+    whole = sorted((number, score) for number, score in scores.items() if number not in pruned)
+    early = sorted((number, score) for number, score in scores.items() if number in pruned)
+    if whole:
+        numbers, found = zip(*whole, strict=True)
+        axes.plot(numbers, found, "o", label="finished")
+        axes.step(numbers, list(accumulate(found, max)), where="post", color="black", label="the best so far")
+    if early:
+        axes.plot(*zip(*early, strict=True), "x", color="grey", label="pruned")
+    axes.set_xlabel("trial")
+    axes.set_ylabel("selection score on validation")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    axes.figure.savefig(path, dpi=DOTS_PER_INCH)
 
 
 def _draw(curves: Mapping[str, Sequence[tuple[int, float]]], what: str, path: Path) -> Path | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def portable_recipe(recipe: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A resolved recipe without such folders, and without ``hub``, where only its owner can push.
+    """A resolved recipe without such folders, without ``hub``, where only its owner can push, and without ``tune``.
 
     Args:
         name: the run's.
@@ -16,8 +16,8 @@ def portable_recipe(recipe: Mapping[str, Any], name: str) -> dict[str, Any]:
         for dataset, spec in recipe["datasets"].items()
     }
     tasks = {task: {**spec, "init_from": _place(spec.get("init_from"))} for task, spec in recipe["tasks"].items()}
-    own = {"encoder": _place(recipe["encoder"]), "data_dir": ".", "output_dir": f"runs/{name}", "hub": None}
-    return {**recipe, "datasets": datasets, "tasks": tasks, **own}
+    own = {"encoder": _place(recipe["encoder"]), "data_dir": ".", "output_dir": f"runs/{name}"}
+    return {**recipe, "datasets": datasets, "tasks": tasks, **own, "hub": None, "tune": None}
 
 
 def portable_results(results: Mapping[str, Any]) -> dict[str, Any]:

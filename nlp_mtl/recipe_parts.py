@@ -1,0 +1,62 @@
+"""Parts of a recipe that say where the model goes, and how the recipe is searched."""
+
+import re
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
+
+from nlp_mtl.recipe_strategies import Integer, Positive, Section
+
+Scalar = bool | int | float | str | None
+
+
+class HubSpec(Section):
+    """Where on the Hub the model goes, and what its card says that the run does not know."""
+
+    repo_id: str
+    """``user/name``; made where there is none. Without ``user/`` it is the token's user."""
+    push: Literal["end", "every_save"] = "end"
+    """When: at the end, or with every checkpoint as well."""
+    private: bool | None = None
+    """Of a new repository. Default: as the account says."""
+    revision: str | None = Field(default=None, min_length=1)
+    """The branch; made where there is none. Default: the main branch."""
+    create_pr: bool = False
+    """As a pull request."""
+    commit_message: str | None = Field(default=None, min_length=1)
+    """Default: names the run."""
+    license: str | None = Field(default=None, min_length=1)
+    """For the card, as the Hub calls it: ``apache-2.0``, ``cc-by-4.0``, ..."""
+    language: list[str] = []
+    """For the card: codes such as ``en``. Default: those of the datasets, as far as the Hub tells them."""
+    tags: list[str] = []
+    """For the card, besides those that the tasks bring."""
+
+    @field_validator("repo_id")
+    @classmethod
+    def _id(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)?", value) or len(value) > 140:
+            raise PydanticCustomError("repo_id", "an id of a repository is wanted: `user/name`")
+        return value
+
+    @field_validator("language", mode="before")
+    @classmethod
+    def _yaml_norwegian(cls, value: Any) -> Any:
+        given = value if isinstance(value, list) else [value]
+        return ["no" if one is False else one for one in given]  # YAML reads a bare no as false
+
+
+class TuneSpec(Section):
+    """How ``nlp-mtl tune`` searches the values of other keys."""
+
+    method: Literal["tpe", "grid"] = "tpe"
+    """``tpe``: where past trials scored best (a tree-structured Parzen estimator); ``grid``: all points, each once."""
+    trials: Positive | None = None
+    """How many to run in all. Default: 20 with ``tpe``, every point with ``grid``."""
+    seed: Integer = Field(default=0, ge=0, lt=2**32)
+    """Of what is drawn; the recipe's own ``seed`` is that of every trial."""
+    prune: bool = True
+    """Stop a trial that is worse than the median of those before it."""
+    search: dict[str, Scalar | list[Scalar]] = {}
+    """``{key of the recipe: values}``: a list, or a range such as ``1e-5..1e-4:log``. Default: see ``docs/tune.md``."""
