@@ -27,8 +27,9 @@ from nlp_mtl.models.packing import will_pack
 from nlp_mtl.models.taken_heads import take_head
 from nlp_mtl.recipe import Recipe
 from nlp_mtl.strategy_checks import SHARED_BY
+from nlp_mtl.task_types import kind_of
 from nlp_mtl.tasks import Task
-from nlp_mtl.training.balancing import Balancer
+from nlp_mtl.training.balancing import Balancer, guess_loss
 from nlp_mtl.training.freezing import freeze, learning_layers
 from nlp_mtl.training.gradients import TaskGradients, shared_parameters
 from nlp_mtl.training.threads import num_threads
@@ -75,10 +76,7 @@ def steps(
         read = [split for split in train.values() if task.name in split.tasks]
         if any(isinstance(split, StreamedSplit) for split in read):
             continue  # nobody has seen its labels
-        counts = [split.label_counts(task) for split in read if isinstance(split, EncodedSplit)]
-        occurring = [task.labels[place] for place in np.flatnonzero(sum(counts))]
-        if len(occurring) < 2:
-            what = f"only the label {listed(occurring)}" if occurring else "no labelled row"
+        if what := _too_little(task, [split for split in read if isinstance(split, EncodedSplit)]):
             of = " that sampling.shares draws from" if 0 in shares.values() else ""
             raise DataError(f"task `{task.name}` has {what} in the train splits{of}; there is nothing to tell apart")
     sampler = _sampler(recipe, train)
@@ -97,6 +95,22 @@ def steps(
         is_bucketed=settings.compile,
         one_set_every=1 if recipe.gradients.strategy != "sum" else recipe.gradients.measure_every,
     )
+
+
+def _too_little(task: Task, splits: Sequence[EncodedSplit]) -> str:
+    """What a task has where that leaves nothing to learn; empty: it has enough."""
+    num_items = sum(int(split.labelled[task.name].sum()) for split in splits)
+    if not num_items:
+        return "no labelled row"
+    label_set = kind_of(task).label_set
+    if label_set == "none":
+        numbers = np.unique(np.concatenate([split.numbers(task) for split in splits]))
+        return f"only the number {numbers[0]:g}" if len(numbers) < 2 else ""
+    counts = np.sum([split.label_counts(task) for split in splits], axis=0)
+    if label_set == "many":
+        return "the same labels everywhere" if all(count in (0, num_items) for count in counts) else ""
+    occurring = [task.labels[place] for place in np.flatnonzero(counts)]
+    return f"only the label {listed(occurring)}" if len(occurring) < 2 else ""
 
 
 def _sampler(recipe: Recipe, train: Mapping[str, Split]) -> Sampler:
@@ -242,7 +256,7 @@ def resampling(recipe: Recipe, prepared: Prepared) -> Resample | None:
                 if task.name in scores
             }
         else:  # a task that no step learned from needs as much as one that guesses
-            needs = {task.name: losses[task.name] / math.log(len(task.labels)) if task.name in losses else 1.0
+            needs = {task.name: losses[task.name] / guess_loss(task) if task.name in losses else 1.0
                      for task in prepared.tasks}  # fmt: skip
         of_datasets = [float(np.mean([needs[task.name] for task in tasks])) for tasks in readers.values()]
         return dict(zip(readers, needed_rates(of_datasets, sampling.floor).tolist(), strict=True))

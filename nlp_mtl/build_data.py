@@ -18,7 +18,8 @@ from nlp_mtl.data.opening import is_on_hub
 from nlp_mtl.errors import ModelError, Problem, RecipeError, listed
 from nlp_mtl.models.encoder import load_encoder_config, load_tokenizer, longest_input
 from nlp_mtl.recipe import SPLITS, Recipe
-from nlp_mtl.tasks import Task
+from nlp_mtl.task_types import KINDS
+from nlp_mtl.tasks import Task, TaskType
 
 DEFAULT_MAX_LENGTH = 512
 """Tokens in a window where the recipe does not say: more costs memory and time that few texts are worth."""
@@ -115,7 +116,7 @@ def _load(recipe: Recipe) -> dict[str, LoadedDataset]:
     loaded = {}
     for name, spec in recipe.datasets.items():
         readers = [(task, columns[name]) for task in recipe.tasks.values() if name in (columns := task.columns())]
-        texts = [column for task, column in readers if task.type == "text-classification"]
+        texts = [column for task, column in readers if _has_classes(task.type)]
         loaded[name] = load_splits(
             name,
             **spec.model_dump(exclude={"oversample", "undersample"}),
@@ -126,6 +127,11 @@ def _load(recipe: Recipe) -> dict[str, LoadedDataset]:
             split_seed=recipe.split_seed,
         )
     return loaded
+
+
+def _has_classes(type: TaskType) -> bool:
+    """Whether a row of a task has one label."""
+    return KINDS[type].label_set == "one" and not KINDS[type].reads_words
 
 
 def _tasks(
@@ -180,7 +186,8 @@ def _check_streams(recipe: Recipe, loaded: Mapping[str, LoadedDataset]) -> None:
     streams = {name: dataset.stream for name, dataset in loaded.items() if dataset.stream is not None}
     for name, task in recipe.tasks.items():
         for dataset, column in task.columns().items():
-            if why := names_needed(loaded[dataset], column, task.label_names):
+            has_names = KINDS[task.type].label_set != "none"
+            if has_names and (why := names_needed(loaded[dataset], column, task.label_names)):
                 problems.append(Problem(f"tasks.{name}.label_names", f"needed: {why}"))
     shares = recipe.sampling.shares
     unknown = [name for name, stream in streams.items() if not stream.num_rows and shares.get(name, 1)]

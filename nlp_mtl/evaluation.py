@@ -10,10 +10,10 @@ from tqdm.auto import tqdm
 
 from nlp_mtl.data.encoding import EncodedSplit, label_column
 from nlp_mtl.data.items import Framing, read_items
-from nlp_mtl.data.labels import MISSING
 from nlp_mtl.inference.scoring import score_items
-from nlp_mtl.metrics import Scores, score_task
+from nlp_mtl.metrics import Scores
 from nlp_mtl.models.multitask import MultiTaskModel
+from nlp_mtl.task_types import kind_of, score_task
 from nlp_mtl.tasks import Task
 
 ROWS_AT_ONCE = 2048
@@ -26,7 +26,7 @@ class Answers(NamedTuple):
     rows: list[int]
     """The row of each entry. A row of words has an entry for each stretch in which all words have labels."""
     gold: list[Any]
-    """A label, or the labels of the words, by name."""
+    """A label, or the labels of the words, by name; the set of several labels; a number."""
     predicted: list[Any]
 
 
@@ -52,8 +52,8 @@ def score(answers: Mapping[str, Mapping[str, Answers]], tasks: Sequence[Task]) -
     """Score what :func:`answer` found.
 
     Returns:
-        ``{task: scores}``, see :func:`nlp_mtl.metrics.score_task`; a task of several datasets is scored over all their
-        rows together, with the scores of each in ``per_dataset``. A task without labels in the splits is left out.
+        ``{task: scores}``, see :func:`nlp_mtl.task_types.score_task`; a task of several datasets is scored over all
+        their rows together, with the scores of each in ``per_dataset``. A task without labels is left out.
     """
     results = {}
     for task in tasks:
@@ -146,8 +146,11 @@ def _answers(
                 mixed_precision=mixed_precision,
                 on_rows=lambda count: bar.update(count * processes),
             )
-            ids = [{task.name: found[task.name][place].argmax(-1) for task in tasks} for place in range(len(mine))]
-            pairs = list(zip(mine.tolist(), ids, strict=True))
+            chosen = [
+                {task.name: kind_of(task).choose(found[task.name][place]) for task in tasks}
+                for place in range(len(mine))
+            ]
+            pairs = list(zip(mine.tolist(), chosen, strict=True))
             if processes > 1:
                 pairs = sorted(gather_object(pairs), key=lambda pair: pair[0])
             _add(answers, split, tasks, pairs)
@@ -162,27 +165,13 @@ def _add(
 ) -> None:
     batch = split.rows[np.array([row for row, _ in pairs])]
     for task in tasks:
-        rows, gold, predicted = answers[task.name]
-        for labels, (row, ids) in zip(batch[label_column(task.name)], pairs, strict=True):
-            given = np.asarray(labels)
-            if not len(given) or (given == MISSING).all():
-                continue
-            chosen = ids[task.name]
-            if task.type == "token-classification":
-                for run in _labelled_runs(given):  # a span does not reach over a word without a label
-                    gold.append([task.labels[i] for i in given[run]])
-                    predicted.append([task.labels[i] for i in chosen[run]])
-                    rows.append(row)
-            else:
-                gold.append(task.labels[given[0]])
-                predicted.append(task.labels[int(chosen)])
-                rows.append(row)
-
-
-def _labelled_runs(ids: np.ndarray) -> list[slice]:
-    """The stretches of a row in which every word has a label."""
-    edges = np.flatnonzero(np.diff(ids != MISSING, prepend=False, append=False))
-    return [slice(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
+        kind, (rows, gold, predicted) = kind_of(task), answers[task.name]
+        for target, (row, chosen) in zip(batch[label_column(task.name)], pairs, strict=True):
+            if kind.num_items(target):
+                one, other = kind.compared(task, np.asarray(target), chosen[task.name])
+                gold += one
+                predicted += other
+                rows += [row] * len(one)
 
 
 def selection_score(results: Mapping[str, Scores], tasks: Sequence[Task], weights: Mapping[str, float]) -> float | None:

@@ -1,4 +1,4 @@
-"""Scores over label names: pure functions, gold first.
+"""Scores over label names, sets of them, and numbers: pure functions, gold first.
 
 Span F1 is seqeval's over the whole corpus. The headline is strict IOB2: a predicted span counts only
 if it starts with ``B-``. The conlleval-style value, which also takes an ``I-`` after ``O`` as a start,
@@ -7,14 +7,12 @@ scheme, only by accident of the data.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from seqeval.metrics import f1_score
-from seqeval.metrics.v1 import precision_recall_fscore_support, unique_labels
-from seqeval.scheme import IOB2
+import numpy as np
 
-from nlp_mtl.tasks import Metric, Task, is_iob
+from nlp_mtl.tasks import is_iob
 
 Scores = dict[str, Any]
 """``{metric: value}``; ``per_label`` and ``per_span`` hold ``{label: {metric: value}}``."""
@@ -28,7 +26,12 @@ def accuracy(gold: Sequence[str], predicted: Sequence[str]) -> float:
 def label_scores(gold: Sequence[str], predicted: Sequence[str]) -> dict[str, dict[str, float]]:
     """Precision, recall, F1 and support (gold items) of each label that occurs in gold or predicted."""
     right = Counter(g for g, p in zip(gold, predicted, strict=True) if g == p)
-    in_gold, in_predicted = Counter(gold), Counter(predicted)
+    return _label_scores(right, Counter(gold), Counter(predicted))
+
+
+def _label_scores(
+    right: Counter[str], in_gold: Counter[str], in_predicted: Counter[str]
+) -> dict[str, dict[str, float]]:
     scores = {}
     for label in sorted(in_gold.keys() | in_predicted.keys()):
         precision = right[label] / in_predicted[label] if in_predicted[label] else 0.0
@@ -59,6 +62,10 @@ def span_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]
     Raises:
         ValueError: a tag is not IOB, or gold and predicted differ in length.
     """
+    from seqeval.metrics import f1_score  # it takes a second, and recipes are read without
+    from seqeval.metrics.v1 import precision_recall_fscore_support, unique_labels
+    from seqeval.scheme import IOB2
+
     odd = {tag for rows in (gold, predicted) for row in rows for tag in row if not is_iob(tag)}
     if odd:
         raise ValueError(f"span F1 needs IOB tags; found {sorted(odd)[:5]}")
@@ -83,34 +90,61 @@ def span_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]
     }
 
 
-def score_task(task: Task, gold: Sequence[Any], predicted: Sequence[Any]) -> Scores:
-    """All scores of a task: the main metric first.
+def label_metrics(gold: Sequence[str], predicted: Sequence[str]) -> Scores:
+    """``accuracy``, ``macro_f1``, ``items`` and ``per_label`` of one label an item; there must be one."""
+    return {
+        "accuracy": accuracy(gold, predicted),
+        "macro_f1": macro_f1(gold, predicted),
+        "items": len(gold),
+        "per_label": label_scores(gold, predicted),
+    }
 
-    Args:
-        gold: a label a row for text classification, a sequence of labels a row for tokens.
-        predicted: the same shape.
+
+def set_scores(gold: Sequence[Collection[str]], predicted: Sequence[Collection[str]]) -> Scores:
+    """Scores of sets of labels, one an item; there must be one.
 
     Returns:
-        ``accuracy``, ``macro_f1``, ``per_label`` and ``items`` (labels counted); for IOB tags also
-        :func:`span_scores`. Empty gold gives an empty result: there is nothing to say.
+        ``micro_f1`` over all labels of all items, ``macro_f1``, the mean F1 of the labels that occur in gold or
+        predicted, ``exact_match``, the share of items with just the right set, ``items`` and ``per_label``. Without any
+        label, gold or predicted, both F1 are 0.
     """
-    if task.type == "token-classification":
-        flat_gold = [label for row in gold for label in row]
-        flat_predicted = [label for row in predicted for label in row]
-    else:
-        flat_gold, flat_predicted = list(gold), list(predicted)
-    if not flat_gold:
-        return {}
-    scores: Scores = {
-        "accuracy": accuracy(flat_gold, flat_predicted),
-        "macro_f1": macro_f1(flat_gold, flat_predicted),
-    }
-    if task.is_spans:
-        scores |= span_scores(gold, predicted)
-    main: Metric = task.metric
+    pairs = list(zip(gold, predicted, strict=True))
+    right = Counter(label for g, p in pairs for label in {*g} & {*p})
+    in_gold = Counter(label for g, _ in pairs for label in {*g})
+    in_predicted = Counter(label for _, p in pairs for label in {*p})
+    per_label = _label_scores(right, in_gold, in_predicted)
+    both = in_gold.total() + in_predicted.total()
     return {
-        main: scores.pop(main),
-        **scores,
-        "items": len(flat_gold),
-        "per_label": label_scores(flat_gold, flat_predicted),
+        "micro_f1": 2 * right.total() / both if both else 0.0,
+        "macro_f1": sum(score["f1"] for score in per_label.values()) / len(per_label) if per_label else 0.0,
+        "exact_match": sum({*g} == {*p} for g, p in pairs) / len(pairs),
+        "items": len(pairs),
+        "per_label": per_label,
     }
+
+
+def number_scores(gold: Sequence[float], predicted: Sequence[float]) -> Scores:
+    """Scores of numbers; there must be one.
+
+    Returns:
+        ``pearson`` and ``spearman``, correlations of values and of ranks, ``mse`` and ``mae``, mean squared and
+        absolute errors, and ``items``. Correlations with what does not vary are 0: such answers tell nothing.
+    """
+    from scipy.stats import rankdata
+
+    pair = [np.asarray(values, dtype=np.float64) for values in (gold, predicted)]
+    errors = pair[0] - pair[1]
+    return {
+        "pearson": _correlation(pair[0], pair[1]),
+        "spearman": _correlation(rankdata(pair[0]), rankdata(pair[1])),
+        "mse": float(np.mean(errors**2)),
+        "mae": float(np.mean(np.abs(errors))),
+        "items": len(errors),
+    }
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Pearson's; 0 where one of both does not vary, or there are no two."""
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
+        return 0.0
+    return float(np.corrcoef(one, other)[0, 1])

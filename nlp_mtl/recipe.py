@@ -99,7 +99,7 @@ class TaskSpec(Section):
     label_map: dict[str, str] = {}
     """Other names for labels, given name to wanted name: to merge datasets that name them differently."""
     metric: Metric | None = None
-    """The main metric. Default: span_f1 for IOB tags, else accuracy."""
+    """The main metric. Default: by type and labels, for example span_f1 for IOB tags."""
     init_from: str | None = Field(default=None, min_length=1)
     """A stock fine-tuned checkpoint (a Hub id, or a folder that starts with ``./``, ``../`` or ``/``) whose head the
     task's head starts from. Default: a new head."""

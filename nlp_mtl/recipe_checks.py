@@ -13,7 +13,7 @@ from nlp_mtl.strategy_checks import (
     sampling_problems,
     sharing_problems,
 )
-from nlp_mtl.tasks import METRICS
+from nlp_mtl.task_types import kind_named
 
 HELD_OUT = 0.1
 """The share of train that a missing split takes, where the recipe does not say."""
@@ -56,7 +56,7 @@ def cross_problems(values: dict[str, Any]) -> Iterator[Problem]:
     training = values.get("training")
     training = training if isinstance(training, dict) else {}
     balancing = values.get("balancing")
-    yield from balancing_problems(balancing if isinstance(balancing, dict) else {})
+    yield from balancing_problems(balancing if isinstance(balancing, dict) else {}, tasks)
     sharing = values.get("sharing")
     sharing = sharing if isinstance(sharing, dict) else {}
     yield from sharing_problems(sharing, training)
@@ -94,6 +94,8 @@ def _task_problems(path: str, task: dict[str, Any], datasets: dict[str, Any], us
     names = names if isinstance(names, list) else [names]
     names = [name for name in names if isinstance(name, str)]
     used.update(names)
+    given = task.get("type")
+    kind = kind_named(given)
     for name in names:
         spec = datasets.get(name)
         if datasets and name not in datasets:
@@ -102,7 +104,8 @@ def _task_problems(path: str, task: dict[str, Any], datasets: dict[str, Any], us
                 f"there is no dataset `{name}`; there are {listed(datasets)}.{did_you_mean(name, map(str, datasets))}",
             )
         elif (
-            task.get("type") == "token-classification"
+            kind is not None
+            and kind.reads_words
             and isinstance(spec, dict)
             and spec.get("text")
             and not spec.get("tokens")
@@ -120,18 +123,19 @@ def _task_problems(path: str, task: dict[str, Any], datasets: dict[str, Any], us
         )
     if task.get("init_from_revision") is not None and task.get("init_from") is None:
         yield Problem(f"{path}.init_from_revision", "there is no `init_from` that it could be a revision of")
-    kind, metric = task.get("type"), task.get("metric")
-    allowed = METRICS.get(kind, ()) if isinstance(kind, str) else ()  # type: ignore[call-overload]
-    if allowed and metric is not None and metric not in allowed:
-        yield Problem(
-            f"{path}.metric",
-            f"found {metric!r}, allowed for {kind}: {listed(allowed)}.{did_you_mean(str(metric), allowed)}",
-        )
+    metric = task.get("metric")
+    if kind is not None and metric is not None and metric not in kind.metrics:
+        near = did_you_mean(str(metric), kind.metrics)
+        yield Problem(f"{path}.metric", f"found {metric!r}, allowed for {given}: {listed(kind.metrics)}.{near}")
+    if kind is not None and kind.label_set == "none":
+        for key in ("label_names", "label_map"):
+            if task.get(key):
+                yield Problem(f"{path}.{key}", f"a {given} task has numbers, no labels: leave it out")
     label_names = task.get("label_names")
     if isinstance(label_names, list):
         if len(label_names) != len(set(map(str, label_names))):
             yield Problem(f"{path}.label_names", "a label stands twice")
-        if len(label_names) < 2:
+        if len(label_names) < 2 and not (kind is not None and kind.label_set == "many"):
             yield Problem(f"{path}.label_names", "a task needs at least two labels")
 
 

@@ -67,7 +67,7 @@ class BalancingSpec(Section):
     losses fall more slowly; learned: ``uncertainty``, ``imtl_l``, ``famo``; by the step's own losses, for one more
     forward pass: ``log`` (the sum of their logarithms), ``maximum`` (the largest alone), ``smooth_maximum``."""
     scale: Literal["none", "log_classes"] = "none"
-    """``log_classes``: each loss is divided by the logarithm of its number of labels, which is what guessing loses."""
+    """``log_classes``: each loss is divided by what guessing loses, the logarithm of its number of labels."""
     temperature: Number = Field(default=BALANCING_DEFAULTS["temperature"], gt=0)
     """Of ``dwa`` and ``smooth_maximum``: large ones approach equal weights."""
     learning_rate: Annotated[Number, Field(gt=0)] | None = None

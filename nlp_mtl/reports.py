@@ -6,10 +6,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from nlp_mtl.analysis.data_report import label_summary
+from nlp_mtl.analysis.data_report import label_summary, number_summary
 from nlp_mtl.metrics import Scores
 
-_METRICS = ("span_f1", "span_f1_lenient", "accuracy", "macro_f1")
+_METRICS = (
+    "span_f1", "span_f1_lenient", "accuracy", "micro_f1", "macro_f1", "exact_match",
+    "pearson", "spearman", "mse", "mae",
+)  # fmt: skip
 
 
 def _console() -> Console:
@@ -26,10 +29,12 @@ def main_metrics(scores: Mapping[str, Scores]) -> dict[str, str]:
 
 def print_scores(scores: Mapping[str, Mapping[str, Scores]], main: Mapping[str, str]) -> None:
     """A table of ``{split: {task: scores}}``; the main metric of each task is marked."""
+    there = {name for found in scores.values() for values in found.values() for name in values}
+    metrics = [name for name in _METRICS if name in there]
     table = Table(
         "task",
         "split",
-        *[name.replace("_", " ") for name in _METRICS],
+        *[name.replace("_", " ") for name in metrics],
         "items",
         title="Scores (* main metric)",
     )
@@ -41,7 +46,7 @@ def print_scores(scores: Mapping[str, Mapping[str, Scores]], main: Mapping[str, 
                 values = found[task]
                 cells = [
                     f"{values[name]:.4f}{'*' if main[task] == name else ' '}" if name in values else ""
-                    for name in _METRICS
+                    for name in metrics
                 ]
                 table.add_row(task, split, *cells, f"{values['items']:,}")
     _console().print(table)
@@ -106,7 +111,8 @@ def print_check(report: Mapping[str, Any]) -> None:
     for row in report["labels"]:
         table.add_row(
             row["task"], row["dataset"], row["split"],
-            f"{row['labelled_rows']:,}", f"{row['labelled_items']:,}", label_summary(row["counts"]),
+            f"{row['labelled_rows']:,}", f"{row['labelled_items']:,}",
+            label_summary(row["counts"]) if "counts" in row else number_summary(row["numbers"]),
         )  # fmt: skip
     console.print(table)
     if report["agreement"]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nlp_mtl.errors import Problem, did_you_mean, listed
+from nlp_mtl.task_types import kind_named
 
 SAMPLING_DEFAULTS: dict[str, Any] = {"temperature": 2.0, "shares": {}, "max_passes": 4.0, "need": "metric",
                                      "targets": {}, "floor": 0.2}  # fmt: skip
@@ -25,9 +26,18 @@ _BALANCED_BY = {
 """The strategies that read a key."""
 
 
-def balancing_problems(balancing: dict[str, Any]) -> Iterator[Problem]:
-    """Keys that the strategy does not read. Reads raw values, whatever they are."""
+def balancing_problems(balancing: dict[str, Any], tasks: dict[str, Any]) -> Iterator[Problem]:
+    """Keys that the strategy does not read, or that do not go with the tasks. Reads raw values, whatever they are."""
     yield from _unread("balancing", balancing, BALANCING_DEFAULTS, _BALANCED_BY)
+    if balancing.get("scale") == "log_classes" and (unlabelled := _without_labels(tasks)):
+        yield Problem("balancing.scale", f"{unlabelled}; say `loss_weight` instead")
+
+
+def _without_labels(tasks: dict[str, Any]) -> str:
+    """Why it is not known what guessing loses; empty: it is."""
+    kinds = {str(name): kind_named(task.get("type")) for name, task in tasks.items() if isinstance(task, dict)}
+    found = [name for name, kind in kinds.items() if kind is not None and kind.guess_loss is None]
+    return f"what guessing loses follows from labels, and {listed(found)} has numbers" if found else ""
 
 
 def _unread(
@@ -112,6 +122,8 @@ def sampling_problems(
             yield Problem(f"sampling.targets.{name}", f"there is no such task.{near}")
     if targets and sampling.get("need") == "loss":
         yield Problem("sampling.targets", "only `need: metric` reads them")
+    if strategy == "dynamic" and sampling.get("need") == "loss" and (unlabelled := _without_labels(tasks)):
+        yield Problem("sampling.need", f"{unlabelled}; take `need: metric`")
     passes, epochs = number(sampling.get("max_passes", 4.0)), number(training.get("num_epochs", 3))
     if strategy == "unimax" and passes < epochs and training.get("max_steps") is None:
         yield Problem(
@@ -154,10 +166,20 @@ def class_balance_problems(name: str, dataset: dict[str, Any], tasks: dict[str, 
             read = task.get("dataset")
             if name not in (read if isinstance(read, list) else [read]):
                 yield Problem(f"datasets.{name}.{key}", f"the task `{given}` does not read this dataset")
-            elif task.get("type") == "token-classification":
-                yield Problem(f"datasets.{name}.{key}", f"`{given}` is a token task; a text has one class, words many")
+            elif why := _no_class(task.get("type")):
+                yield Problem(f"datasets.{name}.{key}", f"`{given}` {why}")
         if dataset.get("streaming") is True:
             yield Problem(f"datasets.{name}.{key}", "the classes of a stream are not known before it is read")
+
+
+def _no_class(type: Any) -> str:
+    """Why a row of a task does not have one class; empty: it has, or nobody knows."""
+    kind = kind_named(type)
+    if kind is None or (kind.label_set == "one" and not kind.reads_words):
+        return ""
+    if kind.reads_words:
+        return "is a token task; a text has one class, words many"
+    return "has any number of labels a text" if kind.label_set == "many" else "has numbers, no classes"
 
 
 def number(value: Any) -> float:

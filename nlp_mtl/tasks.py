@@ -4,16 +4,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-TaskType = Literal["token-classification", "text-classification"]
-"""Task types, called as the Hub calls them."""
+TaskType = Literal["token-classification", "text-classification", "multi-label-classification", "regression"]
+"""Task types, called as the Hub calls them where it has a name; what each of them is: :mod:`nlp_mtl.task_types`."""
 
-Metric = Literal["span_f1", "accuracy", "macro_f1"]
+Metric = Literal["span_f1", "accuracy", "macro_f1", "micro_f1", "exact_match", "pearson", "spearman"]
+"""What can be a task's main metric: more is better, 1 is best."""
 
-METRICS: dict[TaskType, tuple[Metric, ...]] = {
-    "token-classification": ("span_f1", "accuracy", "macro_f1"),
-    "text-classification": ("accuracy", "macro_f1"),
-}
-"""The metrics that can be a task's main metric."""
+MISSING = -100
+"""The id of "no label here": what torch's losses ignore."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,7 @@ class Task:
     name: str
     type: TaskType
     labels: tuple[str, ...]
-    """The label set: a label's id is its place here."""
+    """The label set: a label's id is its place here. Of a regression task, what its one output is called."""
     metric: Metric
     """The main metric: what model selection looks at."""
     loss_weight: float = 1.0

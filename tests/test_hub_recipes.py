@@ -18,11 +18,13 @@ from local_hub import served
 
 from nlp_mtl import Recipe
 from nlp_mtl.shipped import recipes_folder
+from nlp_mtl.task_types import KINDS
 
 PARQUET = "refs/convert/parquet"
 PINS = {
     "eriktks/conll2003": PARQUET,  # its main branch holds a loading script
     "universal-dependencies/universal_dependencies": PARQUET,
+    "google-research-datasets/go_emotions": "add492243ff905527e67aeb8b80c082af02207c3",
     "stanfordnlp/sst2": "8d51e7e4887a4caaa95b3fbebbf53c0490b58bbb",
     "fancyzhx/ag_news": "eb185aade064a813bc0b7f42de02595523103ca4",
     "unimelb-nlp/wikiann": "f0a3be6dc5564c0cc4150bb660144800a1f539d4",
@@ -44,9 +46,12 @@ UPOS = datasets.ClassLabel(names=["NOUN", "PUNCT", "VERB", "PROPN", "_", "X"])
 
 
 def test_there_are_recipes_for_four_tasks_in_several_languages() -> None:
-    assert {*RECIPES} == {"four_tasks", "french", "german", "multilingual", "spanish"}
-    for recipe in RECIPES.values():
-        assert [*recipe.tasks] == ["ner", "pos", "sentiment", "topic"]
+    four = {name for name, recipe in RECIPES.items() if [*recipe.tasks] == ["ner", "pos", "sentiment", "topic"]}
+    assert four == {"four_tasks", "french", "german", "multilingual", "spanish"}
+
+
+def test_there_is_a_recipe_for_each_task_type() -> None:
+    assert {task.type for recipe in RECIPES.values() for task in recipe.tasks.values()} == {*KINDS} - {"regression"}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -76,6 +81,7 @@ def rows_of(path: str, split: str) -> tuple[dict[str, Any], Callable[[int], dict
     def text(column: str, label: str, values: list[Any]) -> Callable[[int], dict[str, Any]]:
         return lambda n: {column: tiny.text_row(draw)["text"], label: values[n % len(values)]}
 
+    emotions = datasets.ClassLabel(names=["admiration", "joy", "neutral"])
     number, tokens = datasets.Value("int64"), {"tokens": datasets.List(TEXT)}
     topics = ["entertainment", "geography", "health", "politics", "science/technology", "sports", "travel"]
     return {
@@ -83,6 +89,9 @@ def rows_of(path: str, split: str) -> tuple[dict[str, Any], Callable[[int], dict
         "unimelb-nlp/wikiann": (tokens | {"ner_tags": datasets.List(TAGS)}, words("ner_tags", "ner")),
         "universal-dependencies/universal_dependencies": (
             tokens | {"upos": datasets.List(UPOS)}, words("upos", "upos"),
+        ),
+        "google-research-datasets/go_emotions": (
+            {"text": TEXT, "labels": datasets.List(emotions)}, text("text", "labels", [[0], [1], [2], [0, 1]]),
         ),
         "stanfordnlp/sst2": (
             {"sentence": TEXT, "label": datasets.ClassLabel(names=["negative", "positive"])},
@@ -162,8 +171,8 @@ def test_a_recipe_runs_on_datasets_of_its_ids_revisions_configurations_and_colum
         )  # fmt: skip
     assert found.returncode == 0, found.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert [*results["main_metrics"]] == ["ner", "pos", "sentiment", "topic"]
-    assert {*results["scores"]["validation"]} == {"ner", "pos", "sentiment", "topic"}
+    assert [*results["main_metrics"]] == [*recipe.tasks]
+    assert {*results["scores"]["validation"]} == {*recipe.tasks}
     for dataset, told in results["data"].items():
         rows = told["splits"]["train"]["rows"]
         files = (recipe.datasets[dataset].data_files or {"train": "one"})["train"]

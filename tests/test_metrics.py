@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from seqeval.scheme import IOB2
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
-from nlp_mtl.metrics import accuracy, label_scores, macro_f1, score_task, span_scores
+from nlp_mtl.metrics import accuracy, label_scores, macro_f1, span_scores
+from nlp_mtl.task_types import score_task
 from nlp_mtl.tasks import Task
 
 LABELS = st.sampled_from(["a", "b", "c", "d e"])

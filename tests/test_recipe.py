@@ -17,7 +17,7 @@ from nlp_mtl.recipe import (
     TaskSpec,
     TrainingSpec,
 )
-from nlp_mtl.tasks import METRICS
+from nlp_mtl.task_types import KINDS
 
 REMOVED = object()
 
@@ -96,7 +96,7 @@ def test_every_key_is_documented_by_the_text_under_it():
 
 def test_the_metrics_of_the_schema_are_those_of_the_tasks():
     allowed = typing.get_args(typing.get_args(TaskSpec.model_fields["metric"].annotation)[0])
-    assert set(allowed) == {metric for metrics in METRICS.values() for metric in metrics}
+    assert set(allowed) == {metric for kind in KINDS.values() for metric in kind.metrics}
 
 
 def test_a_task_tells_its_label_column_in_each_dataset():

@@ -1,5 +1,4 @@
 import json
-from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -7,7 +6,7 @@ from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
 from seqeval.scheme import IOB2, Entities
 
-from nlp_mtl.tasks import METRICS, Task, TaskType, are_iob, iob2_break, iob_spans, is_iob, task_from_dict
+from nlp_mtl.tasks import Task, are_iob, iob2_break, iob_spans, is_iob, task_from_dict
 
 TAGS = st.lists(st.sampled_from(["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-a-b", "I-a-b"]), max_size=12)
 
@@ -42,10 +41,6 @@ def test_a_task_survives_json():
     again = task_from_dict(json.loads(json.dumps(task.to_dict())))
     assert again == task
     assert hash(again) == hash(task)
-
-
-def test_every_task_type_has_main_metrics():
-    assert set(METRICS) == set(get_args(TaskType))
 
 
 @given(TAGS)

@@ -10,10 +10,10 @@ from tqdm.auto import tqdm
 from nlp_mtl.analysis.relatedness import label_agreement
 from nlp_mtl.data.encoding import EncodedSplit, StreamedSplit, label_column
 from nlp_mtl.data.items import Framing, item_lengths
-from nlp_mtl.data.labels import MISSING
 from nlp_mtl.data.loading import LoadedDataset, LoadedSplit
 from nlp_mtl.data.steps import StepDataset
-from nlp_mtl.tasks import Task, iob2_break
+from nlp_mtl.task_types import kind_of
+from nlp_mtl.tasks import MISSING, Task, iob2_break
 
 _SHOWN = 3
 """Places that are named for each oddity; the rest is counted."""
@@ -98,13 +98,21 @@ def _split_report(dataset: str, split: str, rows: EncodedSplit, framing: Framing
 
 def _label_report(task: Task, dataset: str, split: str, rows: EncodedSplit) -> dict[str, Any]:
     labelled = rows.labelled[task.name]
+    if kind_of(task).label_set == "none":
+        numbers = rows.numbers(task)
+        told: dict[str, Any] = {"numbers": {}}
+        if len(numbers):
+            measures = {"min": numbers.min(), "mean": numbers.mean(), "max": numbers.max(), "deviation": numbers.std()}
+            told = {"numbers": {name: float(value) for name, value in measures.items()}}
+    else:
+        told = {"counts": dict(zip(task.labels, rows.label_counts(task).tolist(), strict=True))}
     return {
         "task": task.name,
         "dataset": dataset,
         "split": split,
         "labelled_rows": int((labelled > 0).sum()),
         "labelled_items": int(labelled.sum()),
-        "counts": dict(zip(task.labels, rows.label_counts(task).tolist(), strict=True)),
+        **told,
     }
 
 
@@ -148,8 +156,7 @@ def _micro_batch_report(tasks: Sequence[Task], data: StepDataset) -> dict[str, A
         return 1 - useful / max(padded, useful)
 
     labelled = {
-        task.name: sum(any(label != MISSING for label in items[i].labels.get(task.name, ())) for i in first)
-        for task in tasks
+        task.name: sum(kind_of(task).num_items(items[i].labels.get(task.name, [])) > 0 for i in first) for task in tasks
     }
     return {
         "micro_batches_in_step": len(micro_batches),
@@ -175,7 +182,8 @@ def _odd_labels(
 ) -> Iterator[str]:
     """Labels that a task cannot learn. ``streamed``: tasks of which not all training rows are known."""
     for task in tasks:
-        if task.name in streamed:
+        kind = kind_of(task)
+        if task.name in streamed or kind.label_set == "none":
             continue
         read = [
             (split, rows, rows.label_counts(task))
@@ -190,7 +198,8 @@ def _odd_labels(
             if not elsewhere:
                 yield f"task `{task.name}`: the label `{label}` never occurs"
             for split, rows in elsewhere:
-                first = next(r for r, ids in enumerate(rows.rows[label_column(task.name)]) if place in ids)
+                targets = rows.rows[label_column(task.name)]
+                first = next(row for row, target in enumerate(targets) if place in kind.labels_of(target))
                 yield (
                     f"task `{task.name}`: the label `{label}` occurs in {split} but never in train; "
                     f"first in {rows.source.where(first)}"
@@ -282,3 +291,8 @@ def label_summary(counts: Mapping[str, int], limit: int = 8) -> str:
     return ", ".join(f"{label} {count:,}" for label, count in ordered[:limit]) + (
         f" and {len(ordered) - limit} more" if len(ordered) > limit else ""
     )
+
+
+def number_summary(numbers: Mapping[str, float]) -> str:
+    """The measures of numbers in one line."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())

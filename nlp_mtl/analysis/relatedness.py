@@ -8,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nlp_mtl.data.encoding import EncodedSplit
+from nlp_mtl.task_types import kind_of
 from nlp_mtl.tasks import Task
 
 
 def label_agreement(tasks: Sequence[Task], encoded: Mapping[str, Mapping[str, EncodedSplit]]) -> list[dict[str, Any]]:
     """Each two tasks that label the same training rows, with how their labels agree.
 
+    Only tasks with one label an item are compared.
     An item is a word where one of the two labels words (a text's label then stands for each of its words), else a text.
 
     Returns:
@@ -22,7 +24,7 @@ def label_agreement(tasks: Sequence[Task], encoded: Mapping[str, Mapping[str, En
         labels: 0 where those of one say nothing of the other's, 1 where they settle them.
     """
     found = []
-    for one, other in combinations(tasks, 2):
+    for one, other in combinations([task for task in tasks if kind_of(task).label_set == "one"], 2):
         counts = np.zeros((len(one.labels), len(other.labels)), dtype=np.int64)
         for splits in encoded.values():
             rows = splits.get("train")

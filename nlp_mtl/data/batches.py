@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from nlp_mtl.data.items import Framing, Item, word_positions
-from nlp_mtl.data.labels import MISSING
 from nlp_mtl.data.layout import bucketed
-from nlp_mtl.tasks import Task
+from nlp_mtl.task_types import kind_of
+from nlp_mtl.tasks import MISSING, Task, TaskType
 
 
 class TaskRows(NamedTuple):
@@ -20,9 +20,12 @@ class TaskRows(NamedTuple):
     """[r] Their places in the micro-batch; may be none. Packed: places of tokens in the flat row, [n] of those that
     carry labels for token tasks, [r, tokens] for text tasks, -1 where a row is shorter."""
     labels: Tensor
-    """Label ids: [r, tokens] for token tasks, MISSING where no word starts ([1, n] packed); [r] for text tasks."""
+    """Label ids: [r, tokens] for token tasks, MISSING where no word starts ([1, n] packed); for text tasks their
+    targets, [r] or [r, labels]."""
     weights: Tensor
     """[r] What each row counts: 1, or its share where a text task's row was cut into windows."""
+    type: TaskType
+    """The task's, which says what the loss is."""
 
 
 class MicroBatch(NamedTuple):
@@ -66,32 +69,33 @@ def collate(
 
 def _padded_rows(task: Task, items: Sequence[Item], num_tokens: int, framing: Framing) -> TaskRows:
     rows = [row for row, item in enumerate(items) if _carries(task, item)]
-    if task.type == "text-classification":
-        return TaskRows(torch.tensor(rows, dtype=torch.long), *_text_labels(task, [items[row] for row in rows]))
+    if not kind_of(task).reads_words:
+        return TaskRows(torch.tensor(rows, dtype=torch.long), *_targets(task, [items[row] for row in rows]), task.type)
     labels = np.full((len(rows), num_tokens), MISSING, dtype=np.int64)
     for place, row in enumerate(rows):
         labels[place, word_positions(items[row], framing)] = _word_labels(task, items[row])
-    return TaskRows(torch.tensor(rows, dtype=torch.long), torch.from_numpy(labels), torch.ones(len(rows)))
+    return TaskRows(torch.tensor(rows, dtype=torch.long), torch.from_numpy(labels), torch.ones(len(rows)), task.type)
 
 
 def _packed_rows(task: Task, items: Sequence[Item], ends: np.ndarray, framing: Framing) -> TaskRows:
     """``ends``: [items + 1] where each item starts in the flat row, and the end."""
     rows = [row for row, item in enumerate(items) if _carries(task, item)]
-    if task.type == "text-classification":
+    if not kind_of(task).reads_words:
         starts, stops = ends[:-1][rows][:, None], ends[1:][rows][:, None]
         places = starts + np.arange((stops - starts).max(initial=1))
         places[places >= stops] = -1
-        return TaskRows(torch.from_numpy(places), *_text_labels(task, [items[row] for row in rows]))
+        return TaskRows(torch.from_numpy(places), *_targets(task, [items[row] for row in rows]), task.type)
     none = [np.zeros(0, dtype=np.int64)]
     labels = np.concatenate([_word_labels(task, items[row]) for row in rows] or none)
     places = np.concatenate([ends[row] + word_positions(items[row], framing) for row in rows] or none)
     labelled = labels != MISSING
-    return TaskRows(torch.from_numpy(places[labelled]), torch.from_numpy(labels[labelled])[None], torch.ones(len(rows)))
+    chosen = torch.from_numpy(places[labelled]), torch.from_numpy(labels[labelled])[None]
+    return TaskRows(*chosen, torch.ones(len(rows)), task.type)
 
 
-def _text_labels(task: Task, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
-    labels = torch.tensor([item.labels[task.name][0] for item in items], dtype=torch.long)
-    return labels, torch.tensor([item.share for item in items], dtype=torch.float32)
+def _targets(task: Task, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
+    targets = kind_of(task).tensor([item.labels[task.name] for item in items])
+    return targets, torch.tensor([item.share for item in items], dtype=torch.float32)
 
 
 def _word_labels(task: Task, item: Item) -> np.ndarray:
@@ -101,7 +105,7 @@ def _word_labels(task: Task, item: Item) -> np.ndarray:
 
 def _carries(task: Task, item: Item) -> bool:
     """Whether an item holds a label of the task."""
-    labels = item.labels.get(task.name, ())
-    if task.type == "token-classification":
+    labels = item.labels.get(task.name, [])
+    if kind_of(task).reads_words:
         labels = labels[item.window.first_word : item.window.last_word]
     return any(label != MISSING for label in labels)

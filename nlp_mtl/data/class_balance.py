@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from nlp_mtl.data.labels import MISSING
+from nlp_mtl.tasks import MISSING
 
 
 def oversampled(classes: np.ndarray, seed: int) -> tuple[int, Callable[[int], np.ndarray]]:

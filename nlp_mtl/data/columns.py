@@ -137,7 +137,7 @@ def _feature(rows: datasets.Dataset, column: str) -> Any:
 
 
 def _merge(left: Any, right: Any) -> Any:
-    """The type that holds both; None: there is none. All nulls go with anything, and so do two kinds of integers."""
+    """The type that holds both; None: there is none. All nulls go with anything, and so do two kinds of numbers."""
     if left == right or is_null(left):
         return right
     if is_null(right):
@@ -151,6 +151,8 @@ def _merge(left: Any, right: Any) -> Any:
         return datasets.Value("large_string")
     if all(name.startswith(("int", "uint")) for name in types):
         return datasets.Value("int64")
+    if all(name.startswith(("int", "uint", "float")) for name in types):  # numbers that happen to be whole, and others
+        return datasets.Value("float64")
     return None
 
 

@@ -7,21 +7,23 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 from filelock import FileLock, Timeout
 from transformers import PreTrainedTokenizerBase
 
-from nlp_mtl.data.labels import MISSING, LabelReader
+from nlp_mtl.data.labels import LabelReader
 from nlp_mtl.data.loading import LoadedDataset, LoadedSplit
 from nlp_mtl.data.streaming import Stream
 from nlp_mtl.data.tokenization import encode_words, unknown_id
 from nlp_mtl.errors import DataError
-from nlp_mtl.tasks import Task
+from nlp_mtl.task_types import KINDS, kind_of
+from nlp_mtl.tasks import MISSING, Task, TaskType
 from nlp_mtl.words import split_words
 
 logger = logging.getLogger(__name__)
@@ -38,14 +40,15 @@ class EncodedSplit:
     """One split of a dataset as token ids and label ids.
 
     ``rows`` has the columns ``pieces`` (token ids without special tokens), ``starts`` (the place of each
-    word's first piece) and, for each task, ``labels/TASK``: a list of label ids, one a word, or a list of one
-    for text classification; MISSING where there is none, an empty list where the row has no label at all.
+    word's first piece) and, for each task, ``labels/TASK``: its :data:`nlp_mtl.task_types.kind.Target`, which is a
+    list of label ids, one a word, or a list of one for text classification; MISSING where there is none, an empty list
+    where the row has no label at all.
     """
 
     source: LoadedSplit
     rows: datasets.Dataset
-    tasks: tuple[str, ...]
-    """The tasks that read labels here."""
+    tasks: Mapping[str, TaskType]
+    """The tasks that read labels here, and their types."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -66,14 +69,26 @@ class EncodedSplit:
     @cached_property
     def labelled(self) -> dict[str, np.ndarray]:
         """``{task: [rows]}`` Labelled items of each row: words, or 1 for a text."""
-        return {task: _count_labels(self.rows, label_column(task)) for task in self.tasks}
+        return {
+            task: _count_labels(self.rows, label_column(task))
+            if KINDS[type].reads_words
+            else np.minimum(_list_lengths(self.rows, label_column(task)), 1)
+            for task, type in self.tasks.items()
+        }
 
     def label_counts(self, task: Task) -> np.ndarray:
-        """[labels] How often each label of a task occurs."""
+        """[labels] How often each label of a task with a label set occurs."""
         counts = np.zeros(len(task.labels), dtype=np.int64)
         for _, ids in _lists(self.rows, label_column(task.name)):
-            counts += np.bincount(ids[ids != MISSING], minlength=len(task.labels))
+            if kind_of(task).label_set == "many":
+                counts += ids.reshape(-1, len(task.labels)).sum(axis=0)
+            else:
+                counts += np.bincount(ids[ids != MISSING], minlength=len(task.labels))
         return counts
+
+    def numbers(self, task: Task) -> np.ndarray:
+        """[labelled rows] The numbers of a task without a label set."""
+        return np.concatenate([np.zeros(0), *(values for _, values in _lists(self.rows, label_column(task.name)))])
 
     def classes(self, task: str) -> np.ndarray:
         """[rows] The label of each row for a text task; MISSING where there is none."""
@@ -85,7 +100,7 @@ class EncodedSplit:
         return found
 
     def joint_counts(self, one: Task, other: Task) -> np.ndarray:
-        """[labels of one task, labels of another] How often an item has each two labels.
+        """[labels of one task, labels of another] How often an item has each two labels, of tasks with one an item.
 
         Items are words where one of the two labels words; a text's label then stands for each of its words.
         """
@@ -116,7 +131,7 @@ class StreamedSplit:
 
     source: Stream
     encode: "Encode"
-    tasks: tuple[str, ...]
+    tasks: Mapping[str, TaskType]
 
     def batch(self, rows: Sequence[int] | np.ndarray) -> Mapping[str, list[Any]]:
         """The columns of some rows, given by ascending positions.
@@ -170,9 +185,9 @@ def encode_split(
     rows = source.rows.select_columns(columns)
     encode = _Encoder(loaded.column, loaded.is_words, tuple(tasks), tokenizer, word_splitter)
     where = replace(source, rows=rows.select(range(0))).where  # other processes get it with each job
-    integers = datasets.List(datasets.Value("int32"))
-    names = ["pieces", "starts", *(label_column(task.name) for task, _, _ in tasks)]
-    features = datasets.Features(dict.fromkeys(names, integers))  # type: ignore[arg-type]
+    types = {"pieces": "int32", "starts": "int32"}
+    types |= {label_column(task.name): kind_of(task).dtype for task, _, _ in tasks}
+    features = datasets.Features({name: datasets.List(datasets.Value(one)) for name, one in types.items()})  # type: ignore[arg-type]
     fingerprint = _fingerprint(rows, loaded, tasks, tokenizer, word_splitter)
     with _by_one_at_a_time(rows, fingerprint, source.title), warnings.catch_warnings():
         # The other processes use neither torch nor the tokenizer's threads, so they do not miss any.
@@ -187,7 +202,7 @@ def encode_split(
             new_fingerprint=fingerprint,
             desc=f"Tokenizing {loaded.name} {split}",
         )
-    return EncodedSplit(source, encoded, tuple(task.name for task, _, _ in tasks))
+    return EncodedSplit(source, encoded, {task.name: task.type for task, _, _ in tasks})
 
 
 def stream_split(
@@ -213,7 +228,7 @@ def stream_split(
                 "%s: none of the first %d rows has a label of the task `%s` (column `%s`)",
                 stream.title, len(stream.head), task.name, column,
             )  # fmt: skip
-    return StreamedSplit(stream, encode, tuple(task.name for task, _, _ in tasks))
+    return StreamedSplit(stream, encode, {task.name: task.type for task, _, _ in tasks})
 
 
 @dataclass(frozen=True)
@@ -237,9 +252,9 @@ class _Encoder:
         pieces, starts = encode_words(self.tokenizer, words)
         encoded: dict[str, list[Any]] = {"pieces": pieces, "starts": starts}
         for task, column, reader in self.tasks:
-            read = _token_labels if task.type == "token-classification" else _text_label
+            target = kind_of(task).target
             encoded[label_column(task.name)] = [
-                read(reader, value, len(row), where, place)
+                target(reader, value, len(row), partial(where, place))
                 for value, row, place in zip(batch[column], words, places, strict=True)
             ]
         return encoded
@@ -272,43 +287,12 @@ def _words(value: list[str | None] | None, where: Callable[[int], str], place: i
     return words
 
 
-def _token_labels(
-    reader: LabelReader, value: list[Any] | None, num_words: int, where: Callable[[int], str], place: int
-) -> list[int]:
-    if value is None or (not value and num_words):
-        return []
-    if len(value) != num_words:
-        raise DataError(
-            f"task `{reader.task}`: {where(place)} has {num_words} words but {len(value)} labels; each word needs one"
-        )
-    try:
-        return [reader(label) for label in value]
-    except KeyError as error:
-        word = next(n for n, label in enumerate(value) if not _is_known(reader, label))
-        raise reader.unknown(value[word], f"{where(place)}, word {word}") from error
-
-
-def _text_label(reader: LabelReader, value: Any, num_words: int, where: Callable[[int], str], place: int) -> list[int]:
-    try:
-        label = reader(value)
-    except KeyError as error:
-        raise reader.unknown(value, where(place)) from error
-    return [] if label == MISSING else [label]
-
-
-def _is_known(reader: LabelReader, value: Any) -> bool:
-    try:
-        reader(value)
-    except KeyError:
-        return False
-    return True
-
-
 def _lists(rows: datasets.Dataset, column: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """A column of lists, 10,000 rows at a time: ``(items in each row's list, all items)``."""
     for batch in rows.select_columns([column]).with_format("arrow").iter(10_000):
         array = batch.column(0).combine_chunks()
-        yield array.value_lengths().to_numpy().astype(np.int32), array.flatten().to_numpy().astype(np.int32)
+        sizes, items = array.value_lengths().to_numpy().astype(np.int32), array.flatten()
+        yield sizes, items.to_numpy().astype(np.float64 if pa.types.is_floating(items.type) else np.int32)
 
 
 def _spread(ids: np.ndarray, sizes: np.ndarray, items: np.ndarray) -> np.ndarray:
@@ -347,6 +331,6 @@ def _fingerprint(
         unknown_id(tokenizer),
         loaded.column,
         "words" if loaded.is_words else word_splitter,
-        *((task.name, task.type, column, sorted(map(str, reader._ids.items()))) for task, column, reader in tasks),
+        *((task.name, task.type, column, reader.key()) for task, column, reader in tasks),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

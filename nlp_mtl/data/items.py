@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from nlp_mtl.data.encoding import Split, label_column
 from nlp_mtl.data.tokenization import Window, special_ids, windows
+from nlp_mtl.task_types.kind import Target
 from nlp_mtl.tasks import Task
 
 
@@ -49,8 +50,8 @@ class Item(NamedTuple):
     """1 / the number of windows of the row."""
     pieces: Sequence[int]
     starts: Sequence[int]
-    labels: Mapping[str, Sequence[int]]
-    """``{task: label ids}`` of the whole row; see :class:`nlp_mtl.data.encoding.EncodedSplit`."""
+    labels: Mapping[str, Target]
+    """``{task: target}`` of the whole row; see :class:`nlp_mtl.data.encoding.EncodedSplit`."""
 
 
 def read_items(
@@ -74,7 +75,7 @@ def windowed(
     place: int,
     pieces: Sequence[int],
     starts: Sequence[int],
-    labels: Mapping[str, Sequence[int]],
+    labels: Mapping[str, Target],
     framing: Framing,
 ) -> list[Item]:
     """The items of one row."""

@@ -12,22 +12,32 @@ import pyarrow.compute as pc
 from nlp_mtl.data.columns import holds_text, is_null, items_of, kind_of
 from nlp_mtl.data.loading import LoadedDataset, LoadedSplit
 from nlp_mtl.errors import DataError, did_you_mean, listed
-from nlp_mtl.tasks import Metric, Task, TaskType, are_iob, is_iob
+from nlp_mtl.task_types import KINDS
+from nlp_mtl.task_types.regression import OUTPUT
+from nlp_mtl.tasks import MISSING, Metric, Task, TaskType, are_iob, is_iob
 
 logger = logging.getLogger(__name__)
 _NUMBER = re.compile(r"-?\d+")
-
-MISSING = -100
-"""The id of "no label here": what torch's losses ignore."""
 
 
 class LabelReader:
     """Turns the values of one label column into ids of a task's label set."""
 
     def __init__(
-        self, task: str, labels: Sequence[str], names: Mapping[int, str] | None, label_map: Mapping[str, str]
+        self,
+        task: str,
+        labels: Sequence[str],
+        names: Mapping[int, str] | None,
+        label_map: Mapping[str, str],
+        indicators: bool = False,
     ) -> None:
+        """
+        Args:
+            names: what numbers mean; None: the column holds names.
+            indicators: a row's list has a 0 or 1 for each of ``names``, rather than their numbers.
+        """
         self.task = task
+        self.indicators = indicators
         self.labels = tuple(labels)
         ids = {label: place for place, label in enumerate(labels)}
         self._ids: dict[Any, int] = {None: MISSING}
@@ -47,6 +57,10 @@ class LabelReader:
             KeyError: it is not in the label set.
         """
         return self._ids[value]
+
+    def key(self) -> list[str]:
+        """What it reads as what, for cache keys."""
+        return [*sorted(map(str, self._ids.items())), *["indicators"] * self.indicators]
 
     def unknown(self, value: Any, where: str) -> DataError:
         """The error for a value that is not in the label set."""
@@ -84,14 +98,24 @@ def resolve_task(
     Raises:
         DataError: labels are not what the task needs.
     """
+    kind = KINDS[type]
+    if kind.label_set == "none":
+        for dataset, column in columns.items():
+            _check_numbers(name, type, loaded[dataset], column)
+        task = Task(name, type, (OUTPUT,), metric or kind.default_metric(()), loss_weight)
+        return task, {dataset: LabelReader(name, (), None, {}) for dataset in columns}
     label_map = dict(label_map or {})
     names_of: dict[str, dict[int, str] | None] = {}
+    indicators: dict[str, bool] = {}
     found: dict[str, list[str]] = {}
     occurring: set[str] = set()
     mapped: set[str] = set()
     for dataset, column in columns.items():
         names = _names_of(name, type, loaded[dataset], column, label_names, label_map)
-        given = _occurring(loaded[dataset], column, names)
+        indicators[dataset] = (
+            names is not None and kind.label_set == "many" and _are_indicators(loaded[dataset], column, label_names)
+        )
+        given = set((names or {}).values()) if indicators[dataset] else _occurring(loaded[dataset], column, names)
         if loaded[dataset].stream is not None and trained_labels is None:
             if why := names_needed(loaded[dataset], column, label_names):
                 raise DataError(f"task `{name}`: {why}: say them, `label_names: [...]`")
@@ -121,7 +145,7 @@ def resolve_task(
                 + did_you_mean(new, labels)
             )
     _check_merge(name, found)
-    if trained_labels is None and len(occurring) < 2:
+    if trained_labels is None and len(occurring) < (1 if kind.label_set == "many" else 2):
         place = listed(f"{dataset}.{column}" for dataset, column in columns.items())
         what = f"only the label {listed(occurring)}" if occurring else "no label at all"
         raise DataError(f"task `{name}`: {place} holds {what}; there is nothing to tell apart")
@@ -129,16 +153,14 @@ def resolve_task(
     if metric == "span_f1" and not are_iob(labels):
         place = _where_label(odd[0], columns, loaded, names_of, label_map) if odd else "there is no label but `O`"
         raise DataError(f"task `{name}`: span_f1 needs IOB tags (O, B-X, I-X), but {place}")
-    if type == "token-classification" and metric is None and odd and len(odd) < len([*filter(is_iob, labels)]):
+    if kind.reads_words and metric is None and odd and len(odd) < len([*filter(is_iob, labels)]):
         place = _where_label(odd[0], columns, loaded, names_of, label_map)
         raise DataError(
             f"task `{name}`: most labels are IOB tags (O, B-X, I-X), but {place}. Mend it (`label_map` "
             "renames labels), or say `metric: accuracy`"
         )
-    if type == "token-classification" and metric is None:
-        metric = "span_f1" if are_iob(labels) else "accuracy"
-    task = Task(name, type, tuple(labels), metric or "accuracy", loss_weight)
-    readers = {d: LabelReader(name, labels, names_of[d], label_map) for d in columns}
+    task = Task(name, type, tuple(labels), metric or kind.default_metric(labels), loss_weight)
+    readers = {d: LabelReader(name, labels, names_of[d], label_map, indicators[d]) for d in columns}
     return task, readers
 
 
@@ -164,7 +186,7 @@ def _names_of(
         return None
     items = items_of(feature)
     is_list = items is not None
-    if is_list != (type == "token-classification"):
+    if is_list != KINDS[type].is_list:
         wanted, found = ("a list of labels a row", "one value a row") if not is_list else ("one label a row", "lists")
         raise DataError(f"{place} holds {found}, but {type} needs {wanted}")
     inner = items if is_list else feature
@@ -187,11 +209,54 @@ def _names_of(
                 'do not count from 0, `label_map: {"1": name of 1, ...}`'
             )
         return numbers
+    if isinstance(inner, datasets.Value) and KINDS[type].label_set == "many" and _may_be_indicator(inner):
+        if label_names is None:
+            raise DataError(f"{place} holds {kind_of(feature)}; say which labels they are for: `label_names: [...]`")
+        if not _are_indicators(loaded, column, label_names):
+            raise DataError(f"{place} holds {kind_of(feature)}; expected a 0 or 1 for each of {listed(label_names)}")
+        return dict(enumerate(label_names))
     if isinstance(inner, datasets.Value) and inner.dtype == "bool":
         raise DataError(f"{place} holds booleans; save them as text or as 0 and 1 with `label_names`")
     if not (isinstance(inner, datasets.Value) and inner.dtype in ("string", "large_string", "null")):
         raise DataError(f"{place} holds {kind_of(inner)}; expected text or class numbers")
     return None
+
+
+def _may_be_indicator(feature: datasets.Value) -> bool:
+    """Whether a type that cannot be an id may be a 0 or 1."""
+    return feature.dtype == "bool" or feature.dtype.startswith("float")
+
+
+def _are_indicators(loaded: LoadedDataset, column: str, label_names: Sequence[str] | None) -> bool:
+    """Whether lists of numbers have a 0 or 1 for each label: all are so long, and hold nothing else but "no label".
+
+    Lists of ids cannot be taken for such: as many ids below 2 as there are labels would say all labels of each row.
+    """
+    if label_names is None:
+        return False
+    parts = [part for split in loaded.splits.values() for part in split.values(column)]
+    parts += loaded.stream.head.data.column(column).chunks if loaded.stream is not None else []
+    sizes: set[Any] = set()
+    values: set[Any] = set()
+    for part in parts:
+        sizes.update(pc.unique(pc.list_value_length(part)).to_pylist())
+        values.update(pc.unique(pc.list_flatten(part)).to_pylist())
+    return sizes - {None} == {len(label_names)} and values <= {0, 1, -1, MISSING}
+
+
+def _check_numbers(task: str, type: TaskType, loaded: LoadedDataset, column: str) -> None:
+    feature = loaded.features[column]
+    is_number = type_of(feature).startswith(("int", "uint", "float"))
+    if not is_number and not is_null(feature):
+        raise DataError(
+            f"task `{task}`: the label column `{column}` of dataset `{loaded.name}` holds {kind_of(feature)}, but "
+            f"{type} needs numbers"
+        )
+
+
+def type_of(feature: Any) -> str:
+    """The type of a column of single values, as Arrow calls it; empty: it holds something else."""
+    return str(feature.dtype) if type(feature) is datasets.Value else ""
 
 
 def _occurring(loaded: LoadedDataset, column: str, names: Mapping[int, str] | None) -> set[str]:

@@ -11,11 +11,11 @@ from torch.utils.data import Dataset
 from nlp_mtl.data.batches import MicroBatch, collate
 from nlp_mtl.data.encoding import Split, StreamedSplit, label_column
 from nlp_mtl.data.items import Framing, Item, item_lengths, read_items
-from nlp_mtl.data.labels import MISSING
 from nlp_mtl.data.layout import MICRO_BATCH_COST, bucketed, layout, pack
 from nlp_mtl.data.sampling import Sampler, StepPlan
 from nlp_mtl.data.streaming import Cursor, Stream
-from nlp_mtl.tasks import Task
+from nlp_mtl.task_types import kind_of
+from nlp_mtl.tasks import MISSING, Task
 
 
 class StepBatches(NamedTuple):
@@ -158,10 +158,11 @@ class StepDataset(Dataset[StepBatches]):
 
     def counts(self, items: Sequence[Item]) -> dict[str, int]:
         """``{task: labelled items}`` of a plan's rows: what losses are divided by, on every process alike."""
-        counts = {task.name: 0 for task in self.tasks}
+        kinds = {task.name: kind_of(task) for task in self.tasks}
+        counts = dict.fromkeys(kinds, 0)
         for labels in {item.place: item.labels for item in items}.values():  # a row's, once for all of its windows
-            for task, ids in labels.items():
-                counts[task] += len(ids) - ids.count(MISSING)
+            for task, target in labels.items():
+                counts[task] += kinds[task].num_items(target)
         return counts
 
     def digest(self) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
 
-from nlp_mtl.hub.card_header import METRICS, TITLES, About, header, model_index
+from nlp_mtl.hub.card_header import METRICS, TITLES, About, header, hub_type, model_index
 from nlp_mtl.hub.card_text import as_yaml
 from nlp_mtl.hub.repository import DatasetFacts
 
@@ -51,7 +51,7 @@ def model_card(
     """
     facts = facts or {}
     tasks = config["tasks"]
-    types = list(dict.fromkeys(task["type"] for task in tasks))
+    types = list(dict.fromkeys(hub_type(task["type"]) for task in tasks))
     named: dict[str, Any] = {"tags": ["nlp_mtl", "multi-task", *types, *about.tags], "language": about.language}
     encoder = f"of the family {_code(config['encoder_config']['model_type'])}"
     scores = data = training = state = ""
@@ -77,7 +77,8 @@ def model_card(
             "| task | type | labels |", "|---|---|---|",
             *[f"| {task['name']} | {task['type']} | {_labels(task['labels'])} |" for task in tasks],
         ]),
-        first_task=tasks[0]["name"], first_type=tasks[0]["type"], max_length=config["max_length"], limits=limits,
+        first_task=tasks[0]["name"], first_type=hub_type(tasks[0]["type"]),
+        max_length=config["max_length"], limits=limits,
     )  # fmt: skip
     return Card(header(named, about, "nlp_mtl", types[0] if len(types) == 1 else None), _tidy(text))
 
@@ -112,11 +113,11 @@ def task_card(
         scores, of = _section("Scores", _scores_table(results)), _encoder(results)
         named["model-index"] = model_index(repo_id, recipe, results)
     text = Template(_TASK_TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=repo_id, repo_id=repo_id, task=task["name"], type=task["type"], labels=_labels(task["labels"]),
+        title=repo_id, repo_id=repo_id, task=task["name"], type=hub_type(task["type"]), labels=_labels(task["labels"]),
         scores=scores, encoder=of,
         source=f"[{base}](https://huggingface.co/{base})" if base else _code(Path(source).absolute().name),
     )  # fmt: skip
-    return Card(header(named, about, "transformers", task["type"]), _tidy(text))
+    return Card(header(named, about, "transformers", hub_type(task["type"])), _tidy(text))
 
 
 def _encoder(results: Mapping[str, Any]) -> str:

@@ -5,13 +5,33 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import ModelCardData
 
+from nlp_mtl.task_types import KINDS
+from nlp_mtl.tasks import TaskType
+
 TITLES = {
     "span_f1": "Span F1 (strict IOB2)",
     "span_f1_lenient": "Span F1 (conlleval)",
     "accuracy": "Accuracy",
+    "micro_f1": "Micro F1",
     "macro_f1": "Macro F1",
+    "exact_match": "Exact match",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+    "mse": "Mean squared error",
+    "mae": "Mean absolute error",
 }
-METRICS = {"span_f1": "seqeval", "span_f1_lenient": "f1", "accuracy": "accuracy", "macro_f1": "f1"}
+METRICS = {
+    "span_f1": "seqeval",
+    "span_f1_lenient": "f1",
+    "accuracy": "accuracy",
+    "micro_f1": "f1",
+    "macro_f1": "f1",
+    "exact_match": "exact_match",
+    "pearson": "pearsonr",
+    "spearman": "spearmanr",
+    "mse": "mse",
+    "mae": "mae",
+}
 """How the Hub calls our metrics."""
 
 
@@ -39,6 +59,11 @@ def header(named: Mapping[str, Any], about: About, library_name: str, pipeline_t
     return {**found, "model-index": index} if index else found
 
 
+def hub_type(type: TaskType) -> str:
+    """The Hub's own name of a task type, by which it sorts models: that of the stock head."""
+    return KINDS[type].stock
+
+
 def model_index(repo_id: str, recipe: Mapping[str, Any], results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Scores as the Hub reads them, one entry for each task and split.
 
@@ -54,7 +79,7 @@ def model_index(repo_id: str, recipe: Mapping[str, Any], results: Mapping[str, A
                 if metric in scores
             ]
             entries.append({
-                "task": {"type": spec["type"], "name": task},
+                "task": {"type": hub_type(spec["type"]), "name": task},
                 "dataset": _dataset(spec["dataset"], results, split),
                 "metrics": metrics,
             })  # fmt: skip

@@ -19,6 +19,7 @@ from nlp_mtl.models.loading import load_model
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.models.unshared import encoder_of_task
 from nlp_mtl.storage import write_text, written_folder
+from nlp_mtl.task_types import kind_of
 from nlp_mtl.tasks import Task
 
 
@@ -100,7 +101,7 @@ def export(
         repo_id: where to push it; None: nowhere. The arguments behind it are those of :func:`nlp_mtl.hub.push`.
 
     Returns:
-        the type of the task, and the address of the commit, if it was pushed.
+        the pipeline that reads it, and the address of the commit, if it was pushed.
 
     Raises:
         ModelError: there is no such model or task, ``folder`` holds something already, or the repository's card cannot
@@ -124,7 +125,7 @@ def export(
 
     export_task(model, tokenizer, task, folder, card=card(repo_id or f"USER/{folder.absolute().name}", None))
     if repo_id is None:
-        return known.type, None
+        return kind_of(known).stock, None
     flags = [*["--private"] * bool(private), *["--create-pr"] * create_pr]
     again = shlex.join(["hf", "upload", repo_id, str(folder), ".", *flags])
     repository = Repository(
@@ -135,7 +136,9 @@ def export(
         write_text(folder / "README.md", card(repository.repo_id, head.card))
     except ModelError as error:
         raise ModelError(f"{error}. Nothing was pushed; {repository.again}") from error
-    return known.type, repository.upload(folder, commit_message or f"The task {task} of a model of nlp_mtl", head)
+    return kind_of(known).stock, repository.upload(
+        folder, commit_message or f"The task {task} of a model of nlp_mtl", head
+    )
 
 
 def _known(model: MultiTaskModel, name: str) -> Task:

@@ -11,14 +11,14 @@ from transformers import PreTrainedTokenizerBase
 from nlp_mtl.data.items import frame, windowed
 from nlp_mtl.data.tokenization import encode_words
 from nlp_mtl.errors import ModelError, did_you_mean, listed
-from nlp_mtl.inference.decoding import decode_text, decode_tokens
 from nlp_mtl.inference.scoring import score_items
 from nlp_mtl.models.loading import load_model
 from nlp_mtl.models.multitask import MultiTaskModel
+from nlp_mtl.task_types import kind_of
 from nlp_mtl.words import split_words
 
 Answer = dict[str, Any]
-"""``{task: answer}``: a list of entries for token tasks, one entry for text tasks."""
+"""``{task: answer}``: a list of entries for token tasks and for several labels, one entry for other text tasks."""
 
 
 class Predictor:
@@ -77,7 +77,8 @@ class Predictor:
 
         Returns:
             ``{task: answer}``, or a list of them in the order of the texts. Spans and words have ``text``, ``label``,
-            ``start``, ``end`` and ``score``; a text has ``label`` and ``score`` (None where it holds no word).
+            ``start``, ``end`` and ``score``; a text has ``label`` and ``score`` (None where it holds no word), a list
+            of such for a task of several labels, or a ``value`` for regression.
 
         Raises:
             ModelError: there is no such task.
@@ -130,9 +131,7 @@ class Predictor:
         )  # fmt: skip
         return [
             {
-                task.name: decode_tokens(task, found[task.name][place], whole[place], spans[place])
-                if task.type == "token-classification"
-                else decode_text(task, found[task.name][place], not spans[place])
+                task.name: kind_of(task).answer(task, found[task.name][place], whole[place], spans[place])
                 for task in tasks
             }
             for place in range(len(texts))

@@ -1,4 +1,4 @@
-"""One pass through the encoder for all tasks: items to label probabilities of each row.
+"""One pass through the encoder for all tasks: items to what each row's logits decide.
 
 Evaluation and prediction both stand on this, so they cannot differ.
 """
@@ -16,10 +16,12 @@ from nlp_mtl.data.layout import MICRO_BATCH_COST, cut, pack_sorted
 from nlp_mtl.models.fully_sharded import is_sharded, missing_passes, reshard
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.models.precision import autocast
+from nlp_mtl.task_types import kind_of
 from nlp_mtl.tasks import Task
 
-Probabilities = dict[str, list[np.ndarray]]
-"""``{task: [one array a row]}``: [words, labels] for token tasks, [labels] for text tasks."""
+Decisions = dict[str, list[Any]]
+"""``{task: [one a row]}``, what :attr:`nlp_mtl.task_types.TaskKind.decide` gives: for labels their probabilities,
+[words, labels] for token tasks, [labels] for text tasks."""
 
 
 @torch.inference_mode()
@@ -34,8 +36,8 @@ def score_items(
     packed: bool = False,
     mixed_precision: str = "no",
     on_rows: Callable[[float], object] = lambda count: None,
-) -> Probabilities:
-    """Probabilities of every label, for each word or text, from one pass over the items.
+) -> Decisions:
+    """Probabilities of every label, for each word or text (or its number), from one pass over the items.
 
     A word is answered by the window that shows most text around it; a text in several windows by the mean of
     their logits.
@@ -64,7 +66,7 @@ def score_items(
         starts = np.cumsum(lengths[batch]) - lengths[batch] if packed else np.arange(len(batch)) * longest
         for task in tasks:
             found = output[task.name].float().cpu().numpy()
-            if task.type == "token-classification":
+            if kind_of(task).reads_words:
                 found = found.reshape(-1, found.shape[-1])  # [tokens of all rows, labels]
                 for start, i in zip(starts, batch, strict=True):
                     logits[task.name][i] = found[start + word_positions(items[i], framing)]
@@ -79,20 +81,14 @@ def score_items(
     return {task.name: _rows(task, items, logits[task.name], num_rows) for task in tasks}
 
 
-def _rows(task: Task, items: Iterable[Item], logits: Sequence[np.ndarray], num_rows: int) -> list[np.ndarray]:
+def _rows(task: Task, items: Iterable[Item], logits: Sequence[np.ndarray], num_rows: int) -> list[Any]:
+    kind = kind_of(task)
     parts: list[list[np.ndarray]] = [[] for _ in range(num_rows)]
     for item, values in zip(items, logits, strict=True):
-        parts[item.place].append(values if task.type == "token-classification" else values * item.share)
-    join = np.concatenate if task.type == "token-classification" else _sum
-    return [_softmax(join(part)) for part in parts]
+        parts[item.place].append(values if kind.reads_words else values * item.share)
+    join = np.concatenate if kind.reads_words else _sum
+    return [kind.decide(join(part)) for part in parts]
 
 
 def _sum(parts: Sequence[np.ndarray]) -> np.ndarray:
     return np.asarray(np.sum(parts, axis=0))
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    if not logits.size:
-        return logits
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))

@@ -21,6 +21,8 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from nlp_mtl.errors import ModelError
+from nlp_mtl.task_types import KINDS
+from nlp_mtl.task_types.kind import ProblemType
 from nlp_mtl.tasks import TaskType
 
 _AUTO_CLASSES = {
@@ -34,7 +36,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 def auto_class(type: TaskType) -> Any:
     """The class of transformers that a task's stock models come from."""
-    return _AUTO_CLASSES[type]
+    return _AUTO_CLASSES[KINDS[type].stock]
 
 
 class EncoderStub(nn.Module):
@@ -45,9 +47,17 @@ class EncoderStub(nn.Module):
         return input_ids
 
 
-def head_config(encoder_config: PretrainedConfig, labels: Sequence[str]) -> PretrainedConfig:
-    """The configuration of a stock model with these labels."""
+def head_config(
+    encoder_config: PretrainedConfig, labels: Sequence[str], problem_type: ProblemType | None = None
+) -> PretrainedConfig:
+    """The configuration of a stock model with these labels.
+
+    Args:
+        problem_type: what ``pipeline()`` makes of logits by; that of the checkpoint that the encoder came from is none
+            of the task's.
+    """
     config = copy.deepcopy(encoder_config)
+    config.problem_type = problem_type
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: place for place, label in enumerate(labels)}
     return config
@@ -63,7 +73,7 @@ def stock_model(type: TaskType, encoder_config: PretrainedConfig, labels: Sequen
         raise _unfit(encoder_config, f"for which transformers has no {type} model")
     with torch.device("meta"):
         model: PreTrainedModel = auto_class(type).from_config(
-            head_config(encoder_config, labels), dtype=torch.get_default_dtype()
+            head_config(encoder_config, labels, KINDS[type].problem_type), dtype=torch.get_default_dtype()
         )
     return model
 

@@ -13,6 +13,7 @@ from nlp_mtl.models.encoder import load_tokenizer
 from nlp_mtl.models.fetching import UNREADABLE, cannot_load, check_shards, only_cached, weights_from
 from nlp_mtl.models.multitask import MultiTaskConfig, MultiTaskModel
 from nlp_mtl.retrying import retried
+from nlp_mtl.task_types import kind_of
 from nlp_mtl.words import WORD_SPLITTERS
 
 
@@ -65,7 +66,8 @@ def load_model(path: str | Path, *, revision: str | None = None) -> tuple[MultiT
 def _check_config(config: MultiTaskConfig, name: str) -> None:
     """That what only an answer would run into is sound."""
     try:
-        config.task_list()
+        for task in config.task_list():
+            kind_of(task)  # that it is known: a later version may have others
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"the config.json of `{name}` has tasks that cannot be read: {error!r}") from error
     for key, least in (("max_length", 1), ("window_overlap", 0)):

@@ -23,11 +23,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from .adapters import adapt
 from .sharing import LayerMix, build_sharing
 
-_STOCK: dict[str, Any] = {
-    "token-classification": AutoModelForTokenClassification,
-    "text-classification": AutoModelForSequenceClassification,
-}
-
 
 class MultiTaskConfig(PretrainedConfig):
     """``tasks`` is a list of ``{name, type, labels, ...}``; ``encoder_config`` the encoder's own configuration."""
@@ -143,5 +138,8 @@ def _stock(encoder_config: PretrainedConfig, task: dict[str, Any]) -> PreTrained
     config = copy.deepcopy(encoder_config)
     config.id2label = dict(enumerate(task["labels"]))
     config.label2id = {label: place for place, label in enumerate(task["labels"])}
-    model: PreTrainedModel = _STOCK[task["type"]].from_config(config)
+    # Tasks of texts differ in what their logits mean: softmax for one label, sigmoid for several, a number as it is.
+    of_words = task["type"] == "token-classification"
+    auto: Any = AutoModelForTokenClassification if of_words else AutoModelForSequenceClassification
+    model: PreTrainedModel = auto.from_config(config)
     return model

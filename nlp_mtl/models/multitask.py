@@ -25,6 +25,7 @@ from nlp_mtl.models.heads import (
 )
 from nlp_mtl.models.packing import agreed, encode_packed, packs, pooled, token_places
 from nlp_mtl.models.sharing import LayerMix, build_sharing, readers
+from nlp_mtl.task_types import kind_of
 from nlp_mtl.tasks import Task, task_from_dict
 
 _WITHOUT_PACKAGE = [Path(__file__).with_name(name) for name in ("modeling_nlp_mtl.py", "sharing.py", "adapters.py")]
@@ -103,7 +104,7 @@ class MultiTaskModel(PreTrainedModel):
         self.heads = nn.ModuleDict(
             {f"{task.name}_head": build_head(task.type, encoder_config, task.labels) for task in tasks}
         )
-        self.token_tasks = frozenset(task.name for task in tasks if task.type == "token-classification")
+        self.token_tasks = frozenset(task.name for task in tasks if kind_of(task).reads_words)
         self.post_init()
 
     def head(self, task: str) -> PreTrainedModel:

@@ -11,6 +11,7 @@ from nlp_mtl.models.encoder import load_encoder_config, resolve_encoder
 from nlp_mtl.models.fetching import UNREADABLE, cannot_load, check_shards, weights_from
 from nlp_mtl.models.heads import auto_class, stock_model
 from nlp_mtl.models.multitask import MultiTaskModel
+from nlp_mtl.task_types import kind_of
 from nlp_mtl.tasks import Task
 
 
@@ -44,6 +45,15 @@ def take_head(
                 task, init_from, f"its {key} is {getattr(config, key, None)}, the encoder's {getattr(ours, key)}"
             )
     theirs = [(label_map or {}).get(label, label) for _, label in sorted(config.id2label.items())]
+    kind, problem_type = kind_of(task), getattr(config, "problem_type", None)
+    if problem_type and kind.problem_type and problem_type != kind.problem_type:
+        raise _unfit(
+            task, init_from, f"its problem_type is {problem_type}, and that of a {task.type} head {kind.problem_type}"
+        )
+    if kind.label_set == "none":  # the one output may be called anything
+        if len(theirs) != 1:
+            raise _unfit(task, init_from, f"it has {len(theirs)} outputs, and a {task.type} head one")
+        theirs = list(task.labels)
     lacking = [label for label in task.labels if label not in theirs]
     if lacking:
         raise _unfit(

@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from nlp_mtl.data.batches import TaskRows
-from nlp_mtl.data.labels import MISSING
+from nlp_mtl.task_types import KINDS, kind_of
 from nlp_mtl.tasks import Task
 from nlp_mtl.training.loss_weights import (
     averaging_weights,
@@ -27,18 +26,25 @@ READ_LOSSES = ("log", "maximum", "smooth_maximum", "famo")
 
 
 def summed_loss(logits: Tensor, rows: TaskRows) -> Tensor:
-    """The sum of a task's cross-entropy over its labelled items in a micro-batch; 0 where it has none.
+    """The sum of a task's loss over its labelled items in a micro-batch; 0 where it has none.
 
     Args:
         logits: [r, tokens, labels] or [r, labels].
         rows: their labels and weights.
     """
-    if logits.ndim == 3:
-        return functional.cross_entropy(
-            logits.flatten(0, 1).float(), rows.labels.flatten(), ignore_index=MISSING, reduction="sum"
-        )
-    losses = functional.cross_entropy(logits.float(), rows.labels, reduction="none")
-    return (losses * rows.weights).sum()
+    return KINDS[rows.type].summed_loss(logits, rows.labels, rows.weights)
+
+
+def guess_loss(task: Task) -> float:
+    """What an item loses that is guessed.
+
+    Raises:
+        ValueError: the task has no labels that would tell.
+    """
+    of_kind = kind_of(task).guess_loss
+    if of_kind is None:
+        raise ValueError(f"nobody knows what guessing loses in the {task.type} task `{task.name}`: it has no labels")
+    return of_kind(task)
 
 
 def weighted_sum(sums: Mapping[str, Tensor], counts: Mapping[str, int], weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,15 +86,15 @@ class Balancer:
         """
         Args:
             strategy: see the recipe's ``balancing``.
-            scale: ``log_classes``: losses are divided by the logarithm of the number of labels, what guessing would
-                lose (Aghajanyan et al. 2021, "MUPPET", arXiv 2101.11038).
+            scale: ``log_classes``: losses are divided by what guessing would lose, the logarithm of the number of
+                labels (Aghajanyan et al. 2021, "MUPPET", arXiv 2101.11038). Not for tasks without labels.
             temperature: of ``dwa`` and ``smooth_maximum``.
             learning_rate: of learned weights; None: the strategy's own.
             period: steps over which ``dwa`` averages losses.
             seed: of ``random``.
         """
         self.strategy, self.temperature, self.period, self.seed = strategy, temperature, period, seed
-        scales = [math.log(len(task.labels)) if scale == "log_classes" else 1.0 for task in tasks]
+        scales = [guess_loss(task) if scale == "log_classes" else 1.0 for task in tasks]
         self.fixed = torch.tensor(
             [task.loss_weight / scale for task, scale in zip(tasks, scales, strict=True)], device=device
         )

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nlp_mtl.data.class_balance import oversampled, undersampled
-from nlp_mtl.data.labels import MISSING
 from nlp_mtl.data.sampling import Sampler
+from nlp_mtl.tasks import MISSING
 
 examples = settings(max_examples=80, deadline=None)
 classes_of = st.lists(st.sampled_from([0, 1, 2, 5, MISSING]), min_size=1, max_size=60).filter(

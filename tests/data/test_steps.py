@@ -15,9 +15,9 @@ from nlp_mtl.data import steps as steps_of
 from nlp_mtl.data.batches import MicroBatch
 from nlp_mtl.data.encoding import EncodedSplit
 from nlp_mtl.data.items import item_lengths
-from nlp_mtl.data.labels import MISSING
 from nlp_mtl.data.sampling import StepPlan
 from nlp_mtl.data.steps import StepBatches
+from nlp_mtl.tasks import MISSING
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,11 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 
 from nlp_mtl.data.batches import TaskRows
 from nlp_mtl.data.encoding import EncodedSplit
-from nlp_mtl.data.labels import MISSING
 from nlp_mtl.data.sampling import StepPlan
 from nlp_mtl.data.steps import StepBatches, StepDataset
 from nlp_mtl.models.heads import head_config
 from nlp_mtl.models.multitask import MultiTaskModel, from_encoder
-from nlp_mtl.tasks import Task
+from nlp_mtl.tasks import MISSING, Task
 from nlp_mtl.training.balancing import summed_loss, weighted_sum
 
 LOSS_WEIGHTS = torch.tensor([task.loss_weight for task in TASKS])
@@ -242,7 +241,8 @@ def test_a_process_without_rows_adds_nothing(data: list[EncodedSplit]) -> None:
 
 def task_rows(labels: Tensor, weights: list[float] | None = None) -> TaskRows:
     count = len(labels)
-    return TaskRows(torch.arange(count), labels, torch.tensor(weights or [1.0] * count))
+    kind = "token-classification" if labels.ndim == 2 else "text-classification"
+    return TaskRows(torch.arange(count), labels, torch.tensor(weights or [1.0] * count), kind)
 
 
 def test_a_token_tasks_loss_is_the_sum_over_its_labelled_words() -> None:
@@ -269,8 +269,7 @@ def test_a_text_tasks_loss_is_weighted_by_the_windows_shares() -> None:
 )
 def test_the_sum_of_nothing_is_zero_and_has_a_gradient(logits: Tensor, labels: Tensor) -> None:
     logits = logits.clone().requires_grad_()
-    rows = TaskRows(torch.arange(len(labels)), labels, torch.ones(len(labels)))
-    loss = summed_loss(logits, rows)
+    loss = summed_loss(logits, task_rows(labels))
     loss.backward()
     assert loss.item() == 0
     assert logits.grad is not None

@@ -1,0 +1,85 @@
+"""What a task type is: everything that differs from one type to another, as plain functions."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+
+from nlp_mtl.metrics import Scores
+from nlp_mtl.tasks import MISSING, Metric, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+
+Target = list[int] | list[float]
+"""What a row is to learn, as the data keeps it. Empty: the row has no label of the task."""
+
+
+class Reader(Protocol):
+    """Turns values of a label column into ids; see :class:`nlp_mtl.data.labels.LabelReader`."""
+
+    task: str
+    labels: tuple[str, ...]
+    indicators: bool
+    """Whether a row's list has a 0 or 1 for each name, rather than names or ids."""
+
+    def __call__(self, value: Any, /) -> int:
+        """The id of one value, MISSING for none; KeyError: it is unknown."""
+
+    def unknown(self, value: Any, where: str) -> Exception:
+        """The error for a value that is unknown."""
+
+
+@dataclass(frozen=True)
+class TaskKind:
+    """A task type. No function here may need torch when it is imported: recipes are read without."""
+
+    stock: Literal["token-classification", "text-classification"]
+    """What the head is: a stock ``AutoModelForTokenClassification`` (a row of logits a token) or
+    ``AutoModelForSequenceClassification`` (one a text). Also the name of the ``pipeline()`` that reads its export."""
+    problem_type: ProblemType | None
+    """What the exported configuration says, so that ``pipeline()`` answers right."""
+    label_set: Literal["one", "many", "none"]
+    """How many labels of the label set an item (a word or a text) has; ``none``: there is no label set."""
+    is_list: bool
+    """Whether a cell of the label column holds a list."""
+    dtype: Literal["int32", "float64"]
+    """How targets are stored."""
+    metrics: tuple[Metric, ...]
+    """Those that can be the main metric."""
+    default_metric: Callable[[Sequence[str]], Metric]
+    """The main metric where the recipe does not say, by the label set."""
+    target: Callable[[Reader, Any, int, Callable[[], str]], Target]
+    """``(reader, cell, words of the row, where)``: a cell of the label column to a target; DataError tells where."""
+    tensor: Callable[[Sequence[Target]], "Tensor"]
+    """Targets of r texts as a tensor, [r] or [r, labels]. (Words: see :mod:`nlp_mtl.data.batches`.)"""
+    summed_loss: Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
+    """``(logits, targets, weights)``: the sum of the losses of all labelled items; differentiable, 0 of none."""
+    guess_loss: Callable[[Task], float] | None
+    """What an item loses that is guessed, for scales; None: the label set does not tell."""
+    decide: Callable[[np.ndarray], Any]
+    """A row's logits ([words, labels] or [labels]) to what ``choose`` and ``answer`` read: mostly probabilities."""
+    choose: Callable[[Any], np.ndarray]
+    """What ``decide`` found, to what is answered, in the form of a target."""
+    compared: Callable[[Task, np.ndarray, np.ndarray], tuple[list[Any], list[Any]]]
+    """``(task, target, chosen)`` of a row to what ``scores`` reads: gold, predicted."""
+    scores: Callable[[Task, Sequence[Any], Sequence[Any]], Scores]
+    """``(task, gold, predicted)`` of all rows to metrics; those of ``metrics`` are among them."""
+    answer: Callable[[Task, Any, str, Sequence[tuple[int, int]]], Any]
+    """``(task, what decide found, text, where its words lie)`` to what a user gets: plain values."""
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether labels are those of words; else they are those of whole texts."""
+        return self.stock == "token-classification"
+
+    def num_items(self, target: Sequence[float]) -> int:
+        """Labelled items of a row: words, or 1 for a text."""
+        return len(target) - sum(one == MISSING for one in target) if self.reads_words else int(len(target) > 0)
+
+    def labels_of(self, target: Sequence[float]) -> Sequence[int]:
+        """The ids of the labels that a row has somewhere."""
+        return np.flatnonzero(target).tolist() if self.label_set == "many" else [int(one) for one in target]

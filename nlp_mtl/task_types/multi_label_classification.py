@@ -1,0 +1,121 @@
+"""Any number of labels for each text, each of which holds or not: emotions, tags."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nlp_mtl.errors import DataError
+from nlp_mtl.metrics import Scores, set_scores
+from nlp_mtl.task_types.kind import Reader, Target, TaskKind
+from nlp_mtl.task_types.probabilities import sigmoid
+from nlp_mtl.tasks import MISSING, Metric, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+THRESHOLD = 0.5
+"""A label of a higher probability is answered: what its binary cross-entropy was learned for."""
+
+
+def default_metric(labels: Sequence[str]) -> Metric:
+    """Micro F1."""
+    return "micro_f1"
+
+
+def target(reader: Reader, cell: list[Any] | None, num_words: int, where: Callable[[], str]) -> Target:
+    """A 0 or 1 for each label of the set. A null has no target; an empty list has one: no label holds."""
+    if cell is None:
+        return []
+    place = None
+    try:
+        if reader.indicators:
+            cell = _named(reader, cell, where)
+        ids = [reader(place := value) for value in cell]
+    except KeyError as error:
+        raise reader.unknown(place, where()) from error
+    if MISSING in ids:
+        if set(ids) == {MISSING}:
+            return []
+        raise DataError(f"task `{reader.task}`: {where()} has labels and says that it has none: {cell}")
+    found = [0] * len(reader.labels)
+    for one in ids:
+        found[one] = 1
+    return found
+
+
+def _named(reader: Reader, cell: Sequence[Any], where: Callable[[], str]) -> list[int]:
+    """The places of the ones in a list of 0 and 1."""
+    if cell and all(value in (-1, MISSING) for value in cell):
+        return [MISSING]
+    odd = [value for value in cell if value not in (0, 1)]
+    if odd:
+        raise DataError(f"task `{reader.task}`: {where()} has {odd[0]!r} in a list of 0 and 1, one for each label")
+    return [place for place, value in enumerate(cell) if value]
+
+
+def tensor(targets: Sequence[Target]) -> "Tensor":
+    """[r, labels] zeros and ones; [0, 0] where there are no targets."""
+    import torch
+
+    return torch.tensor(targets, dtype=torch.float32).reshape(len(targets), -1 if targets else 0)
+
+
+def summed_loss(logits: "Tensor", targets: "Tensor", weights: "Tensor") -> "Tensor":
+    """Binary cross-entropy, summed over labels: each is a question of its own. ``logits``: [r, labels]."""
+    from torch.nn.functional import binary_cross_entropy_with_logits
+
+    targets = targets.reshape(logits.shape)
+    losses = binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
+    return (losses.sum(-1) * weights).sum()
+
+
+def guess_loss(task: Task) -> float:
+    """A coin for each label."""
+    return len(task.labels) * math.log(2)
+
+
+def choose(probabilities: np.ndarray) -> np.ndarray:
+    """[labels] 1 where a label holds."""
+    return np.asarray(probabilities > THRESHOLD, dtype=np.int32)
+
+
+def compared(task: Task, target: np.ndarray, chosen: np.ndarray) -> tuple[list[Any], list[Any]]:
+    """The sets of the labels that hold."""
+    sets = [{task.labels[i] for i in np.flatnonzero(ids)} for ids in (target, chosen)]
+    return [sets[0]], [sets[1]]
+
+
+def scores(task: Task, gold: Sequence[set[str]], predicted: Sequence[set[str]]) -> Scores:
+    """Those of sets of labels."""
+    return set_scores(gold, predicted) if gold else {}
+
+
+def answer(task: Task, probabilities: np.ndarray, text: str, words: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+    """``label`` and ``score`` of the labels that hold, the surest first; none for a text without a word."""
+    if not words:
+        return []
+    places = np.flatnonzero(choose(probabilities))
+    order = places[np.argsort(-probabilities[places], kind="stable")]
+    return [{"label": task.labels[i], "score": float(probabilities[i])} for i in order]
+
+
+MULTI_LABEL_CLASSIFICATION = TaskKind(
+    stock="text-classification",
+    problem_type="multi_label_classification",
+    label_set="many",
+    is_list=True,
+    dtype="int32",
+    metrics=("micro_f1", "macro_f1", "exact_match"),
+    default_metric=default_metric,
+    target=target,
+    tensor=tensor,
+    summed_loss=summed_loss,
+    guess_loss=guess_loss,
+    decide=sigmoid,
+    choose=choose,
+    compared=compared,
+    scores=scores,
+    answer=answer,
+)

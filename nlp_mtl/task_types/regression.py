@@ -1,0 +1,84 @@
+"""A number for each text: similarity, a rating, a grade."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nlp_mtl.errors import DataError
+from nlp_mtl.metrics import Scores, number_scores
+from nlp_mtl.task_types.kind import Reader, Target, TaskKind
+from nlp_mtl.tasks import Metric, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+OUTPUT = "value"
+"""What the head's one output is called, in answers and in an export."""
+
+
+def default_metric(labels: Sequence[str]) -> Metric:
+    """Pearson's correlation."""
+    return "pearson"
+
+
+def target(reader: Reader, cell: float | None, num_words: int, where: Callable[[], str]) -> Target:
+    """The number as it is: what an exported head answers is in the data's own unit."""
+    if cell is None:
+        return []
+    if not math.isfinite(cell):
+        raise DataError(f"task `{reader.task}`: {where()} has {cell}; expected a number, or null where there is none")
+    return [float(cell)]
+
+
+def tensor(targets: Sequence[Target]) -> "Tensor":
+    """[r] numbers."""
+    import torch
+
+    return torch.tensor([one[0] for one in targets], dtype=torch.float32)
+
+
+def summed_loss(logits: "Tensor", targets: "Tensor", weights: "Tensor") -> "Tensor":
+    """Squared errors. ``logits``: [r, 1]; ``targets``, ``weights``: [r]."""
+    return ((logits.float().squeeze(-1) - targets).square() * weights).sum()
+
+
+def decide(logits: np.ndarray) -> np.ndarray:
+    """[1] The number itself."""
+    return logits
+
+
+def compared(task: Task, target: np.ndarray, chosen: np.ndarray) -> tuple[list[Any], list[Any]]:
+    """Both numbers."""
+    return [float(target[0])], [float(chosen[0])]
+
+
+def scores(task: Task, gold: Sequence[float], predicted: Sequence[float]) -> Scores:
+    """Those of numbers."""
+    return number_scores(gold, predicted) if gold else {}
+
+
+def answer(task: Task, values: np.ndarray, text: str, words: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """``value``; None for a text without a word."""
+    return {OUTPUT: float(values[0]) if words else None}
+
+
+REGRESSION = TaskKind(
+    stock="text-classification",
+    problem_type="regression",
+    label_set="none",
+    is_list=False,
+    dtype="float64",
+    metrics=("pearson", "spearman"),
+    default_metric=default_metric,
+    target=target,
+    tensor=tensor,
+    summed_loss=summed_loss,
+    guess_loss=None,
+    decide=decide,
+    choose=decide,
+    compared=compared,
+    scores=scores,
+    answer=answer,
+)

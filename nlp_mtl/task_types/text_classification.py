@@ -1,0 +1,91 @@
+"""One label for each text: sentiment, topic, entailment."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nlp_mtl.metrics import Scores, label_metrics
+from nlp_mtl.task_types.kind import Reader, Target, TaskKind
+from nlp_mtl.task_types.probabilities import softmax
+from nlp_mtl.tasks import MISSING, Metric, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def default_metric(labels: Sequence[str]) -> Metric:
+    """Accuracy."""
+    return "accuracy"
+
+
+def target(reader: Reader, cell: Any, num_words: int, where: Callable[[], str]) -> Target:
+    """The label's id alone."""
+    try:
+        label = reader(cell)
+    except KeyError as error:
+        raise reader.unknown(cell, where()) from error
+    return [] if label == MISSING else [label]
+
+
+def tensor(targets: Sequence[Target]) -> "Tensor":
+    """[r] ids."""
+    import torch
+
+    return torch.tensor([one[0] for one in targets], dtype=torch.long)
+
+
+def summed_loss(logits: "Tensor", targets: "Tensor", weights: "Tensor") -> "Tensor":
+    """Cross-entropy. ``logits``: [r, labels]; ``targets``, ``weights``: [r]."""
+    from torch.nn.functional import cross_entropy
+
+    return (cross_entropy(logits.float(), targets, reduction="none") * weights).sum()
+
+
+def guess_loss(task: Task) -> float:
+    """All labels alike."""
+    return math.log(len(task.labels))
+
+
+def choose(probabilities: np.ndarray) -> np.ndarray:
+    """[1] The likeliest label."""
+    return np.asarray([probabilities.argmax()])
+
+
+def compared(task: Task, target: np.ndarray, chosen: np.ndarray) -> tuple[list[Any], list[Any]]:
+    """The names of both."""
+    return [task.labels[target[0]]], [task.labels[chosen[0]]]
+
+
+def scores(task: Task, gold: Sequence[str], predicted: Sequence[str]) -> Scores:
+    """Those of labels, one a text."""
+    return label_metrics(gold, predicted) if gold else {}
+
+
+def answer(task: Task, probabilities: np.ndarray, text: str, words: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """``label`` and ``score``; both None for a text without a word. ``probabilities``: [labels]."""
+    if not words:
+        return {"label": None, "score": None}
+    best = int(probabilities.argmax())
+    return {"label": task.labels[best], "score": float(probabilities[best])}
+
+
+TEXT_CLASSIFICATION = TaskKind(
+    stock="text-classification",
+    problem_type="single_label_classification",
+    label_set="one",
+    is_list=False,
+    dtype="int32",
+    metrics=("accuracy", "macro_f1"),
+    default_metric=default_metric,
+    target=target,
+    tensor=tensor,
+    summed_loss=summed_loss,
+    guess_loss=guess_loss,
+    decide=softmax,
+    choose=choose,
+    compared=compared,
+    scores=scores,
+    answer=answer,
+)

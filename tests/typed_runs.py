@@ -1,0 +1,66 @@
+"""Tiny runs with a task of each type: what the tests of task types share."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+from tiny import BAD, GOOD, NAMES, WORDS, save_encoder, text_row, token_row, write_jsonl
+
+TAGS = ("good", "person", "place")
+
+
+def typed_row(random_: random.Random) -> dict[str, Any]:
+    """A text with a sentiment, tags and a rating that follow from its words."""
+    row = text_row(random_)
+    words = row["text"].split()
+    kinds = {"PER": "person", "LOC": "place"}
+    tags = {kinds[NAMES[word]] for word in words if NAMES.get(word) in kinds} | {
+        "good" for word in words if word in GOOD
+    }
+    rating = 2.5 + sum(word in GOOD for word in words) - sum(word in BAD for word in words) + 0.25 * (len(words) % 3)
+    return {**row, "tags": sorted(tags), "rating": rating}
+
+
+def write_typed_corpus(folder: Path, *, train: int = 48, other: int = 16, seed: int = 0) -> Path:
+    """``words`` with two token tasks, ``texts`` with three text tasks."""
+    random_ = random.Random(seed)
+    for split, count in {"train": train, "validation": other, "test": other}.items():
+        write_jsonl(folder / "words" / f"{split}.jsonl", [token_row(random_) for _ in range(count)])
+        write_jsonl(folder / "texts" / f"{split}.jsonl", [typed_row(random_) for _ in range(count)])
+    return folder
+
+
+def values(folder: Path, *, dropout: float = 0.0, **training: Any) -> dict[str, Any]:
+    """A recipe's values: token, text, multi-label classification and regression."""
+    write_typed_corpus(folder / "corpus")
+    files = {
+        name: {split: f"{name}/{split}.jsonl" for split in ("train", "validation", "test")}
+        for name in ("words", "texts")
+    }
+    return {
+        "encoder": str(save_encoder(folder / "encoder", dropout=dropout)),
+        "data_dir": str(folder / "corpus"),
+        "datasets": {
+            "words": {"data_files": files["words"], "tokens": "tokens"},
+            "texts": {"data_files": files["texts"], "text": "text"},
+        },
+        "tasks": {
+            "pos": {"type": "token-classification", "dataset": "words", "labels": "upos"},
+            "sentiment": {"type": "text-classification", "dataset": "texts", "labels": "label"},
+            "tags": {"type": "multi-label-classification", "dataset": "texts", "labels": "tags"},
+            "rating": {"type": "regression", "dataset": "texts", "labels": "rating"},
+        },
+        "training": {
+            "num_epochs": 2, "batch_size": 16, "max_tokens": 128, "log_every": 1, "learning_rate": 2e-3,
+            "head_learning_rate": 1e-2, **training,
+        },
+        "output_dir": str(folder / "run"),
+    }  # fmt: skip
+
+
+def learning(folder: Path) -> dict[str, Any]:
+    """The same with enough steps to learn what can be learned."""
+    given = values(folder, num_epochs=60, eval_every=90)
+    write_typed_corpus(folder / "corpus", train=160, other=40)
+    assert len(WORDS) > 20
+    return given
