@@ -150,6 +150,10 @@ def _tasks(
             continue
         if name in trained and trained[name].type != spec.type:
             raise ModelError(f"the model's task `{name}` is {trained[name].type}, but the recipe's is {spec.type}")
+        pairs = any(recipe.datasets[dataset].text_pair for dataset in spec.columns())
+        if name in trained and trained[name].pairs != pairs:
+            read, held = ("pairs of texts", "single texts") if trained[name].pairs else ("single texts", "pairs")
+            raise ModelError(f"the model's task `{name}` reads {read}, but the recipe's datasets hold {held}")
         task, readers[name] = resolve_task(
             name,
             spec.type,
@@ -159,6 +163,7 @@ def _tasks(
             label_map=spec.label_map,
             metric=spec.metric,
             loss_weight=spec.loss_weight,
+            pairs=pairs,
             trained_labels=trained[name].labels if name in trained else None,
         )
         tasks.append(task)

@@ -3,13 +3,15 @@
 import io
 import os
 import sys
+from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from nlp_mtl.terminal import nobody_reads, quiet_libraries, told
-from nlp_mtl.text_streams import as_json_line, chunks, comma_separated, lines
+from nlp_mtl.text_streams import TextOrPair, as_json_line, chunks, comma_separated, lines, texts_in_json
 
 app = typer.Typer(
     help="Multi-task natural language processing with one shared encoder.",
@@ -114,6 +116,13 @@ def predict(
         list[str] | None,
         typer.Argument(metavar="[TEXT... | -]", help="Texts. Without any, or with -: the lines of standard input."),
     ] = None,
+    text_pair: Annotated[
+        list[str] | None, typer.Option(help="The second text, for tasks that read pairs; as often as there are texts.")
+    ] = None,
+    json_lines: Annotated[
+        bool,
+        typer.Option("--json-lines", help="Lines are JSON objects with `text` and, for pairs, `text_pair`."),
+    ] = False,
     tasks: Annotated[list[str] | None, typer.Option(help="Tasks to answer, comma separated. Default: all.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
     debug: Debug = False,
@@ -123,7 +132,14 @@ def predict(
         raise typer.BadParameter("give texts, or - to read lines from standard input", param_hint="TEXT")
     if texts and "-" in texts and len(texts) > 1:
         raise typer.BadParameter("`-` (read standard input) and texts exclude each other", param_hint="TEXT")
+    reads_lines = not texts or texts == ["-"]
+    if text_pair is not None and (reads_lines or len(text_pair) != len(texts or ())):
+        raise typer.BadParameter("give one for each text; for pairs in lines: --json-lines", param_hint="--text-pair")
+    if json_lines and not reads_lines:
+        raise typer.BadParameter("it is about lines of standard input: leave out the texts", param_hint="--json-lines")
     for text in texts or ():
+        if reads_lines:
+            break
         if os.path.isfile(text):
             print(f"nlp-mtl: {text} is taken as a text; for the lines of that file: - < {text}", file=sys.stderr)
     quiet_libraries()
@@ -135,11 +151,19 @@ def predict(
         raise typer.BadParameter("names no task", param_hint="--tasks")
     from tqdm.auto import tqdm
 
+    given: Iterator[TextOrPair]
+    if reads_lines:
+        given = texts_in_json(lines()) if json_lines else ((line, None) for line in lines())
+    else:
+        given = zip(texts or (), text_pair or repeat(None, len(texts or ())), strict=True)
     # Answers on the terminal are progress enough.
     with tqdm(desc="Predicting", unit="text", disable=sys.stdout.isatty() or not sys.stderr.isatty()) as bar:
-        for chunk in chunks(lines() if not texts or texts == ["-"] else iter(texts), 256):
-            for text, answer in zip(chunk, nlp(chunk, tasks=chosen), strict=True):
-                print(as_json_line({"text": text, "predictions": answer}), flush=True)
+        for chunk in chunks(given, 256):
+            firsts = [text for text, _ in chunk]
+            seconds = [second for _, second in chunk if second is not None] or None
+            for (text, second), answer in zip(chunk, nlp(firsts, text_pair=seconds, tasks=chosen), strict=True):
+                told = {"text": text} if second is None else {"text": text, "text_pair": second}
+                print(as_json_line({**told, "predictions": answer}), flush=True)
             bar.update(len(chunk))
 
 

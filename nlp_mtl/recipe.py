@@ -58,6 +58,8 @@ class DatasetSpec(Section):
     """Files, or files a split. Local ones are relative to ``data_dir``."""
     text: str | None = None
     """The column that holds texts. Give this or ``tokens``."""
+    text_pair: str | None = None
+    """The column that holds a second text, beside ``text``: the dataset's tasks learn from pairs of texts."""
     tokens: str | None = None
     """The column that holds lists of words."""
     columns: list[str] | None = None

@@ -110,10 +110,13 @@ def _task_problems(path: str, task: dict[str, Any], datasets: dict[str, Any], us
             and spec.get("text")
             and not spec.get("tokens")
         ):
-            yield Problem(
-                f"{path}.dataset",
-                f"a token-classification task needs words, but dataset `{name}` gives `text`; give its `tokens` column",
-            )
+            found, way_out = "`text`", "; give its `tokens` column"
+            if spec.get("text_pair"):
+                found, way_out = "pairs of texts, whose words have no labels", ""
+            yield Problem(f"{path}.dataset", f"a {given} task needs words, but dataset `{name}` gives {found}{way_out}")
+    specs = [spec for name in names if isinstance(spec := datasets.get(name), dict)]
+    if len({bool(spec.get("text_pair")) for spec in specs}) > 1:
+        yield Problem(f"{path}.dataset", "some of its datasets hold pairs of texts (`text_pair`) and some do not")
     if len(names) != len(set(names)):
         yield Problem(f"{path}.dataset", "a dataset stands twice")
     if names and isinstance(task.get("labels"), dict) and set(task["labels"]) != set(names):
@@ -144,6 +147,10 @@ def _dataset_problems(path: str, dataset: dict[str, Any]) -> Iterator[Problem]:
         yield Problem(path, "says neither `path` (a Hub id, a folder or a format) nor `data_files`")
     if bool(dataset.get("text")) == bool(dataset.get("tokens")):
         yield Problem(path, "give one of `text` (a column of texts) and `tokens` (a column of word lists)")
+    if dataset.get("text_pair") and not dataset.get("text"):
+        yield Problem(f"{path}.text_pair", "it is the second text of a pair, and the first one is missing: give `text`")
+    if dataset.get("text_pair") and dataset.get("text_pair") == dataset.get("text"):
+        yield Problem(f"{path}.text_pair", "it is the same column as `text`")
     if dataset.get("path") == "conll" and not dataset.get("columns"):
         yield Problem(path, "a CoNLL file needs `columns`, for example [tokens, pos, chunk, ner]")
     fractions = [number(dataset.get(f"{split}_fraction", HELD_OUT)) for split in ("validation", "test")]

@@ -98,13 +98,14 @@ def print_check(report: Mapping[str, Any]) -> None:
         "max",
         "windowed",
         "cut words",
+        "cut pairs",
         title="Lengths in tokens",
     )
     for row in report["splits"]:
         table.add_row(
             row["dataset"], row["split"], f"{row['rows']:,}", f"{row['tokens']:,}",
             *[str(row[f"length_{key}"]) for key in ("p50", "p95", "p99", "max")],
-            f"{row['windowed_share']:.2%}", str(row["cut_words"]),
+            f"{row['windowed_share']:.2%}", str(row["cut_words"]), str(row["cut_pairs"]),
         )  # fmt: skip
     console.print(table)
     table = Table("task", "dataset", "split", "labelled rows", "labelled items", "labels", title="Labels")

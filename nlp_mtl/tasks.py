@@ -25,6 +25,8 @@ class Task:
     metric: Metric
     """The main metric: what model selection looks at."""
     loss_weight: float = 1.0
+    pairs: bool = False
+    """Whether it reads pairs of texts; else single ones."""
 
     @property
     def is_spans(self) -> bool:

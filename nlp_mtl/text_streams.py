@@ -2,8 +2,13 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+from nlp_mtl.errors import DataError
+
+TextOrPair = tuple[str, str | None]
+"""A text, and the second one of a pair."""
 
 
 def lines() -> Iterator[str]:
@@ -24,6 +29,32 @@ def lines() -> Iterator[str]:
         yield text
 
 
+def texts_in_json(json_lines: Iterable[str]) -> Iterator[TextOrPair]:
+    """The texts of lines that are JSON objects.
+
+    Raises:
+        DataError: a line is not one with ``text``, or some lines have a ``text_pair`` and some do not.
+    """
+    are_pairs: bool | None = None
+    for number, line in enumerate(json_lines, start=1):
+        try:
+            found = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"line {number} of standard input is not JSON: {line!r:.60}") from error
+        text, pair = (found.get(key) for key in ("text", "text_pair")) if isinstance(found, dict) else (None, None)
+        if not isinstance(text, str) or not isinstance(pair, str | None):
+            raise DataError(
+                f"line {number} of standard input should be an object with a `text` and, for pairs, a `text_pair`, "
+                f"which are strings; found {line!r:.60}"
+            )
+        if are_pairs not in (None, pair is not None):
+            raise DataError(
+                f"some lines of standard input are pairs and some are not; line {number} is the first other"
+            )
+        are_pairs = pair is not None
+        yield text, pair
+
+
 def as_json_line(value: Any) -> str:
     """A line of JSON; what standard output cannot hold (emoji in ASCII, lone surrogates anywhere) is escaped."""
     line = json.dumps(value, ensure_ascii=False)
@@ -39,9 +70,9 @@ def comma_separated(given: Sequence[str] | None) -> list[str] | None:
     return None if given is None else [part.strip() for one in given for part in one.split(",") if part.strip()]
 
 
-def chunks(items: Iterator[str], size: int) -> Iterator[list[str]]:
+def chunks(items: Iterator[TextOrPair], size: int) -> Iterator[list[TextOrPair]]:
     """Lists of ``size`` items; the last may be shorter."""
-    chunk: list[str] = []
+    chunk: list[TextOrPair] = []
     for item in items:
         chunk.append(item)
         if len(chunk) == size:

@@ -25,6 +25,7 @@ PINS = {
     "eriktks/conll2003": PARQUET,  # its main branch holds a loading script
     "universal-dependencies/universal_dependencies": PARQUET,
     "google-research-datasets/go_emotions": "add492243ff905527e67aeb8b80c082af02207c3",
+    "nyu-mll/glue": "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c",
     "stanfordnlp/sst2": "8d51e7e4887a4caaa95b3fbebbf53c0490b58bbb",
     "fancyzhx/ag_news": "eb185aade064a813bc0b7f42de02595523103ca4",
     "unimelb-nlp/wikiann": "f0a3be6dc5564c0cc4150bb660144800a1f539d4",
@@ -51,7 +52,8 @@ def test_there_are_recipes_for_four_tasks_in_several_languages() -> None:
 
 
 def test_there_is_a_recipe_for_each_task_type() -> None:
-    assert {task.type for recipe in RECIPES.values() for task in recipe.tasks.values()} == {*KINDS} - {"regression"}
+    assert {task.type for recipe in RECIPES.values() for task in recipe.tasks.values()} == {*KINDS}
+    assert any(spec.text_pair for recipe in RECIPES.values() for spec in recipe.datasets.values())
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -71,7 +73,7 @@ def test_the_table_of_recipes_names_each_of_them_with_its_datasets() -> None:
         assert re.search(rf"`{name}`.*`{revision[:8]}", text), name
 
 
-def rows_of(path: str, split: str) -> tuple[dict[str, Any], Callable[[int], dict[str, Any]]]:
+def rows_of(path: str, name: str | None, split: str) -> tuple[dict[str, Any], Callable[[int], dict[str, Any]]]:
     """Features of a stand-in, and its rows by number; every label occurs."""
     draw = random.Random(split)
 
@@ -81,10 +83,19 @@ def rows_of(path: str, split: str) -> tuple[dict[str, Any], Callable[[int], dict
     def text(column: str, label: str, values: list[Any]) -> Callable[[int], dict[str, Any]]:
         return lambda n: {column: tiny.text_row(draw)["text"], label: values[n % len(values)]}
 
+    def pair(values: list[Any]) -> Callable[[int], dict[str, Any]]:
+        one = text("sentence1", "label", values)
+        return lambda n: {**one(n), "sentence2": tiny.text_row(draw)["text"]}
+
     emotions = datasets.ClassLabel(names=["admiration", "joy", "neutral"])
     number, tokens = datasets.Value("int64"), {"tokens": datasets.List(TEXT)}
+    two, answers = {"sentence1": TEXT, "sentence2": TEXT}, [[-1], [0, 1]][name != "rte" or split != "test"]
     topics = ["entertainment", "geography", "health", "politics", "science/technology", "sports", "travel"]
+    if name == "stsb":  # its test split has no numbers, but says so by one
+        similar = [-1.0] if split == "test" else [0.0, 2.5, 3.75, 5.0]
+        return {**two, "label": datasets.Value("float32")}, pair(similar)
     return {
+        "nyu-mll/glue": ({**two, "label": datasets.ClassLabel(names=["no", "yes"])}, pair(answers)),
         "eriktks/conll2003": (tokens | {"ner_tags": datasets.List(TAGS)}, words("ner_tags", "ner")),
         "unimelb-nlp/wikiann": (tokens | {"ner_tags": datasets.List(TAGS)}, words("ner_tags", "ner")),
         "universal-dependencies/universal_dependencies": (
@@ -120,14 +131,14 @@ def stand_in(hub: Path, path: str, name: str | None, data_files: Any) -> None:
     if data_files is not None:
         for split, files in data_files.items():
             for file in [files] if isinstance(files, str) else files:
-                row = rows_of(path, split)[1]
+                row = rows_of(path, name, split)[1]
                 (home / file).parent.mkdir(parents=True, exist_ok=True)
                 with gzip.open(home / file, "wt") as lines:
                     lines.writelines(json.dumps(row(n)) + "\n" for n in range(40))
         return
     folder = home / (name or "data")
     for split in splits:
-        features, row = rows_of(path, split)
+        features, row = rows_of(path, name, split)
         file = folder / split / "0000.parquet" if revision == PARQUET else folder / f"{split}-0000.parquet"
         file.parent.mkdir(parents=True, exist_ok=True)
         made = datasets.Dataset.from_list([row(n) for n in range(40)], features=datasets.Features(features))

@@ -119,7 +119,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.WordPiece(VOCABULARY, unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    return _wrap(backend)
+    return _wrap(backend, model_input_names=["input_ids", "token_type_ids", "attention_mask"])
 
 
 def byte_level_tokenizer() -> PreTrainedTokenizerFast:
@@ -137,9 +137,9 @@ def byte_level_tokenizer() -> PreTrainedTokenizerFast:
     return _wrap(backend)
 
 
-def _wrap(backend: Tokenizer) -> PreTrainedTokenizerFast:
+def _wrap(backend: Tokenizer, **options: Any) -> PreTrainedTokenizerFast:
     backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)]
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
@@ -148,6 +148,7 @@ def _wrap(backend: Tokenizer) -> PreTrainedTokenizerFast:
         sep_token="[SEP]",
         unk_token="[UNK]",
         mask_token="[MASK]",
+        **options,
     )
 
 

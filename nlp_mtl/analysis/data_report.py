@@ -80,7 +80,8 @@ def data_report(
 
 
 def _split_report(dataset: str, split: str, rows: EncodedSplit, framing: Framing) -> dict[str, Any]:
-    lengths = rows.lengths + len(framing.prefix) + len(framing.suffix)
+    is_pair = _is_pair(rows)
+    lengths = rows.lengths + framing.num_specials(is_pair=is_pair)
     percentiles = np.percentile(lengths, [50, 95, 99], method="higher").astype(int).tolist()
     return {
         "dataset": dataset,
@@ -91,8 +92,9 @@ def _split_report(dataset: str, split: str, rows: EncodedSplit, framing: Framing
         "length_p95": percentiles[1],
         "length_p99": percentiles[2],
         "length_max": int(lengths.max()),
-        "windowed_share": float((rows.lengths > framing.capacity).mean()),
+        "windowed_share": 0.0 if is_pair else float((rows.lengths > framing.capacity).mean()),
         "cut_words": sum(1 for _ in _cut_words(rows, framing)),
+        "cut_pairs": len(_cut_pairs(rows, framing)),
     }
 
 
@@ -210,6 +212,8 @@ def _odd_rows(tasks: Sequence[Task], rows: EncodedSplit, framing: Framing, progr
     empty = np.flatnonzero(rows.lengths == 0).tolist()
     yield from _places(empty, rows, "no word in it")
     yield from _places(list(_cut_words(rows, framing)), rows, "a word longer than a window; only its start is read")
+    cut = f"a pair of more than {framing.max_length} tokens; of its longer text only the start is read"
+    yield from _places(_cut_pairs(rows, framing), rows, cut)
     for task in tasks:
         if task.is_spans and task.name in rows.tasks:
             broken = []
@@ -229,10 +233,21 @@ def _odd_rows(tasks: Sequence[Task], rows: EncodedSplit, framing: Framing, progr
 
 def _cut_words(rows: EncodedSplit, framing: Framing) -> Iterator[int]:
     """Rows with a word of more pieces than a window holds."""
+    if _is_pair(rows):
+        return
     long = np.flatnonzero(rows.lengths > framing.capacity)
     for row, starts in zip(long.tolist(), rows.rows.select(long)["starts"], strict=True):
         if max(np.diff([*starts, rows.lengths[row]])) > framing.capacity:
             yield row
+
+
+def _is_pair(rows: EncodedSplit) -> bool:
+    return "second" in rows.rows.column_names
+
+
+def _cut_pairs(rows: EncodedSplit, framing: Framing) -> list[int]:
+    """Rows of two texts that do not fit together."""
+    return np.flatnonzero(rows.lengths > framing.pair_capacity).tolist() if _is_pair(rows) else []
 
 
 def _places(found: Sequence[int], rows: EncodedSplit, what: str) -> Iterator[str]:
@@ -263,11 +278,13 @@ def _duplicates(group: Sequence[LoadedDataset], progress: bool) -> Iterator[str]
     for dataset in group:
         for split, source in dataset.splits.items():
             title = f"Looking for repeats in {dataset.name} {split}"
-            for row, words in enumerate(_shown(source.rows[dataset.column], title, progress)):
+            columns = [source.rows[column] for column in dataset.text_columns]
+            for row, texts in enumerate(_shown(zip(*columns, strict=True), title, progress)):
+                words = texts[0]
                 text = " ".join(word or "" for word in words) if isinstance(words, list) else words
                 if not text:
                     continue
-                known, other, place = first.setdefault(hash(text), (split, source, row))
+                known, other, place = first.setdefault(hash((text, *texts[1:])), (split, source, row))
                 if other is source and place == row:
                     continue
                 sentence = f"the same text in {other.where(place)} and in {source.where(row)}"

@@ -33,7 +33,8 @@ class MicroBatch(NamedTuple):
 
     inputs: dict[str, Any]
     """Arguments of the model: ``input_ids`` and ``attention_mask``, [rows, tokens]. Packed: ``input_ids`` and
-    ``position_ids``, [1, tokens], ``cu_seq_lens``, [rows + 1], and ``lengths``, a list of numbers."""
+    ``position_ids``, [1, tokens], ``cu_seq_lens``, [rows + 1], and ``lengths``, a list of numbers. With pairs of texts
+    among them also ``token_type_ids``, of the shape of ``input_ids``."""
     tasks: dict[str, TaskRows]
     """All tasks, also those of which no row carries labels."""
 
@@ -46,8 +47,10 @@ def collate(
     Without items it holds one row of special tokens and no labels: a process that has nothing to learn in a
     step still runs the encoder, so that its gradients take part.
     """
-    texts = [item.pieces[item.window.start : item.window.stop] for item in items] or [[]]
-    rows = [[*framing.prefix, *text, *framing.suffix] or [framing.pad_id] for text in texts]
+    rows = [_tokens(item, framing) or [framing.pad_id] for item in items]
+    rows = rows or [[*framing.prefix, *framing.suffix] or [framing.pad_id]]
+    has_pairs = any(item.second is not None for item in items)
+    types = [_token_types(item, len(row), framing) for item, row in zip(items, rows, strict=True)] if has_pairs else []
     lengths = np.array([len(row) for row in rows])
     if packed:
         ends = np.concatenate([[0], lengths.cumsum()])
@@ -57,6 +60,8 @@ def collate(
             "cu_seq_lens": torch.from_numpy(ends.astype(np.int32)),
             "lengths": lengths.tolist(),
         }
+        if has_pairs:
+            inputs["token_type_ids"] = torch.tensor([[one for row in types for one in row]])
         return MicroBatch(inputs, {task.name: _packed_rows(task, items, ends, framing) for task in tasks})
     num_tokens = (bucketed(lengths, framing.max_length) if is_bucketed else lengths).max()
     input_ids = np.full((len(rows), num_tokens), framing.pad_id, dtype=np.int64)
@@ -64,7 +69,31 @@ def collate(
         input_ids[place, : len(row)] = row
     attention_mask = (np.arange(num_tokens) < lengths[:, None]).astype(np.int64)
     inputs = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention_mask)}
+    if has_pairs:
+        token_type_ids = np.zeros_like(input_ids)
+        for place, row in enumerate(types):
+            token_type_ids[place, : len(row)] = row
+        inputs["token_type_ids"] = torch.from_numpy(token_type_ids)
     return MicroBatch(inputs, {task.name: _padded_rows(task, items, num_tokens, framing) for task in tasks})
+
+
+def _tokens(item: Item, framing: Framing) -> list[int]:
+    """All tokens of an item, special ones too."""
+    if item.second is None:
+        return [*framing.prefix, *item.pieces[item.window.start : item.window.stop], *framing.suffix]
+    pair = framing.pair
+    assert pair is not None
+    return [*pair.prefix, *item.pieces[: item.second], *pair.middle, *item.pieces[item.second :], *pair.suffix]
+
+
+def _token_types(item: Item, length: int, framing: Framing) -> list[int]:
+    """The segment of each token: 0 in single texts."""
+    if item.second is None:
+        return [0] * length
+    pair = framing.pair
+    assert pair is not None
+    first, second = [pair.first_type] * item.second, [pair.second_type] * (len(item.pieces) - item.second)
+    return [*pair.prefix_types, *first, *pair.middle_types, *second, *pair.suffix_types] or [0]
 
 
 def _padded_rows(task: Task, items: Sequence[Item], num_tokens: int, framing: Framing) -> TaskRows:

@@ -15,7 +15,7 @@ _TEXT_TYPES = ("string", "large_string")
 def check_columns(
     dataset: str,
     source: Mapping[str, Mapping[str, datasets.Dataset]],
-    column: str,
+    text_columns: Sequence[str],
     is_words: bool,
     label_columns: Sequence[str],
 ) -> None:
@@ -33,7 +33,7 @@ def check_columns(
             place = f"dataset `{dataset}`, split {split}" + (f" ({file})" if file else "")
             if not len(rows):
                 raise DataError(f"{place}: it is empty")
-            for wanted in (column, *label_columns):
+            for wanted in (*text_columns, *label_columns):
                 if wanted not in rows.column_names:
                     way_out = did_you_mean(wanted, rows.column_names)
                     if not way_out and wanted in everywhere:
@@ -41,11 +41,13 @@ def check_columns(
                     raise DataError(
                         f"{place}: there is no column `{wanted}`; it has {listed(rows.column_names)}.{way_out}"
                     )
-            _check_texts(place, column, rows.features, is_words)
+            for key, column in zip(("tokens" if is_words else "text", "text_pair"), text_columns, strict=False):
+                _check_texts(place, key, column, rows.features)
 
 
-def _check_texts(place: str, column: str, features: datasets.Features, is_words: bool) -> None:
-    feature = features[column]
+def _check_texts(place: str, key: str, column: str, features: datasets.Features) -> None:
+    """``key``: the recipe's key that names the column."""
+    feature, is_words = features[column], key == "tokens"
     inner = items_of(feature)
     if is_words and inner is None:
         raise DataError(
@@ -54,7 +56,7 @@ def _check_texts(place: str, column: str, features: datasets.Features, is_words:
         )
     if not is_words and inner is not None:
         raise DataError(
-            f"{place}: `text: {column}` should be a column of texts, but it holds lists. "
+            f"{place}: `{key}: {column}` should be a column of texts, but it holds lists. "
             f"If these are words, use `tokens: {column}`"
         )
     value = inner if is_words else feature

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from nlp_mtl.data.labels import LabelReader
 from nlp_mtl.data.loading import LoadedDataset, LoadedSplit
 from nlp_mtl.data.streaming import Stream
-from nlp_mtl.data.tokenization import encode_words, unknown_id
+from nlp_mtl.data.tokenization import encode_pairs, encode_words, unknown_id
 from nlp_mtl.errors import DataError
 from nlp_mtl.task_types import KINDS, kind_of
 from nlp_mtl.tasks import MISSING, Task, TaskType
@@ -42,7 +42,8 @@ class EncodedSplit:
     ``rows`` has the columns ``pieces`` (token ids without special tokens), ``starts`` (the place of each
     word's first piece) and, for each task, ``labels/TASK``: its :data:`nlp_mtl.task_types.kind.Target`, which is a
     list of label ids, one a word, or a list of one for text classification; MISSING where there is none, an empty list
-    where the row has no label at all.
+    where the row has no label at all. Of pairs of texts, ``pieces`` and ``starts`` are those of both, and ``second``
+    is a list of the place where the second one begins.
     """
 
     source: LoadedSplit
@@ -181,11 +182,11 @@ def encode_split(
         DataError: labels do not fit words, or are unknown; the message names the row.
     """
     source = loaded.splits[split]
-    columns = list(dict.fromkeys([loaded.column, *(column for _, column, _ in tasks)]))
+    columns = list(dict.fromkeys([*loaded.text_columns, *(column for _, column, _ in tasks)]))
     rows = source.rows.select_columns(columns)
-    encode = _Encoder(loaded.column, loaded.is_words, tuple(tasks), tokenizer, word_splitter)
+    encode = _Encoder(loaded.column, loaded.pair_column, loaded.is_words, tuple(tasks), tokenizer, word_splitter)
     where = replace(source, rows=rows.select(range(0))).where  # other processes get it with each job
-    types = {"pieces": "int32", "starts": "int32"}
+    types = {"pieces": "int32", "starts": "int32", **({"second": "int32"} if loaded.pair_column else {})}
     types |= {label_column(task.name): kind_of(task).dtype for task, _, _ in tasks}
     features = datasets.Features({name: datasets.List(datasets.Value(one)) for name, one in types.items()})  # type: ignore[arg-type]
     fingerprint = _fingerprint(rows, loaded, tasks, tokenizer, word_splitter)
@@ -218,7 +219,7 @@ def stream_split(
     """
     stream = loaded.stream
     assert stream is not None, "a streamed dataset"
-    encode = _Encoder(loaded.column, loaded.is_words, tuple(tasks), tokenizer, word_splitter)
+    encode = _Encoder(loaded.column, loaded.pair_column, loaded.is_words, tuple(tasks), tokenizer, word_splitter)
     first = encode(
         stream.head[:], range(len(stream.head)), lambda row: f"{stream.title}, {stream.source.where_in_head(row)}"
     )
@@ -236,6 +237,7 @@ class _Encoder:
     """:data:`Encode`; a class, so that it can go to other processes."""
 
     text_column: str
+    pair_column: str | None
     is_words: bool
     tasks: tuple[tuple[Task, str, LabelReader], ...]
     tokenizer: PreTrainedTokenizerBase
@@ -248,9 +250,13 @@ class _Encoder:
         if self.is_words:
             words = [_words(value, where, place) for value, place in zip(texts, places, strict=True)]
         else:
-            words = [[t[a:b] for a, b in split_words(t, self.word_splitter)] for t in (t or "" for t in texts)]
-        pieces, starts = encode_words(self.tokenizer, words)
-        encoded: dict[str, list[Any]] = {"pieces": pieces, "starts": starts}
+            words = self._split(texts)
+        if self.pair_column is None:
+            pieces, starts = encode_words(self.tokenizer, words)
+            encoded: dict[str, list[Any]] = {"pieces": pieces, "starts": starts}
+        else:
+            pieces, starts, second = encode_pairs(self.tokenizer, words, self._split(batch[self.pair_column]))
+            encoded = {"pieces": pieces, "starts": starts, "second": second}
         for task, column, reader in self.tasks:
             target = kind_of(task).target
             encoded[label_column(task.name)] = [
@@ -258,6 +264,9 @@ class _Encoder:
                 for value, row, place in zip(batch[column], words, places, strict=True)
             ]
         return encoded
+
+    def _split(self, texts: Sequence[str | None]) -> list[list[str]]:
+        return [[t[a:b] for a, b in split_words(t, self.word_splitter)] for t in (t or "" for t in texts)]
 
 
 @contextmanager
@@ -329,7 +338,7 @@ def _fingerprint(
         rows._fingerprint,
         {**backend, "truncation": None, "padding": None},  # left behind by the tokenizer's last call
         unknown_id(tokenizer),
-        loaded.column,
+        *loaded.text_columns,
         "words" if loaded.is_words else word_splitter,
         *((task.name, task.type, column, reader.key()) for task, column, reader in tasks),
     ]

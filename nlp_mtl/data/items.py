@@ -7,7 +7,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from nlp_mtl.data.encoding import Split, label_column
-from nlp_mtl.data.tokenization import Window, special_ids, windows
+from nlp_mtl.data.tokenization import PairFraming, Window, pair_framing, pair_lengths, special_ids, windows
 from nlp_mtl.task_types.kind import Target
 from nlp_mtl.tasks import Task
 
@@ -22,11 +22,25 @@ class Framing(NamedTuple):
     max_length: int
     """Tokens in a window, special tokens counted."""
     window_overlap: int
+    pair: PairFraming | None = None
+    """Around and between the texts of a pair."""
 
     @property
     def capacity(self) -> int:
         """Pieces that fit into a window."""
-        return self.max_length - len(self.prefix) - len(self.suffix)
+        return self.max_length - self.num_specials()
+
+    @property
+    def pair_capacity(self) -> int:
+        """Pieces of both texts of a pair that fit."""
+        return self.max_length - self.num_specials(is_pair=True)
+
+    def num_specials(self, *, is_pair: bool = False) -> int:
+        """Special tokens of a text, or of a pair."""
+        if not is_pair:
+            return len(self.prefix) + len(self.suffix)
+        assert self.pair is not None
+        return len(self.pair.prefix) + len(self.pair.middle) + len(self.pair.suffix)
 
     def windows(self, starts: Sequence[int], num_pieces: int) -> list[Window]:
         """The windows of a text; see :func:`nlp_mtl.data.tokenization.windows`."""
@@ -37,7 +51,8 @@ def frame(tokenizer: PreTrainedTokenizerBase, max_length: int, window_overlap: i
     """The framing that a tokenizer and a model's settings give."""
     prefix, suffix = special_ids(tokenizer)
     pad_id = tokenizer.pad_token_id
-    return Framing(prefix, suffix, 0 if pad_id is None else int(pad_id), max_length, window_overlap)
+    pair = pair_framing(tokenizer)
+    return Framing(prefix, suffix, 0 if pad_id is None else int(pad_id), max_length, window_overlap, pair)
 
 
 class Item(NamedTuple):
@@ -52,6 +67,8 @@ class Item(NamedTuple):
     starts: Sequence[int]
     labels: Mapping[str, Target]
     """``{task: target}`` of the whole row; see :class:`nlp_mtl.data.encoding.EncodedSplit`."""
+    second: int | None = None
+    """Where the second text of a pair begins among its pieces; None: it is no pair."""
 
 
 def read_items(
@@ -67,7 +84,10 @@ def read_items(
     items = []
     for offset, (pieces, starts) in enumerate(zip(batch["pieces"], batch["starts"], strict=True)):
         labels = {name: batch[label_column(name)][offset] for name in present}
-        items += windowed(first_place + offset, pieces, starts, labels, framing)
+        if "second" in batch:
+            items.append(paired(first_place + offset, pieces, batch["second"][offset][0], labels, framing))
+        else:
+            items += windowed(first_place + offset, pieces, starts, labels, framing)
     return items
 
 
@@ -83,10 +103,23 @@ def windowed(
     return [Item(place, window, 1 / len(found), pieces, starts, labels) for window in found]
 
 
+def paired(place: int, pieces: Sequence[int], second: int, labels: Mapping[str, Target], framing: Framing) -> Item:
+    """The one item of a row of two texts: a window could not show both, so what does not fit is cut.
+
+    Args:
+        second: where the second text's pieces begin.
+    """
+    first_length, second_length = pair_lengths(second, len(pieces) - second, framing.pair_capacity)
+    kept = [*pieces[:first_length], *pieces[second : second + second_length]]
+    return Item(place, Window(0, len(kept), 0, 0), 1.0, kept, [], labels, first_length)
+
+
 def item_lengths(items: Sequence[Item], framing: Framing) -> np.ndarray:
     """[items] Tokens of each item, special tokens counted; at least 1, as a micro-batch has them."""
-    specials = len(framing.prefix) + len(framing.suffix)
-    return np.array([max(item.window.stop - item.window.start + specials, 1) for item in items], dtype=np.int64)
+    lengths = [
+        item.window.stop - item.window.start + framing.num_specials(is_pair=item.second is not None) for item in items
+    ]
+    return np.array([max(length, 1) for length in lengths], dtype=np.int64)
 
 
 def word_positions(item: Item, framing: Framing) -> np.ndarray:

@@ -83,6 +83,7 @@ def resolve_task(
     label_map: Mapping[str, str] | None = None,
     metric: Metric | None = None,
     loss_weight: float = 1.0,
+    pairs: bool = False,
     trained_labels: Sequence[str] | None = None,
 ) -> tuple[Task, dict[str, LabelReader]]:
     """A task with its label set, found in the data, and a label reader for each of its datasets.
@@ -93,6 +94,7 @@ def resolve_task(
     Args:
         columns: ``{dataset: label column}``.
         label_map: other names for labels; see the recipe.
+        pairs: whether the datasets hold pairs of texts.
         trained_labels: the label set of a trained model, which then holds whatever the data says.
 
     Raises:
@@ -102,7 +104,7 @@ def resolve_task(
     if kind.label_set == "none":
         for dataset, column in columns.items():
             _check_numbers(name, type, loaded[dataset], column)
-        task = Task(name, type, (OUTPUT,), metric or kind.default_metric(()), loss_weight)
+        task = Task(name, type, (OUTPUT,), metric or kind.default_metric(()), loss_weight, pairs)
         return task, {dataset: LabelReader(name, (), None, {}) for dataset in columns}
     label_map = dict(label_map or {})
     names_of: dict[str, dict[int, str] | None] = {}
@@ -159,7 +161,7 @@ def resolve_task(
             f"task `{name}`: most labels are IOB tags (O, B-X, I-X), but {place}. Mend it (`label_map` "
             "renames labels), or say `metric: accuracy`"
         )
-    task = Task(name, type, tuple(labels), metric or kind.default_metric(labels), loss_weight)
+    task = Task(name, type, tuple(labels), metric or kind.default_metric(labels), loss_weight, pairs)
     readers = {d: LabelReader(name, labels, names_of[d], label_map, indicators[d]) for d in columns}
     return task, readers
 

@@ -87,6 +87,13 @@ class LoadedDataset:
     """The training rows, where they are streamed; there is no split ``train`` then."""
     stratified_by: str | None = None
     """The column whose values splits that were held out keep in proportion."""
+    pair_column: str | None = None
+    """That of second texts, where rows hold pairs."""
+
+    @property
+    def text_columns(self) -> list[str]:
+        """One, or two of pairs."""
+        return [self.column] if self.pair_column is None else [self.column, self.pair_column]
 
     @property
     def features(self) -> datasets.Features:
@@ -104,6 +111,7 @@ def load_splits(
     data_files: str | Sequence[str] | Mapping[str, str | Sequence[str]] | None = None,
     data_dir: str = ".",
     text: str | None = None,
+    text_pair: str | None = None,
     tokens: str | None = None,
     columns: Sequence[str] | None = None,
     delimiter: str | None = None,
@@ -143,15 +151,17 @@ def load_splits(
     own_names, limits = opened.own_names, dict(max_rows or {})
     split_seed = seed if split_seed is None else split_seed
     label_columns = list(dict.fromkeys([*label_columns, *([] if stratify is None else [stratify])]))
-    wanted = list(dict.fromkeys([column, *label_columns]))
+    texts = [column] if text_pair is None else [column, text_pair]
+    wanted = list(dict.fromkeys([*texts, *label_columns]))
     for split, own in own_names.items():
         if own in opened.streams:
             source = columns_of(opened.streams[own], wanted, column, tokens is not None, limits.get(split))
             opened.streams[own], opened.parts[own] = source, {"": source.head(HEAD_ROWS if split == "train" else None)}
     parts = {own: opened.parts[own] for own in own_names.values()}
-    check_columns(dataset, parts, column, tokens is not None, label_columns)
+    check_columns(dataset, parts, texts, tokens is not None, label_columns)
     read = _join(dataset, with_common_types(dataset, parts, wanted))
-    result = LoadedDataset(dataset, column, tokens is not None, {split: read[own] for split, own in own_names.items()})
+    splits_read = {split: read[own] for split, own in own_names.items()}
+    result = LoadedDataset(dataset, column, tokens is not None, splits_read, pair_column=text_pair)
     fractions = {"validation": validation_fraction, "test": test_fraction}
     missing = {
         split: fraction

@@ -63,6 +63,24 @@ def encode_words(
     return all_pieces, all_starts
 
 
+def encode_pairs(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[Sequence[str]], pairs: Sequence[Sequence[str]]
+) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:
+    """The sub-words of pairs of texts, one behind the other.
+
+    Returns:
+        ``pieces`` and ``starts`` as :func:`encode_words` gives them, of both texts; for each pair a list of the place
+        where the pieces of its second text begin.
+    """
+    (pieces, starts), (others, other_starts) = encode_words(tokenizer, texts), encode_words(tokenizer, pairs)
+    joined = [[*one, *other] for one, other in zip(pieces, others, strict=True)]
+    all_starts = [
+        [*one, *(len(first) + place for place in other)]
+        for one, other, first in zip(starts, other_starts, pieces, strict=True)
+    ]
+    return joined, all_starts, [[len(first)] for first in pieces]
+
+
 def _with_unknown(
     ids: list[int], owners: list[int | None], num_words: int, unknown: int
 ) -> tuple[list[int], list[int]]:
@@ -96,6 +114,51 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int
         if full[start : start + len(bare)] == bare:
             return full[:start], full[start + len(bare) :]
     raise ValueError(f"the tokenizer changes a text's tokens when it adds special ones: {bare} in {full}")
+
+
+class PairFraming(NamedTuple):
+    """The special tokens of a pair of texts, and the segment ids (``token_type_ids``) of all its tokens."""
+
+    prefix: list[int]
+    middle: list[int]
+    """Between both texts."""
+    suffix: list[int]
+    prefix_types: list[int]
+    first_type: int
+    middle_types: list[int]
+    second_type: int
+    suffix_types: list[int]
+
+
+def pair_framing(tokenizer: PreTrainedTokenizerBase) -> PairFraming:
+    """How the tokenizer puts two texts together; all segments are 0 where it does not give any to its model."""
+    word = [["a"]]
+    encoded = tokenizer(word, word, is_split_into_words=True)
+    ids, texts = encoded["input_ids"][0], encoded.sequence_ids(0)
+    types = encoded["token_type_ids"][0] if "token_type_ids" in encoded else [0] * len(ids)
+    first, second = texts.index(0), texts.index(1)
+    behind_first, behind_second = (len(texts) - texts[::-1].index(text) for text in (0, 1))
+    return PairFraming(
+        ids[:first], ids[behind_first:second], ids[behind_second:],
+        types[:first], types[first], types[behind_first:second], types[second], types[behind_second:],
+    )  # fmt: skip
+
+
+def pair_lengths(first: int, second: int, capacity: int) -> tuple[int, int]:
+    """Pieces of both texts of a pair that fit: the longer one is cut, down to half, as tokenizers' ``longest_first``.
+
+    Args:
+        first, second: the pieces that they have.
+        capacity: those that fit (special tokens not counted).
+    """
+    if first + second <= capacity:
+        return first, second
+    half = capacity // 2
+    if first <= half:
+        return first, capacity - first
+    if second <= half:
+        return capacity - second, second
+    return (capacity - half, half) if first > second else (half, capacity - half)
 
 
 def windows(starts: Sequence[int], num_pieces: int, capacity: int, overlap: int) -> list[Window]:

@@ -71,13 +71,16 @@ def model_card(
             state = (
                 f"Its training was under way when this was pushed: this is the model after step {results['step']:,}."
             )
+    example, texts = '"Angela Merkel opened the new tram line in Berlin."', '"A text."'
+    if all(task.get("pairs") for task in tasks):
+        example, texts = '"A man plays the guitar.", text_pair="Somebody makes music."', '"A text.", "Another text."'
     text = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=repo_id, repo_id=repo_id, encoder=encoder, state=state, scores=scores, data=data, training=training,
         tasks="\n".join([
             "| task | type | labels |", "|---|---|---|",
             *[f"| {task['name']} | {task['type']} | {_labels(task['labels'])} |" for task in tasks],
         ]),
-        first_task=tasks[0]["name"], first_type=hub_type(tasks[0]["type"]),
+        first_task=tasks[0]["name"], first_type=hub_type(tasks[0]["type"]), example=example, texts=texts,
         max_length=config["max_length"], limits=limits,
     )  # fmt: skip
     return Card(header(named, about, "nlp_mtl", types[0] if len(types) == 1 else None), _tidy(text))

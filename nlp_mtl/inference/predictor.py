@@ -1,5 +1,6 @@
 """Texts in, plain values out: all tasks from one pass."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
@@ -8,8 +9,8 @@ from typing import Any, overload
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from nlp_mtl.data.items import frame, windowed
-from nlp_mtl.data.tokenization import encode_words
+from nlp_mtl.data.items import frame, paired, windowed
+from nlp_mtl.data.tokenization import encode_pairs, encode_words
 from nlp_mtl.errors import ModelError, did_you_mean, listed
 from nlp_mtl.inference.scoring import score_items
 from nlp_mtl.models.loading import load_model
@@ -19,6 +20,12 @@ from nlp_mtl.words import split_words
 
 Answer = dict[str, Any]
 """``{task: answer}``: a list of entries for token tasks and for several labels, one entry for other text tasks."""
+
+
+Texts = Iterable[str] | Iterable[Sequence[str]]
+"""Several texts, or several lists of words."""
+
+logger = logging.getLogger(__name__)
 
 
 class Predictor:
@@ -60,20 +67,25 @@ class Predictor:
         self._framing = frame(tokenizer, model.config.max_length, model.config.window_overlap)
 
     @overload  # a string is itself a sequence of strings, so order matters
-    def __call__(self, texts: str, *, tasks: Sequence[str] | None = None) -> Answer: ...  # type: ignore[overload-overlap]
+    def __call__(  # type: ignore[overload-overlap]
+        self, texts: str, *, text_pair: str | None = None, tasks: Sequence[str] | None = None
+    ) -> Answer: ...
     @overload
     def __call__(
-        self, texts: Iterable[str] | Iterable[Sequence[str]], *, tasks: Sequence[str] | None = None
+        self, texts: Texts, *, text_pair: Texts | None = None, tasks: Sequence[str] | None = None
     ) -> list[Answer]: ...
     def __call__(
-        self, texts: str | Iterable[str] | Iterable[Sequence[str]], *, tasks: Sequence[str] | None = None
+        self, texts: str | Texts, *, text_pair: str | Texts | None = None, tasks: Sequence[str] | None = None
     ) -> Answer | list[Answer]:
-        """Answer for one text, or for several.
+        """Answer for one text or pair of texts, or for several.
 
         Args:
             texts: a text; several texts; or several texts that come as lists of words. Offsets index into the text as
                 it was given; for words, into the words joined by single spaces (empty ones left out).
-            tasks: names of the tasks to answer; default: all. Other heads are not run.
+            text_pair: the second text, or of each of the texts the second, for tasks that learned from pairs. Pairs of
+                more tokens than the model reads at once are cut, the longer text first; a warning tells how many.
+            tasks: names of the tasks to answer; default: all that read what is given, pairs or single texts. Other
+                heads are not run.
 
         Returns:
             ``{task: answer}``, or a list of them in the order of the texts. Spans and words have ``text``, ``label``,
@@ -81,21 +93,28 @@ class Predictor:
             of such for a task of several labels, or a ``value`` for regression.
 
         Raises:
-            ModelError: there is no such task.
+            ModelError: there is no such task, or it reads pairs where single texts are given, or the reverse.
             TypeError: a text is not a string or a list of strings; ``tasks`` is not a list of names.
+            ValueError: there are more texts than second ones, or fewer.
         """
-        chosen = self._choose(tasks)
+        chosen = self._choose(tasks, is_pair=text_pair is not None)
         if isinstance(texts, str):
-            return self._answer([texts], chosen)[0]
-        unordered = isinstance(texts, bytes | bytearray | Mapping | AbstractSet)
-        if unordered or not isinstance(texts, Iterable):
-            raise TypeError(f"expected a text or a list of texts, but found {type(texts).__name__}: {texts!r:.60}")
-        return self._answer(list(texts), chosen)
+            if not isinstance(text_pair, str | None):
+                raise TypeError(f"the second text of one text should be a string, but it is {text_pair!r:.60}")
+            return self._answer([texts], None if text_pair is None else [text_pair], chosen)[0]
+        given = _listed_texts(texts)
+        others = None if text_pair is None else _listed_texts(text_pair)
+        if others is not None and len(others) != len(given):
+            raise ValueError(f"found {len(given)} texts, but {len(others)} in text_pair; each needs one")
+        return self._answer(given, others, chosen)
 
-    def _choose(self, names: Sequence[str] | None) -> list[Any]:
+    def _choose(self, names: Sequence[str] | None, is_pair: bool) -> list[Any]:
         known = {task.name: task for task in self.tasks}
+        fit = [task for task in self.tasks if task.pairs == is_pair]
+        if names is None and (fit or not self.tasks):
+            return fit
         if names is None:
-            return self.tasks
+            raise ModelError(_unfit(known, is_pair))
         if isinstance(names, str) or not isinstance(names, Iterable):
             raise TypeError(f"`tasks` should be a list of names, but it is {names!r:.60}")
         names = list(names)
@@ -106,24 +125,36 @@ class Predictor:
                 raise ModelError(
                     f"there is no task `{name}`; the model has {listed(known)}.{did_you_mean(name, known)}"
                 )
-        return [task for task in self.tasks if task.name in names]
+        if other := [name for name in names if known[name].pairs != is_pair]:
+            raise ModelError(_unfit(other, is_pair))
+        return [task for task in fit if task.name in names]
 
-    def _answer(self, texts: Sequence[str | Sequence[str]], tasks: list[Any]) -> list[Answer]:
+    def _answer(
+        self,
+        texts: Sequence[str | Sequence[str]],
+        text_pair: Sequence[str | Sequence[str]] | None,
+        tasks: list[Any],
+    ) -> list[Answer]:
         if not tasks:
             return [{} for _ in texts]
-        whole, spans = [], []
-        for place, text in enumerate(texts):
-            joined, words = _find_words(text, place, self.model.config.word_splitter)
-            whole.append(joined)
-            spans.append(words)
-        pieces, starts = encode_words(
-            self.tokenizer, [[text[a:b] for a, b in words] for text, words in zip(whole, spans, strict=True)]
-        )
-        items = [
-            item
-            for place in range(len(texts))
-            for item in windowed(place, pieces[place], starts[place], {}, self._framing)
-        ]
+        whole, spans, words = self._words(texts)
+        if text_pair is None:
+            pieces, starts = encode_words(self.tokenizer, words)
+            items = [
+                item
+                for place in range(len(texts))
+                for item in windowed(place, pieces[place], starts[place], {}, self._framing)
+            ]
+        else:
+            _, other_spans, other_words = self._words(text_pair)
+            spans = [[*one, *other] for one, other in zip(spans, other_spans, strict=True)]
+            pieces, _, second = encode_pairs(self.tokenizer, words, other_words)
+            items = [paired(place, pieces[place], second[place][0], {}, self._framing) for place in range(len(texts))]
+            if cut := sum(len(found) > self._framing.pair_capacity for found in pieces):
+                logger.warning(
+                    "%d of %d pairs of texts are longer than %d tokens: the longer text of each was cut",
+                    cut, len(texts), self._framing.max_length,
+                )  # fmt: skip
         max_tokens = max(self.max_tokens, self._framing.max_length)
         found = score_items(
             self.model, items, len(texts), tasks, self._framing,
@@ -136,6 +167,28 @@ class Predictor:
             }
             for place in range(len(texts))
         ]
+
+    def _words(
+        self, texts: Sequence[str | Sequence[str]]
+    ) -> tuple[list[str], list[list[tuple[int, int]]], list[list[str]]]:
+        """Texts, where the words of each lie, and these words."""
+        found = [_find_words(text, place, self.model.config.word_splitter) for place, text in enumerate(texts)]
+        words = [[text[a:b] for a, b in spans] for text, spans in found]
+        return [text for text, _ in found], [spans for _, spans in found], words
+
+
+def _unfit(names: Iterable[str], is_pair: bool) -> str:
+    """Why tasks cannot answer."""
+    if is_pair:
+        return f"{listed(names)} learned from single texts: leave out text_pair"
+    return f"{listed(names)} learned from pairs of texts: give the second text as text_pair"
+
+
+def _listed_texts(texts: Any) -> list[Any]:
+    unordered = isinstance(texts, bytes | bytearray | Mapping | AbstractSet | str)
+    if unordered or not isinstance(texts, Iterable):
+        raise TypeError(f"expected a text or a list of texts, but found {type(texts).__name__}: {texts!r:.60}")
+    return list(texts)
 
 
 def _find_words(text: str | Sequence[str], place: int, word_splitter: str) -> tuple[str, list[tuple[int, int]]]:

@@ -67,10 +67,13 @@ def _by_row(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple
     return args, {**kwargs, "adapter_names": module.row_adapters}
 
 
-def adapt(encoder: Any, input_ids: Tensor, mask: Tensor, rows: Mapping[str, Tensor | None]) -> dict[str, Any]:
+def adapt(
+    encoder: Any, input_ids: Tensor, mask: Tensor, rows: Mapping[str, Tensor | None], **segments: Tensor
+) -> dict[str, Any]:
     """``{task: what the encoder gives for its rows (None: all) with its adapter}``, from one pass over all of them.
 
-    A task without rows takes one along, of which nothing is left: its adapter still takes part in the backward pass.
+    A task without rows takes one along, of which nothing is left: its adapter still takes part in the backward pass. ``segments``:
+    ``token_type_ids``, where there are pairs of texts and the encoder tells them apart.
     """
     every = torch.arange(len(input_ids), device=input_ids.device)
     chosen = {task: every if places is None else places for task, places in rows.items()}
@@ -80,7 +83,8 @@ def adapt(encoder: Any, input_ids: Tensor, mask: Tensor, rows: Mapping[str, Tens
         if hasattr(module, "lora_A"):
             module.row_adapters = names
     places = torch.cat([*read.values()])
-    output = encoder(input_ids=input_ids[places], attention_mask=mask[places])
+    inputs = {"input_ids": input_ids, "attention_mask": mask, **segments}
+    output = encoder(**{name: tensor[places] for name, tensor in inputs.items()})
     found, first = {}, 0
     for task in chosen:
         rows_of_task = slice(first, first + len(chosen[task]))

@@ -88,20 +88,27 @@ class MultiTaskModel(PreTrainedModel):
     ) -> dict[str, Tensor]:
         """``{task: logits}``, [rows, tokens, labels] or [rows, labels], of ``tasks`` (default: all).
 
-        ``token_type_ids``, as tokenizers give them for single texts, are all 0, which changes nothing.
+        ``token_type_ids`` tell which text of a pair a token belongs to, for tasks with ``pairs`` and encoders that have
+        segments. As tokenizers give them for single texts they are all 0, which changes nothing.
         """
-        if token_type_ids is not None and token_type_ids.any():
+        reads_pairs = any(task.get("pairs") for task in self.config.tasks or [])
+        if token_type_ids is not None and not reads_pairs and token_type_ids.any():
             raise ValueError("texts are read one by one, but token_type_ids tell of pairs")
+        has_segments = (getattr(self.config.encoder_config, "type_vocab_size", None) or 0) > 1
+        segments = {} if token_type_ids is None or not has_segments else {"token_type_ids": token_type_ids}
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         names = self.task_names if tasks is None else tasks
         if self.sharing_settings["strategy"] == "lora":
-            outputs = adapt(self.encoder, input_ids, attention_mask, dict.fromkeys(names))
+            outputs = adapt(self.encoder, input_ids, attention_mask, dict.fromkeys(names), **segments)
             return {
                 name: self.heads[f"{name}_head"](outputs[name], attention_mask=attention_mask).logits for name in names
             }
         output = self.encoder(
-            input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=isinstance(self.sharing, LayerMix)
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            output_hidden_states=isinstance(self.sharing, LayerMix),
+            **segments,
         )
         return {
             name: self.heads[f"{name}_head"](self._of_task(name, output), attention_mask=attention_mask).logits

@@ -23,7 +23,7 @@ from nlp_mtl.models.heads import (
     rows_of,
     stock_pooler,
 )
-from nlp_mtl.models.packing import agreed, encode_packed, packs, pooled, token_places
+from nlp_mtl.models.packing import agreed, encode_packed, has_segments, packs, pooled, token_places
 from nlp_mtl.models.sharing import LayerMix, build_sharing, readers
 from nlp_mtl.task_types import kind_of
 from nlp_mtl.tasks import Task, task_from_dict
@@ -104,6 +104,8 @@ class MultiTaskModel(PreTrainedModel):
         self.heads = nn.ModuleDict(
             {f"{task.name}_head": build_head(task.type, encoder_config, task.labels) for task in tasks}
         )
+        self.reads_pairs = any(task.pairs for task in tasks)
+        self.has_segments = has_segments(encoder_config)
         self.token_tasks = frozenset(task.name for task in tasks if kind_of(task).reads_words)
         self.post_init()
 
@@ -148,17 +150,22 @@ class MultiTaskModel(PreTrainedModel):
                 its parameters still take part in the backward pass. Default: all rows for each task of ``tasks``.
                 Packed: the places of tokens, [n] for token tasks, [r, longest] for text tasks, -1 behind a row's end.
             tasks: the heads to run, by default all. Not together with ``rows``.
-            token_type_ids: as tokenizers give them for single texts: all 0, which changes nothing.
+            token_type_ids: of the shape of ``input_ids``, which text of a pair a token belongs to; encoders without
+                segments do not ask. Default: all 0, as tokenizers give them for single texts.
 
         Returns:
             ``{task: logits}``: [r, tokens, labels] for token tasks ([1, n, labels] packed), [r, labels] for text tasks.
         """
-        if token_type_ids is not None and token_type_ids.any():
+        if token_type_ids is not None and not self.reads_pairs and token_type_ids.any():
             raise ValueError("texts are read one by one, but token_type_ids tell of pairs")
+        # Some encoders would swallow them unseen, others have no place for them.
+        segments = {} if token_type_ids is None or not self.has_segments else {"token_type_ids": token_type_ids}
         names = self.task_names if tasks is None else tasks
         if cu_seq_lens is not None:
             assert position_ids is not None
-            states = encode_packed(self.encoder, input_ids, position_ids, cu_seq_lens, lengths, self._reads_all_layers)
+            states = encode_packed(
+                self.encoder, input_ids, position_ids, cu_seq_lens, lengths, self._reads_all_layers, **segments
+            )
             if rows is None:
                 texts = token_places(cu_seq_lens, max(lengths))
                 tokens = torch.arange(input_ids.shape[1], device=input_ids.device)
@@ -168,11 +175,14 @@ class MultiTaskModel(PreTrainedModel):
             attention_mask = torch.ones_like(input_ids)
         chosen = dict.fromkeys(names) if rows is None else rows
         if self._sharing_settings["strategy"] == "lora":
-            outputs = adapt(self.encoder, input_ids, attention_mask, chosen)
+            outputs = adapt(self.encoder, input_ids, attention_mask, chosen, **segments)
             masks = {name: attention_mask if rows is None else attention_mask[rows] for name, rows in chosen.items()}
             return {name: self.head(name)(outputs[name], attention_mask=masks[name]).logits for name in chosen}
         output = self.encoder(
-            input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=self._reads_all_layers
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            output_hidden_states=self._reads_all_layers,
+            **segments,
         )
         return {name: self._padded_logits(name, output, attention_mask, rows) for name, rows in chosen.items()}
 

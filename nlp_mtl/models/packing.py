@@ -6,7 +6,7 @@ function registered with transformers, which an encoder calls in place of its ow
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from inspect import signature
 from itertools import groupby, pairwise
@@ -188,10 +188,20 @@ def position_offset(encoder: nn.Module) -> int:
     return 0
 
 
+def has_segments(config: PreTrainedConfig) -> bool:
+    """Whether an encoder tells the texts of a pair apart by ``token_type_ids``: BERT does, RoBERTa has one segment."""
+    return (getattr(config, "type_vocab_size", None) or 0) > 1
+
+
 def encode_packed(
-    encoder: PreTrainedModel, input_ids: Tensor, position_ids: Tensor, cu_seq_lens: Tensor, lengths: Sequence[int],
+    encoder: PreTrainedModel,
+    input_ids: Tensor,
+    position_ids: Tensor,
+    cu_seq_lens: Tensor,
+    lengths: Sequence[int],
     output_hidden_states: bool = False,
-) -> tuple[Tensor, ...]:  # fmt: skip
+    **segments: Tensor,
+) -> tuple[Tensor, ...]:
     """Hidden states of packed texts, [1, tokens, hidden]: of the last layer, or of all, embeddings first.
 
     Args:
@@ -199,6 +209,7 @@ def encode_packed(
         input_ids, position_ids: [1, tokens], positions counted from 0 in each text.
         cu_seq_lens: [texts + 1] int32, where each text starts, and the end.
         lengths: tokens of each text; the same again, known without asking the device.
+        segments: ``token_type_ids``, [1, tokens], of an encoder that :func:`has_segments`; default: all 0.
     """
     output = encoder(
         input_ids=input_ids,
@@ -206,6 +217,7 @@ def encode_packed(
         cu_seq_lens_q=cu_seq_lens,
         lengths=tuple(lengths),  # loaders make lists of tuples
         output_hidden_states=output_hidden_states,
+        **segments,
     )
     found: tuple[Tensor, ...] = output.hidden_states if output_hidden_states else (output.last_hidden_state,)
     return found
@@ -300,11 +312,13 @@ def _difference(encoder: PreTrainedModel) -> str | None:
     positions = torch.cat([torch.arange(length) for length in lengths])
     ends = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
     ids, positions, ends = (one.to(encoder.device) for one in (ids[None], positions[None], ends))
-    alone = _one_by_one(encoder, ids, lengths)
+    types = torch.arange(sum(lengths), device=ids.device)[None] // 2 % 2
+    segments = {"token_type_ids": types} if has_segments(config) else {}
+    alone = _one_by_one(encoder, ids, lengths, segments)
     encoder.set_attn_implementation(ATTENTION)
     for what, found in (
-        ("packed", encode_packed(encoder, ids, positions, ends, lengths)[-1]),
-        ("padded", _one_by_one(encoder, ids, lengths)),
+        ("packed", encode_packed(encoder, ids, positions, ends, lengths, **segments)[-1]),
+        ("padded", _one_by_one(encoder, ids, lengths, segments)),
     ):
         difference, largest = (found - alone).abs().max().item(), alone.abs().max().item()
         # Texts that leak into each other differ in the first digits, rounding in the last half of them.
@@ -313,9 +327,11 @@ def _difference(encoder: PreTrainedModel) -> str | None:
     return None
 
 
-def _one_by_one(encoder: PreTrainedModel, ids: Tensor, lengths: tuple[int, ...]) -> Tensor:
+def _one_by_one(
+    encoder: PreTrainedModel, ids: Tensor, lengths: tuple[int, ...], segments: Mapping[str, Tensor]
+) -> Tensor:
     """[1, tokens, hidden]"""
-    texts = ids.split(lengths, dim=1)
-    return torch.cat(
-        [encoder(input_ids=text, attention_mask=torch.ones_like(text)).last_hidden_state for text in texts], dim=1
-    )
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **segments}
+    parts = {name: tensor.split(lengths, dim=1) for name, tensor in given.items()}
+    texts = [{name: part[place] for name, part in parts.items()} for place in range(len(lengths))]
+    return torch.cat([encoder(**text).last_hidden_state for text in texts], dim=1)
