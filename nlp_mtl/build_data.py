@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +166,7 @@ def _tasks(
             pairs=pairs,
             trained_labels=trained[name].labels if name in trained else None,
         )
-        tasks.append(task)
+        tasks.append(replace(task, decoder=trained[name].decoder if name in trained else spec.decoder))
     return tasks, readers
 
 

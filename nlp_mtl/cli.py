@@ -3,15 +3,13 @@
 import io
 import os
 import sys
-from collections.abc import Iterator
-from itertools import repeat
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from nlp_mtl.terminal import nobody_reads, quiet_libraries, told
-from nlp_mtl.text_streams import TextOrPair, as_json_line, chunks, comma_separated, lines, texts_in_json
+from nlp_mtl.text_streams import as_json_line, chunks, comma_separated, lines_given, texts_given
 
 app = typer.Typer(
     help="Multi-task natural language processing with one shared encoder.",
@@ -151,11 +149,7 @@ def predict(
         raise typer.BadParameter("names no task", param_hint="--tasks")
     from tqdm.auto import tqdm
 
-    given: Iterator[TextOrPair]
-    if reads_lines:
-        given = texts_in_json(lines()) if json_lines else ((line, None) for line in lines())
-    else:
-        given = zip(texts or (), text_pair or repeat(None, len(texts or ())), strict=True)
+    given = lines_given(json_lines) if reads_lines else texts_given(texts or (), text_pair)
     # Answers on the terminal are progress enough.
     with tqdm(desc="Predicting", unit="text", disable=sys.stdout.isatty() or not sys.stderr.isatty()) as bar:
         for chunk in chunks(given, 256):

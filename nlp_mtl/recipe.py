@@ -26,7 +26,7 @@ from nlp_mtl.recipe_strategies import (
     Section,
     SharingSpec,
 )
-from nlp_mtl.tasks import Metric, TaskType
+from nlp_mtl.tasks import Decoder, Metric, TaskType
 
 SPLITS = ("train", "validation", "test")
 Split = Literal["train", "validation", "test"]
@@ -100,6 +100,8 @@ class TaskSpec(Section):
     """The label set in order. Needed where labels are bare numbers: their names from 0 on."""
     label_map: dict[str, str] = {}
     """Other names for labels, given name to wanted name: to merge datasets that name them differently."""
+    decoder: Decoder = "softmax"
+    """How the labels of words are chosen: ``softmax``, each for itself; ``crf``, together, with learned transitions."""
     metric: Metric | None = None
     """The main metric. Default: by type and labels, for example span_f1 for IOB tags."""
     init_from: str | None = Field(default=None, min_length=1)

@@ -134,6 +134,10 @@ def _task_problems(path: str, task: dict[str, Any], datasets: dict[str, Any], us
         for key in ("label_names", "label_map"):
             if task.get(key):
                 yield Problem(f"{path}.{key}", f"a {given} task has numbers, no labels: leave it out")
+    if kind is not None and task.get("decoder") == "crf" and not kind.reads_words:
+        yield Problem(
+            f"{path}.decoder", f"a {given} task has no words whose labels could follow each other: leave it out"
+        )
     label_names = task.get("label_names")
     if isinstance(label_names, list):
         if len(label_names) != len(set(map(str, label_names))):

@@ -10,6 +10,8 @@ TaskType = Literal["token-classification", "text-classification", "multi-label-c
 Metric = Literal["span_f1", "accuracy", "macro_f1", "micro_f1", "exact_match", "pearson", "spearman"]
 """What can be a task's main metric: more is better, 1 is best."""
 
+Decoder = Literal["softmax", "crf"]
+
 MISSING = -100
 """The id of "no label here": what torch's losses ignore."""
 
@@ -27,6 +29,8 @@ class Task:
     loss_weight: float = 1.0
     pairs: bool = False
     """Whether it reads pairs of texts; else single ones."""
+    decoder: Decoder = "softmax"
+    """How labels of words are chosen: each for itself, or together (:mod:`nlp_mtl.task_types.crf`)."""
 
     @property
     def is_spans(self) -> bool:
@@ -36,6 +40,11 @@ class Task:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {**asdict(self), "labels": list(self.labels)}
+
+
+def transitions_key(task: str) -> str:
+    """Under which name a model's output holds the transitions of a task with the decoder ``crf``."""
+    return f"{task}/transitions"
 
 
 def task_from_dict(values: dict[str, Any]) -> Task:

@@ -29,6 +29,16 @@ def lines() -> Iterator[str]:
         yield text
 
 
+def lines_given(are_json: bool) -> Iterator[TextOrPair]:
+    """The texts of standard input, a line each."""
+    return texts_in_json(lines()) if are_json else ((line, None) for line in lines())
+
+
+def texts_given(texts: Sequence[str], text_pair: Sequence[str] | None) -> Iterator[TextOrPair]:
+    """Those of the command itself. ``text_pair``: as many, or none."""
+    return zip(texts, text_pair if text_pair is not None else [None] * len(texts), strict=True)
+
+
 def texts_in_json(json_lines: Iterable[str]) -> Iterator[TextOrPair]:
     """The texts of lines that are JSON objects.
 

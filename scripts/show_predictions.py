@@ -5,6 +5,7 @@ import sys
 import transformers
 
 from nlp_mtl import load
+from nlp_mtl.task_types import kind_of
 
 
 def main(path: str, texts: list[str]) -> None:
@@ -14,8 +15,10 @@ def main(path: str, texts: list[str]) -> None:
     for text, answer in zip(texts, nlp(texts), strict=True):
         print(f"\n  {text}")
         for task, found in answer.items():
-            if types[task].type == "text-classification":
-                shown = f"{found['label']} ({found['score']:.2f})"
+            if isinstance(found, dict):
+                shown = f"{found['value']:.2f}" if "value" in found else f"{found['label']} ({found['score']:.2f})"
+            elif not kind_of(types[task]).reads_words:
+                shown = ", ".join(f"{label['label']} ({label['score']:.2f})" for label in found) or "none"
             elif types[task].is_spans:
                 shown = ", ".join(f"{span['text']} = {span['label']}" for span in found) or "none"
             else:

@@ -53,6 +53,7 @@ def test_there_are_recipes_for_four_tasks_in_several_languages() -> None:
 
 def test_there_is_a_recipe_for_each_task_type() -> None:
     assert {task.type for recipe in RECIPES.values() for task in recipe.tasks.values()} == {*KINDS}
+    assert any(task.decoder == "crf" for recipe in RECIPES.values() for task in recipe.tasks.values())
     assert any(spec.text_pair for recipe in RECIPES.values() for spec in recipe.datasets.values())
 
 

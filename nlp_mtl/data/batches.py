@@ -10,6 +10,7 @@ from torch import Tensor
 from nlp_mtl.data.items import Framing, Item, word_positions
 from nlp_mtl.data.layout import bucketed
 from nlp_mtl.task_types import kind_of
+from nlp_mtl.task_types.crf import Chains, links_of
 from nlp_mtl.tasks import MISSING, Task, TaskType
 
 
@@ -26,6 +27,8 @@ class TaskRows(NamedTuple):
     """[r] What each row counts: 1, or its share where a text task's row was cut into windows."""
     type: TaskType
     """The task's, which says what the loss is."""
+    chains: Chains | None = None
+    """Of tasks with the decoder ``crf``: which tokens of the logits follow each other."""
 
 
 class MicroBatch(NamedTuple):
@@ -103,7 +106,13 @@ def _padded_rows(task: Task, items: Sequence[Item], num_tokens: int, framing: Fr
     labels = np.full((len(rows), num_tokens), MISSING, dtype=np.int64)
     for place, row in enumerate(rows):
         labels[place, word_positions(items[row], framing)] = _word_labels(task, items[row])
-    return TaskRows(torch.tensor(rows, dtype=torch.long), torch.from_numpy(labels), torch.ones(len(rows)), task.type)
+    chains = None
+    if task.decoder == "crf":
+        chains = _chains(
+            task, [items[row] for row in rows], [np.flatnonzero(row != MISSING) for row in labels], num_tokens
+        )
+    chosen = torch.tensor(rows, dtype=torch.long), torch.from_numpy(labels)
+    return TaskRows(*chosen, torch.ones(len(rows)), task.type, chains)
 
 
 def _packed_rows(task: Task, items: Sequence[Item], ends: np.ndarray, framing: Framing) -> TaskRows:
@@ -119,7 +128,25 @@ def _packed_rows(task: Task, items: Sequence[Item], ends: np.ndarray, framing: F
     places = np.concatenate([ends[row] + word_positions(items[row], framing) for row in rows] or none)
     labelled = labels != MISSING
     chosen = torch.from_numpy(places[labelled]), torch.from_numpy(labels[labelled])[None]
-    return TaskRows(*chosen, torch.ones(len(rows)), task.type)
+    chains = None
+    if task.decoder == "crf":
+        counts = [int((_word_labels(task, items[row]) != MISSING).sum()) for row in rows]
+        starts = np.cumsum([0, *counts])
+        steps = [np.arange(start, start + count) for start, count in zip(starts, counts, strict=False)]
+        chains = _chains(task, [items[row] for row in rows], steps)
+    return TaskRows(*chosen, torch.ones(len(rows)), task.type, chains)
+
+
+def _chains(task: Task, items: Sequence[Item], steps: Sequence[np.ndarray], num_tokens: int = 0) -> Chains:
+    """``steps``: for each item the places of its labelled words, in its row of ``num_tokens`` (0: in all rows)."""
+    longest = max((len(places) for places in steps), default=1)
+    flat = np.full((len(items), longest), -1, dtype=np.int64)
+    links, ends = np.zeros((len(items), longest), dtype=np.float32), np.zeros(len(items), dtype=np.float32)
+    for row, (item, places) in enumerate(zip(items, steps, strict=True)):
+        flat[row, : len(places)] = row * num_tokens + places
+        found = links_of(_word_labels(task, item), item.window.first_word, len(item.starts))
+        links[row, : len(places)], ends[row] = found
+    return Chains(torch.from_numpy(flat), torch.from_numpy(links), torch.from_numpy(ends))
 
 
 def _targets(task: Task, items: Sequence[Item]) -> tuple[Tensor, Tensor]:

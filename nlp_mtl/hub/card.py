@@ -80,10 +80,22 @@ def model_card(
             "| task | type | labels |", "|---|---|---|",
             *[f"| {task['name']} | {task['type']} | {_labels(task['labels'])} |" for task in tasks],
         ]),
-        first_task=tasks[0]["name"], first_type=hub_type(tasks[0]["type"]), example=example, texts=texts,
+        export=_how_to_export(tasks, repo_id), example=example, texts=texts,
         max_length=config["max_length"], limits=limits,
     )  # fmt: skip
     return Card(header(named, about, "nlp_mtl", types[0] if len(types) == 1 else None), _tidy(text))
+
+
+def _how_to_export(tasks: Sequence[Mapping[str, Any]], repo_id: str) -> str:
+    """For the first task that can be; else empty."""
+    task = next((task for task in tasks if task.get("decoder") != "crf"), None)
+    if task is None:
+        return ""
+    return (
+        "One task in any tool that reads transformers checkpoints:\n\n"
+        f"```bash\nnlp-mtl export {repo_id} exported --task {task['name']}\n```\n"
+        f'```python\nfrom transformers import pipeline\n\npipeline("{hub_type(task["type"])}", "exported")\n```'
+    )
 
 
 def task_card(

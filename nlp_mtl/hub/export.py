@@ -30,9 +30,15 @@ def stock(model: MultiTaskModel, task: str) -> PreTrainedModel:
     the encoder's last norm.
 
     Raises:
-        ModelError: there is no such task, or a stock model has no place for what lies between encoder and head.
+        ModelError: there is no such task, or a stock model has no place for what lies between encoder and head, or for
+            what chooses its labels.
     """
     known = _known(model, task)
+    if known.decoder == "crf":
+        raise ModelError(
+            f"task `{task}` has the decoder crf, and a stock model has no place for its transitions between labels: it "
+            "would answer otherwise than was measured. Train it with `decoder: softmax` for a stock checkpoint"
+        )
     weights = encoder_of_task(model, task)
     made = stock_model(known.type, model.config.encoder_config, known.labels)
     own = {f"{made.base_model_prefix}.{name}": tensor for name, tensor in weights.items()}

@@ -17,7 +17,7 @@ from nlp_mtl.models.fully_sharded import is_sharded, missing_passes, reshard
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.models.precision import autocast
 from nlp_mtl.task_types import kind_of
-from nlp_mtl.tasks import Task
+from nlp_mtl.tasks import Task, transitions_key
 
 Decisions = dict[str, list[Any]]
 """``{task: [one a row]}``, what :attr:`nlp_mtl.task_types.TaskKind.decide` gives: for labels their probabilities,
@@ -53,6 +53,7 @@ def score_items(
     model.eval()
     names = [task.name for task in tasks]
     logits: dict[str, list[Any]] = {name: [None] * len(items) for name in names}
+    transitions: dict[str, np.ndarray] = {}
     cost = MICRO_BATCH_COST.get(device.type, MICRO_BATCH_COST["cuda"])
     lengths = item_lengths(items, framing)
     batches = list(pack_sorted(lengths, max_tokens) if packed else cut(lengths, max_tokens, cost))
@@ -66,6 +67,8 @@ def score_items(
         starts = np.cumsum(lengths[batch]) - lengths[batch] if packed else np.arange(len(batch)) * longest
         for task in tasks:
             found = output[task.name].float().cpu().numpy()
+            if task.decoder == "crf":
+                transitions[task.name] = output[transitions_key(task.name)].float().cpu().numpy()
             if kind_of(task).reads_words:
                 found = found.reshape(-1, found.shape[-1])  # [tokens of all rows, labels]
                 for start, i in zip(starts, batch, strict=True):
@@ -78,16 +81,19 @@ def score_items(
         model(torch.zeros((1, 4), dtype=torch.long, device=device), tasks=names)
     reshard(model)
     model.train(was_training)
-    return {task.name: _rows(task, items, logits[task.name], num_rows) for task in tasks}
+    return {task.name: _rows(task, items, logits[task.name], num_rows, transitions.get(task.name)) for task in tasks}
 
 
-def _rows(task: Task, items: Iterable[Item], logits: Sequence[np.ndarray], num_rows: int) -> list[Any]:
+def _rows(
+    task: Task, items: Iterable[Item], logits: Sequence[np.ndarray], num_rows: int, transitions: np.ndarray | None
+) -> list[Any]:
     kind = kind_of(task)
     parts: list[list[np.ndarray]] = [[] for _ in range(num_rows)]
     for item, values in zip(items, logits, strict=True):
         parts[item.place].append(values if kind.reads_words else values * item.share)
     join = np.concatenate if kind.reads_words else _sum
-    return [kind.decide(join(part)) for part in parts]
+    given = () if transitions is None else (transitions,)
+    return [kind.decide(join(part), *given) for part in parts]
 
 
 def _sum(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -66,6 +66,9 @@ class MultiTaskModel(PreTrainedModel):
             stock = _stock(config.encoder_config, task)
             poolers.append(getattr(stock.base_model, "pooler", None))
             setattr(stock, stock.base_model_prefix, EncoderStub())
+            if task.get("decoder") == "crf":
+                count = len(task["labels"])
+                stock.register_parameter("transitions", nn.Parameter(torch.zeros(count + 2, count)))
             self.heads[f"{task['name']}_head"] = stock
         # As the stock models: the pooler that heads read, and none that they were built without.
         pooler = next((one for one in poolers if one is not None), None)
@@ -88,6 +91,10 @@ class MultiTaskModel(PreTrainedModel):
     ) -> dict[str, Tensor]:
         """``{task: logits}``, [rows, tokens, labels] or [rows, labels], of ``tasks`` (default: all).
 
+        Of a task with the decoder ``crf`` also ``{task/transitions: scores}``, [labels + 2, labels]: of the second
+        label behind the first, then of a text's first label, then of its last. The best sequence of labels over words,
+        by their first sub-words, has the highest sum of logits and transitions (Viterbi).
+
         ``token_type_ids`` tell which text of a pair a token belongs to, for tasks with ``pairs`` and encoders that have
         segments. As tokenizers give them for single texts they are all 0, which changes nothing.
         """
@@ -101,19 +108,26 @@ class MultiTaskModel(PreTrainedModel):
         names = self.task_names if tasks is None else tasks
         if self.sharing_settings["strategy"] == "lora":
             outputs = adapt(self.encoder, input_ids, attention_mask, dict.fromkeys(names), **segments)
-            return {
-                name: self.heads[f"{name}_head"](outputs[name], attention_mask=attention_mask).logits for name in names
-            }
+            return self._with_transitions(
+                {name: self.heads[f"{name}_head"](outputs[name], attention_mask=attention_mask).logits for name in names}
+            )
         output = self.encoder(
             input_ids=input_ids,
             attention_mask=attention_mask,
             output_hidden_states=isinstance(self.sharing, LayerMix),
             **segments,
         )
-        return {
-            name: self.heads[f"{name}_head"](self._of_task(name, output), attention_mask=attention_mask).logits
-            for name in names
-        }
+        return self._with_transitions(
+            {
+                name: self.heads[f"{name}_head"](self._of_task(name, output), attention_mask=attention_mask).logits
+                for name in names
+            }
+        )
+
+    def _with_transitions(self, logits: dict[str, Tensor]) -> dict[str, Tensor]:
+        chained = [task["name"] for task in self.config.tasks or [] if task.get("decoder") == "crf"]
+        found = {name: self.heads[f"{name}_head"].get_parameter("transitions") for name in logits if name in chained}
+        return {**logits, **{f"{name}/transitions": one.clone() for name, one in found.items()}}
 
     def _of_task(self, task: str, output: Any) -> Any:
         """What a task's head reads."""

@@ -26,7 +26,7 @@ from nlp_mtl.models.heads import (
 from nlp_mtl.models.packing import agreed, encode_packed, has_segments, packs, pooled, token_places
 from nlp_mtl.models.sharing import LayerMix, build_sharing, readers
 from nlp_mtl.task_types import kind_of
-from nlp_mtl.tasks import Task, task_from_dict
+from nlp_mtl.tasks import Task, task_from_dict, transitions_key
 
 _WITHOUT_PACKAGE = [Path(__file__).with_name(name) for name in ("modeling_nlp_mtl.py", "sharing.py", "adapters.py")]
 
@@ -104,6 +104,11 @@ class MultiTaskModel(PreTrainedModel):
         self.heads = nn.ModuleDict(
             {f"{task.name}_head": build_head(task.type, encoder_config, task.labels) for task in tasks}
         )
+        self.chained_tasks = frozenset(task.name for task in tasks if task.decoder == "crf")
+        for task in tasks:
+            if task.decoder == "crf":  # nothing is known of what follows what
+                transitions = nn.Parameter(torch.zeros(len(task.labels) + 2, len(task.labels)))
+                self.head(task.name).register_parameter("transitions", transitions)
         self.reads_pairs = any(task.pairs for task in tasks)
         self.has_segments = has_segments(encoder_config)
         self.token_tasks = frozenset(task.name for task in tasks if kind_of(task).reads_words)
@@ -155,6 +160,8 @@ class MultiTaskModel(PreTrainedModel):
 
         Returns:
             ``{task: logits}``: [r, tokens, labels] for token tasks ([1, n, labels] packed), [r, labels] for text tasks.
+            Besides, under :func:`nlp_mtl.tasks.transitions_key`, the transitions of those with the decoder ``crf``,
+            [labels + 2, labels]: see :func:`nlp_mtl.task_types.crf.summed_loss`.
         """
         if token_type_ids is not None and not self.reads_pairs and token_type_ids.any():
             raise ValueError("texts are read one by one, but token_type_ids tell of pairs")
@@ -170,21 +177,33 @@ class MultiTaskModel(PreTrainedModel):
                 texts = token_places(cu_seq_lens, max(lengths))
                 tokens = torch.arange(input_ids.shape[1], device=input_ids.device)
                 rows = {name: tokens if name in self.token_tasks else texts for name in names}
-            return {name: self._packed_logits(name, states, places) for name, places in rows.items()}
+            logits = {name: self._packed_logits(name, states, places) for name, places in rows.items()}
+            return self._with_transitions(logits)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         chosen = dict.fromkeys(names) if rows is None else rows
         if self._sharing_settings["strategy"] == "lora":
             outputs = adapt(self.encoder, input_ids, attention_mask, chosen, **segments)
             masks = {name: attention_mask if rows is None else attention_mask[rows] for name, rows in chosen.items()}
-            return {name: self.head(name)(outputs[name], attention_mask=masks[name]).logits for name in chosen}
+            logits = {name: self.head(name)(outputs[name], attention_mask=masks[name]).logits for name in chosen}
+            return self._with_transitions(logits)
         output = self.encoder(
             input_ids=input_ids,
             attention_mask=attention_mask,
             output_hidden_states=self._reads_all_layers,
             **segments,
         )
-        return {name: self._padded_logits(name, output, attention_mask, rows) for name, rows in chosen.items()}
+        logits = {name: self._padded_logits(name, output, attention_mask, rows) for name, rows in chosen.items()}
+        return self._with_transitions(logits)
+
+    def _with_transitions(self, logits: dict[str, Tensor]) -> dict[str, Tensor]:
+        """With those of the tasks with the decoder ``crf``, as copies: FSDP and DDP put hooks on what a pass returns."""
+        found = {
+            transitions_key(name): self.head(name).get_parameter("transitions").clone()
+            for name in logits
+            if name in self.chained_tasks
+        }
+        return {**logits, **found}
 
     def _padded_logits(
         self, task: str, output: BaseModelOutputWithPooling, attention_mask: Tensor, rows: Tensor | None

@@ -83,7 +83,9 @@ def take_head(
     places = torch.tensor([theirs.index(label) for label in task.labels])
     by_label = _by_label(task, ours)
     found: dict[str, Tensor] = loaded.state_dict()
-    head.load_state_dict({name: found[name][places] if name in by_label else found[name] for name in head.state_dict()})
+    own: dict[str, Tensor] = head.state_dict()  # a stock checkpoint has no transitions between labels
+    taken = {name: found[name][places] if name in by_label else found[name] for name in own if name in found}
+    head.load_state_dict({**own, **taken})
 
 
 def _by_label(task: Task, encoder_config: Any) -> set[str]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nlp_mtl.metrics import Scores
+from nlp_mtl.task_types.crf import CRF_TOKEN_CLASSIFICATION
 from nlp_mtl.task_types.kind import TaskKind
 from nlp_mtl.task_types.multi_label_classification import MULTI_LABEL_CLASSIFICATION
 from nlp_mtl.task_types.regression import REGRESSION
@@ -32,7 +33,7 @@ def kind_named(type: Any) -> TaskKind | None:
 
 def kind_of(task: Task) -> TaskKind:
     """What a task is."""
-    return KINDS[task.type]
+    return CRF_TOKEN_CLASSIFICATION if task.decoder == "crf" else KINDS[task.type]
 
 
 def score_task(task: Task, gold: Sequence[Any], predicted: Sequence[Any]) -> Scores:

@@ -60,8 +60,9 @@ class TaskKind:
     """``(logits, targets, weights)``: the sum of the losses of all labelled items; differentiable, 0 of none."""
     guess_loss: Callable[[Task], float] | None
     """What an item loses that is guessed, for scales; None: the label set does not tell."""
-    decide: Callable[[np.ndarray], Any]
-    """A row's logits ([words, labels] or [labels]) to what ``choose`` and ``answer`` read: mostly probabilities."""
+    decide: Callable[..., Any]
+    """A row's logits ([words, labels] or [labels]) to what ``choose`` and ``answer`` read: mostly probabilities. A
+    chain of words is also given its transitions."""
     choose: Callable[[Any], np.ndarray]
     """What ``decide`` found, to what is answered, in the form of a target."""
     compared: Callable[[Task, np.ndarray, np.ndarray], tuple[list[Any], list[Any]]]

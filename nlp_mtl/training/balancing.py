@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nlp_mtl.data.batches import TaskRows
-from nlp_mtl.task_types import KINDS, kind_of
+from nlp_mtl.task_types import KINDS, crf, kind_of
 from nlp_mtl.tasks import Task
 from nlp_mtl.training.loss_weights import (
     averaging_weights,
@@ -25,13 +25,17 @@ READ_LOSSES = ("log", "maximum", "smooth_maximum", "famo")
 """Strategies whose weights depend on the losses of the very step: a forward pass more."""
 
 
-def summed_loss(logits: Tensor, rows: TaskRows) -> Tensor:
+def summed_loss(logits: Tensor, rows: TaskRows, transitions: Tensor | None = None) -> Tensor:
     """The sum of a task's loss over its labelled items in a micro-batch; 0 where it has none.
 
     Args:
         logits: [r, tokens, labels] or [r, labels].
         rows: their labels and weights.
+        transitions: of a task with the decoder ``crf``, as the model gives them.
     """
+    if rows.chains is not None:
+        assert transitions is not None
+        return crf.summed_loss(logits, transitions, rows.labels, rows.chains)
     return KINDS[rows.type].summed_loss(logits, rows.labels, rows.weights)
 
 

@@ -12,7 +12,7 @@ from nlp_mtl.data.batches import MicroBatch
 from nlp_mtl.data.steps import StepBatches
 from nlp_mtl.models.fully_sharded import is_sharded
 from nlp_mtl.models.precision import autocast
-from nlp_mtl.tasks import Task
+from nlp_mtl.tasks import Task, transitions_key
 from nlp_mtl.training.balancing import summed_loss, weighted_sum
 
 
@@ -57,7 +57,9 @@ def summed_losses(
     inputs, task_rows = send_to_device(micro_batch, accelerator.device, non_blocking=True)
     with autocast(accelerator.device, mixed_precision, is_sharded(model)):
         logits = model(**inputs, rows={task: rows.rows for task, rows in task_rows.items()})
-    return {task: summed_loss(logits[task], rows) for task, rows in task_rows.items()}
+    return {
+        task: summed_loss(logits[task], rows, logits.get(transitions_key(task))) for task, rows in task_rows.items()
+    }
 
 
 def present_tasks(batches: StepBatches, tasks: Sequence[Task], device: torch.device) -> Tensor:

@@ -1,0 +1,141 @@
+"""Labels of words chosen together: a linear-chain conditional random field (Lafferty et al. 2001, ICML).
+
+The score of a sequence of labels is the sum of the head's logits, one a word, and of a learned score for each two
+labels that follow each other, for the first label and for the last. The chain goes over words, by their
+first sub-words. It is broken where words have no label, as spans are, and where a text was cut into windows; answers
+are always those of a whole text.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from nlp_mtl.task_types.token_classification import TOKEN_CLASSIFICATION, entries
+from nlp_mtl.tasks import MISSING, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Chains(NamedTuple):
+    """The labelled words of r rows as chains."""
+
+    steps: "Tensor"
+    """[r, longest] The place of each among all tokens of the logits, rows flattened; -1 behind a row's last."""
+    links: "Tensor"
+    """[r, longest] 1 where a step follows the one before directly, and for a first step where it begins its text; else
+    0."""
+    ends: "Tensor"
+    """[r] 1 where the last step ends its text; else 0."""
+
+
+class Path(NamedTuple):
+    """What a chain decides for a row."""
+
+    labels: np.ndarray
+    """[words] The best sequence."""
+    marginals: np.ndarray
+    """[words, labels] The probability of each label over all sequences."""
+
+
+def links_of(ids: np.ndarray, first_word: int, num_words: int) -> tuple[np.ndarray, float]:
+    """How the labelled words of a stretch of a text hang together.
+
+    Args:
+        ids: [words] the labels of the stretch, MISSING where there is none.
+        first_word: where in its text the stretch begins.
+        num_words: words of the text.
+
+    Returns:
+        ``links`` and ``ends`` of a row of :class:`Chains`.
+    """
+    places = first_word + np.flatnonzero(ids != MISSING)
+    if not len(places):
+        return np.zeros(0, dtype=np.float32), 0.0
+    return (np.diff(places, prepend=-1) == 1).astype(np.float32), float(places[-1] == num_words - 1)
+
+
+def summed_loss(logits: "Tensor", transitions: "Tensor", targets: "Tensor", chains: Chains) -> "Tensor":
+    """The negative log-likelihood of all chains, in float32; differentiable, 0 of none.
+
+    Args:
+        logits: [r, tokens, labels], or [1, tokens, labels].
+        transitions: [labels + 2, labels] scores of the second label behind the first; then of the first label of a
+            text, then of the last.
+        targets: [r, tokens] or [1, tokens] label ids.
+        chains: which of the tokens are steps.
+    """
+    import torch
+
+    logits, transitions = logits.flatten(0, 1).float(), transitions.float()
+    between, begin, end = transitions[:-2], transitions[-2], transitions[-1]
+    there = chains.steps >= 0  # [r, longest]
+    places = chains.steps.clamp(min=0)
+    if not len(places):
+        return logits.sum() + transitions.sum() * 0
+    emissions = logits[places]  # [r, longest, labels]
+    labels = torch.where(there, targets.flatten()[places], 0)
+    links = chains.links
+    # The score of the given sequence.
+    scores = torch.where(there, emissions.gather(-1, labels[..., None]).squeeze(-1), 0.0).sum(-1)
+    follows = between[labels[:, :-1], labels[:, 1:]] * links[:, 1:]
+    last = labels.gather(1, there.sum(-1, keepdim=True) - 1).squeeze(-1)
+    scores = scores + torch.where(there[:, 1:], follows, 0.0).sum(-1) + links[:, 0] * begin[labels[:, 0]]
+    scores = scores + chains.ends * end[last]
+    # That of all sequences, word by word: [r, labels] those that end in each label.
+    forward = emissions[:, 0] + links[:, :1] * begin
+    for step in range(1, emissions.shape[1]):
+        grown = torch.logsumexp(forward[:, :, None] + links[:, step, None, None] * between, dim=1) + emissions[:, step]
+        forward = torch.where(there[:, step, None], grown, forward)
+    return (torch.logsumexp(forward + chains.ends[:, None] * end, dim=-1) - scores).sum()
+
+
+def decide(logits: np.ndarray, transitions: np.ndarray) -> Path:
+    """The best sequence (Viterbi 1967), and how sure each label is (forward and backward).
+
+    Args:
+        logits: [words, labels] of a whole text.
+        transitions: as in :func:`summed_loss`.
+    """
+    if not len(logits):
+        return Path(np.zeros(0, dtype=np.int64), logits)
+    between, begin, end = transitions[:-2], transitions[-2], transitions[-1]
+    logits = logits.astype(np.float64)
+    best, forward, backward = (np.zeros_like(logits) for _ in range(3))
+    came_from = np.zeros(logits.shape, dtype=np.int64)
+    best[0] = forward[0] = logits[0] + begin
+    for word in range(1, len(logits)):
+        candidates = best[word - 1][:, None] + between
+        came_from[word] = candidates.argmax(0)
+        best[word] = candidates.max(0) + logits[word]
+        forward[word] = _logsumexp(forward[word - 1][:, None] + between, axis=0) + logits[word]
+    backward[-1] = end
+    for word in range(len(logits) - 2, -1, -1):
+        backward[word] = _logsumexp(between + logits[word + 1] + backward[word + 1], axis=1)
+    labels = np.zeros(len(logits), dtype=np.int64)
+    labels[-1] = (best[-1] + end).argmax()
+    for word in range(len(logits) - 1, 0, -1):
+        labels[word - 1] = came_from[word, labels[word]]
+    both = forward + backward
+    return Path(labels, np.exp(both - _logsumexp(both, axis=1)[:, None]).astype(np.float32))
+
+
+def _logsumexp(values: np.ndarray, axis: int) -> np.ndarray:
+    largest = values.max(axis=axis, keepdims=True)
+    return np.asarray(np.log(np.exp(values - largest).sum(axis=axis)) + largest.squeeze(axis))
+
+
+def choose(path: Path) -> np.ndarray:
+    """[words] The best sequence."""
+    return path.labels
+
+
+def answer(task: Task, path: Path, text: str, words: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+    """As without a chain; ``score`` is the label's probability over all sequences, of a span the mean of its words'."""
+    return entries(task, path.labels, path.marginals, text, words)
+
+
+CRF_TOKEN_CLASSIFICATION = replace(TOKEN_CLASSIFICATION, decide=decide, choose=choose, answer=answer)
+"""Its loss needs more than logits: :func:`summed_loss`. An item is a word: guessing loses the same with and without."""
