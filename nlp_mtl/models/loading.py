@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -14,6 +14,7 @@ from nlp_mtl.models.fetching import UNREADABLE, cannot_load, check_shards, only_
 from nlp_mtl.models.multitask import MultiTaskConfig, MultiTaskModel
 from nlp_mtl.retrying import retried
 from nlp_mtl.task_types import kind_of
+from nlp_mtl.tasks import Decoder
 from nlp_mtl.words import WORD_SPLITTERS
 
 
@@ -68,6 +69,8 @@ def _check_config(config: MultiTaskConfig, name: str) -> None:
     try:
         for task in config.task_list():
             kind_of(task)  # that it is known: a later version may have others
+            if task.decoder not in get_args(Decoder):
+                raise ValueError(f"the decoder of `{task.name}` is {task.decoder!r}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"the config.json of `{name}` has tasks that cannot be read: {error!r}") from error
     for key, least in (("max_length", 1), ("window_overlap", 0)):
