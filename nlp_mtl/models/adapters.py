@@ -72,8 +72,8 @@ def adapt(
 ) -> dict[str, Any]:
     """``{task: what the encoder gives for its rows (None: all) with its adapter}``, from one pass over all of them.
 
-    A task without rows takes one along, of which nothing is left: its adapter still takes part in the backward pass. ``segments``:
-    ``token_type_ids``, where there are pairs of texts and the encoder tells them apart.
+    A task without rows takes one along, of which nothing is left: its adapter still takes part in the backward pass.
+    ``segments``: ``token_type_ids``, where there are pairs of texts and the encoder tells them apart.
     """
     every = torch.arange(len(input_ids), device=input_ids.device)
     chosen = {task: every if places is None else places for task, places in rows.items()}

@@ -109,7 +109,10 @@ class MultiTaskModel(PreTrainedModel):
         if self.sharing_settings["strategy"] == "lora":
             outputs = adapt(self.encoder, input_ids, attention_mask, dict.fromkeys(names), **segments)
             return self._with_transitions(
-                {name: self.heads[f"{name}_head"](outputs[name], attention_mask=attention_mask).logits for name in names}
+                {
+                    name: self.heads[f"{name}_head"](outputs[name], attention_mask=attention_mask).logits
+                    for name in names
+                }
             )
         output = self.encoder(
             input_ids=input_ids,

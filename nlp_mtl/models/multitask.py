@@ -197,7 +197,7 @@ class MultiTaskModel(PreTrainedModel):
         return self._with_transitions(logits)
 
     def _with_transitions(self, logits: dict[str, Tensor]) -> dict[str, Tensor]:
-        """With those of the tasks with the decoder ``crf``, as copies: FSDP and DDP put hooks on what a pass returns."""
+        """With those of tasks with the decoder ``crf``; copies, as FSDP and DDP put hooks on what a pass returns."""
         found = {
             transitions_key(name): self.head(name).get_parameter("transitions").clone()
             for name in logits

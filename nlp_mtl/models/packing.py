@@ -317,7 +317,7 @@ def _difference(encoder: PreTrainedModel) -> str | None:
     alone = _one_by_one(encoder, ids, lengths, segments)
     encoder.set_attn_implementation(ATTENTION)
     for what, found in (
-        ("packed", encode_packed(encoder, ids, positions, ends, lengths, **segments)[-1]),
+        ("packed", encode_packed(encoder, ids, positions, ends, lengths, False, **segments)[-1]),
         ("padded", _one_by_one(encoder, ids, lengths, segments)),
     ):
         difference, largest = (found - alone).abs().max().item(), alone.abs().max().item()

@@ -331,3 +331,36 @@ def test_streamed_pairs_are_read_as_others(tmp_path: Path) -> None:
     rows = sorted(zip(batch["pieces"], batch["second"], strict=True))
     assert rows == sorted(zip(plain.rows["pieces"], plain.rows["second"], strict=True))
     assert np.isfinite(train(Recipe.from_dict(given))["scores"]["test"]["close"]["pearson"])
+
+
+@pytest.mark.parametrize(
+    "sharing",
+    [
+        {"strategy": "lora", "rank": 2, "alpha": 4},
+        {"strategy": "towers", "num_layers": 1, "cross_stitch": False},
+        {"strategy": "gate"},
+        {"strategy": "layer_mix"},
+    ],
+    ids=lambda sharing: sharing["strategy"],
+)
+def test_pairs_and_chains_go_with_what_lies_between_encoder_and_heads(sharing: dict[str, Any]) -> None:
+    ner = Task("ner", "token-classification", ("O", "B-PER", "I-PER"), "span_f1", decoder="crf")
+    models = []
+    for settings_ in (sharing, None):
+        torch.manual_seed(0)
+        models.append(from_encoder(tiny.encoder("bert"), [SAME, CLOSE, ner], max_length=32, sharing=settings_).eval())
+    models[0].heads.load_state_dict(models[1].heads.state_dict())
+    around = frame(tiny.tokenizer(), 32, 4)
+    inputs = collate(items(PAIRS), (), around).inputs
+    with torch.no_grad():
+        found, plain = (model(**inputs) for model in models)
+        ignored = models[0](**{**inputs, "token_type_ids": torch.zeros_like(inputs["input_ids"])})
+    assert {*found} == {"same", "close", "ner", "ner/transitions"}
+    assert not torch.equal(found["same"], ignored["same"])  # segments were read
+    if sharing["strategy"] in ("lora", "towers"):  # which change nothing at first
+        for name, logits in plain.items():
+            torch.testing.assert_close(found[name], logits, atol=1e-5, rtol=1e-5)
+    if models[0].packs("auto"):
+        with torch.no_grad():
+            packed = models[0](**collate(items(PAIRS), (), around, packed=True).inputs)
+        torch.testing.assert_close(packed["same"], found["same"], atol=1e-5, rtol=1e-5)
