@@ -81,9 +81,19 @@ def model_card(
             *[f"| {task['name']} | {task['type']} | {_labels(task['labels'])} |" for task in tasks],
         ]),
         export=_how_to_export(tasks, repo_id), example=example, texts=texts,
-        max_length=config["max_length"], limits=limits,
+        long_texts=_long_texts(tasks, config["max_length"]), limits=limits,
     )  # fmt: skip
     return Card(header(named, about, "nlp_mtl", types[0] if len(types) == 1 else None), _tidy(text))
+
+
+def _long_texts(tasks: Sequence[Mapping[str, Any]], max_length: int) -> str:
+    """What becomes of texts that are too long to be read at once."""
+    are_pairs = {bool(task.get("pairs")) for task in tasks}
+    told = [
+        *[f"Texts longer than {max_length} tokens are read in overlapping windows."] * (False in are_pairs),
+        *[f"Of pairs of more than {max_length} tokens the longer text loses its end."] * (True in are_pairs),
+    ]
+    return " ".join(told)
 
 
 def _how_to_export(tasks: Sequence[Mapping[str, Any]], repo_id: str) -> str:
