@@ -9,10 +9,12 @@ from rich.table import Table
 from nlp_mtl.analysis.data_report import label_summary, number_summary
 from nlp_mtl.metrics import Scores
 
-_METRICS = (
-    "span_f1", "span_f1_lenient", "accuracy", "micro_f1", "macro_f1", "exact_match",
-    "pearson", "spearman", "mse", "mae",
-)  # fmt: skip
+TABLES = (
+    ("micro_f1", "macro_f1", "exact_match"),
+    ("pearson", "spearman", "mse", "mae"),
+    ("span_f1", "span_f1_lenient", "accuracy", "macro_f1"),
+)
+"""What is told of tasks: of the first table whose first metric they have, else of the last."""
 
 
 def _console() -> Console:
@@ -28,28 +30,26 @@ def main_metrics(scores: Mapping[str, Scores]) -> dict[str, str]:
 
 
 def print_scores(scores: Mapping[str, Mapping[str, Scores]], main: Mapping[str, str]) -> None:
-    """A table of ``{split: {task: scores}}``; the main metric of each task is marked."""
-    there = {name for found in scores.values() for values in found.values() for name in values}
-    metrics = [name for name in _METRICS if name in there]
-    table = Table(
-        "task",
-        "split",
-        *[name.replace("_", " ") for name in metrics],
-        "items",
-        title="Scores (* main metric)",
-    )
-    for column in table.columns[2:]:
-        column.justify = "right"
+    """Tables of ``{split: {task: scores}}``; the main metric of each task is marked."""
+    told: dict[tuple[str, ...], list[str]] = {}
     for task in main:
-        for split, found in scores.items():
-            if task in found:
-                values = found[task]
-                cells = [
-                    f"{values[name]:.4f}{'*' if main[task] == name else ' '}" if name in values else ""
-                    for name in metrics
-                ]
-                table.add_row(task, split, *cells, f"{values['items']:,}")
-    _console().print(table)
+        there = {name for found in scores.values() for name in found.get(task, ())}
+        told.setdefault(next((table for table in TABLES if table[0] in there), TABLES[-1]), []).append(task)
+    for metrics in [table for table in reversed(TABLES) if table in told]:
+        names = [name.replace("_", " ") for name in metrics]
+        table = Table("task", "split", *names, "items", title="Scores (* main metric)")
+        for column in table.columns[2:]:
+            column.justify = "right"
+        for task in told[metrics]:
+            for split, found in scores.items():
+                if task in found:
+                    values = found[task]
+                    cells = [
+                        f"{values[name]:.4f}{'*' if main[task] == name else ' '}" if name in values else ""
+                        for name in metrics
+                    ]
+                    table.add_row(task, split, *cells, f"{values['items']:,}")
+        _console().print(table)
 
 
 def print_comparison(report: Mapping[str, Any]) -> None:

@@ -178,6 +178,8 @@ def test_a_model_of_pairs_and_single_texts_is_scored_and_says_which_task_reads_w
     results = json.loads((run / "results.json").read_text())
     assert {*results["scores"]["test"]} == {"ner", "sentiment", "same", "close"}
     assert evaluate(run) == results["scores"]["test"]
+    card = (run / "model" / "README.md").read_text()
+    assert "Texts longer than 64 tokens are read in overlapping windows. Of pairs of more than 64 tokens the" in card
     config = json.loads((run / "model" / "config.json").read_text())
     assert {task["name"]: task["pairs"] for task in config["tasks"]} == {
         "ner": False, "sentiment": False, "same": True, "close": True,

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from nlp_mtl.build_data import prepare
 from nlp_mtl.hub.export import export, stock
 from nlp_mtl.models.multitask import from_encoder
 from nlp_mtl.models.taken_heads import take_head
-from nlp_mtl.reports import print_check
+from nlp_mtl.reports import print_check, print_scores
 from nlp_mtl.run import check
 from nlp_mtl.task_types import kind_of
 from nlp_mtl.tasks import Task
@@ -179,8 +180,16 @@ def test_a_run_logs_and_scores_all_types(run: Path) -> None:
     assert {"micro_f1", "macro_f1", "exact_match", "per_label"} < {*test["tags"]}
     assert {"pearson", "spearman", "mse", "mae"} < {*test["rating"]}
     assert all(np.isfinite(list(line["losses"].values())).all() for line in metric_lines(run) if "losses" in line)
-    scores = evaluate(run)
-    assert scores == test
+    assert evaluate(run) == test
+
+
+def test_scores_of_each_kind_have_a_table_that_fits(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = json.loads((run / "results.json").read_text())
+    print_scores(results["scores"], results["main_metrics"])
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    for task, metric in results["main_metrics"].items():
+        assert re.search(rf"{task} .*test .*{results['scores']['test'][task][metric]:.4f}\*", shown), task
 
 
 def test_a_pipeline_of_the_export_answers_as_the_predictor(run: Path, tmp_path: Path) -> None:
