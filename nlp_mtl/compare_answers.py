@@ -79,8 +79,8 @@ def _answered(folder: Path, recipe: Recipe, splits: Mapping[str, str]) -> dict[s
 
 def rows_digest(prepared: Prepared, dataset: str, split: str) -> str:
     """A checksum of a split's rows: where in the source they stand, and their texts."""
-    rows, column = prepared.loaded[dataset].splits[split], prepared.loaded[dataset].column
+    rows, columns = prepared.loaded[dataset].splits[split], prepared.loaded[dataset].text_columns
     digest = hashlib.sha256(rows.source.encode() + rows.source_rows.astype("u8").tobytes())
-    for values in rows.values(column):
+    for values in (values for column in columns for values in rows.values(column)):
         digest.update(json.dumps(values.to_pylist()).encode())
     return digest.hexdigest()

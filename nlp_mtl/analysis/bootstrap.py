@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from seqeval.scheme import IOB2, Tokens
 
-from nlp_mtl.metrics import score_task
+from nlp_mtl.task_types import score_task
 from nlp_mtl.tasks import Task
 
 RESAMPLES = 10_000

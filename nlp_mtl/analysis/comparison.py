@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nlp_mtl.analysis.bootstrap import RowAnswers, compare_runs
-from nlp_mtl.metrics import score_task
+from nlp_mtl.task_types import score_task
 from nlp_mtl.tasks import Task
 
 VERDICTS = {"helped": "joint training helped", "hurt": "joint training hurt",

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nlp_mtl.analysis import bootstrap
 from nlp_mtl.analysis.bootstrap import RowAnswers, compare_runs, draws, row_sums
-from nlp_mtl.metrics import score_task
+from nlp_mtl.task_types import score_task
 from nlp_mtl.tasks import Task
 
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
@@ -138,3 +138,29 @@ def test_draws_are_seeded_whole_and_uniform() -> None:
     assert (found == np.concatenate(list(draws(50, 2000, seed=1)))).all()
     assert (found != np.concatenate(list(draws(50, 2000, seed=2)))).any()
     assert scipy.stats.chisquare(np.bincount(found.ravel())).pvalue > 0.001
+
+
+@pytest.mark.parametrize(
+    ("task", "gold", "good", "bad"),
+    [
+        (
+            Task("tags", "multi-label-classification", ("a", "b"), "micro_f1"),
+            [["a"], [], ["a", "b"], ["b"]],
+            [["a"], [], ["a", "b"], ["b"]],
+            [["b"], [], ["a"], ["a", "b"]],
+        ),
+        (
+            Task("rating", "regression", ("value",), "pearson"),
+            [1.0, 2.0, 3.0, 5.0],
+            [1.0, 2.5, 3.0, 4.0],
+            [4.0, 2.0, 3.0, 1.0],
+        ),
+    ],
+    ids=["several labels", "numbers"],
+)
+def test_tasks_of_any_type_are_compared(task: Task, gold: list, good: list, bad: list) -> None:
+    rows = [*range(4)]
+    found = compare_runs(task, [RowAnswers(rows, gold, good)], [RowAnswers(rows, gold, bad)])
+    better, worse = (score_task(task, gold, said)[task.metric] for said in (good, bad))
+    assert found.difference == pytest.approx(better - worse)
+    assert found.low <= found.difference <= found.high
