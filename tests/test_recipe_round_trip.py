@@ -16,7 +16,16 @@ TRAPS = ["no", "on", "null", "5e-5", "12", "1:30", "2024-01-01", "~", "#x", " x 
 TEXTS = st.sampled_from(TRAPS) | st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), max_size=8)
 
 
-NAMES = {"path", "text", "tokens", "delimiter", "label_names", "oversample", "undersample"}  # held against other keys
+NAMES = {
+    "path",
+    "text",
+    "text_pair",
+    "tokens",
+    "delimiter",
+    "label_names",
+    "oversample",
+    "undersample",
+}  # held against other keys
 
 
 def sections(model):
