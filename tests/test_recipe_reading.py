@@ -282,7 +282,7 @@ def test_reading_a_recipe_imports_no_torch(path):
 import sys
 from nlp_mtl import Recipe
 Recipe.from_yaml({str(path)!r}, ["seed=3"])
-heavy = {{"torch", "transformers", "datasets", "accelerate", "numpy"}} & set(sys.modules)
+heavy = {{"torch", "transformers", "datasets", "accelerate", "pyarrow", "scipy", "sklearn"}} & set(sys.modules)
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONWARNINGS": "error"})
