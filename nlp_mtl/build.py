@@ -85,7 +85,7 @@ def steps(
         sampler,
         prepared.tasks,
         prepared.framing,
-        max_tokens=settings.max_tokens,
+        max_tokens=_max_tokens(recipe, train),
         micro_batch_cost=MICRO_BATCH_COST.get(device, MICRO_BATCH_COST["cuda"]),
         process=process,
         num_processes=num_processes,
@@ -111,6 +111,12 @@ def _too_little(task: Task, splits: Sequence[EncodedSplit]) -> str:
         return "the same labels everywhere" if all(count in (0, num_items) for count in counts) else ""
     occurring = [task.labels[place] for place in np.flatnonzero(counts)]
     return f"only the label {listed(occurring)}" if len(occurring) < 2 else ""
+
+
+def _max_tokens(recipe: Recipe, train: Mapping[str, Split]) -> int:
+    """Tokens of a micro-batch; with adapters a row goes through the encoder once for each of its tasks."""
+    times = max(len(split.tasks) for split in train.values()) if recipe.sharing.strategy == "lora" else 1
+    return max(1, recipe.training.max_tokens // times)
 
 
 def _sampler(recipe: Recipe, train: Mapping[str, Split]) -> Sampler:

@@ -56,6 +56,8 @@ def score_items(
     transitions: dict[str, np.ndarray] = {}
     cost = MICRO_BATCH_COST.get(device.type, MICRO_BATCH_COST["cuda"])
     lengths = item_lengths(items, framing)
+    if model.reads_once_a_task:
+        max_tokens = max(1, max_tokens // len(names))
     batches = list(pack_sorted(lengths, max_tokens) if packed else cut(lengths, max_tokens, cost))
     missing = missing_passes(model, len(batches))
     for batch in batches:

@@ -61,6 +61,10 @@ def load_model(path: str | Path, *, revision: str | None = None) -> tuple[MultiT
     missing = sorted(loaded[1]["missing_keys"])
     if missing:  # they would be random
         raise ModelError(f"model `{path}` cannot be loaded: its weights lack {listed(missing)}")
+    if unknown := sorted(loaded[1]["unexpected_keys"]):  # left out, it would answer otherwise
+        raise ModelError(
+            f"model `{path}` cannot be loaded: its config.json has no place for the weights {listed(unknown)}"
+        )
     return model.eval(), load_tokenizer(name, revision, cached)
 
 

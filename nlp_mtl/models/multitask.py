@@ -95,7 +95,7 @@ class MultiTaskModel(PreTrainedModel):
         self._sharing_settings = config.sharing or {"strategy": "hard"}
         try:
             self.sharing = build_sharing(self._sharing_settings, self.task_names, encoder)
-        except ValueError as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"sharing: {error}") from error
         except ImportError as error:
             raise MissingExtraError("sharing by lora needs the extra `lora`: pip install 'nlp_mtl[lora]'") from error
@@ -128,7 +128,7 @@ class MultiTaskModel(PreTrainedModel):
         Raises:
             ModelError: they should be packed, but the encoder cannot read them so.
         """
-        if self._sharing_settings["strategy"] == "lora":
+        if self.reads_once_a_task:
             return agreed("each row goes through the adapter of its task (sharing: lora)", layout)
         return packs(self.encoder, layout)
 
@@ -182,7 +182,7 @@ class MultiTaskModel(PreTrainedModel):
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         chosen = dict.fromkeys(names) if rows is None else rows
-        if self._sharing_settings["strategy"] == "lora":
+        if self.reads_once_a_task:
             outputs = adapt(self.encoder, input_ids, attention_mask, chosen, **segments)
             masks = {name: attention_mask if rows is None else attention_mask[rows] for name, rows in chosen.items()}
             logits = {name: self.head(name)(outputs[name], attention_mask=masks[name]).logits for name in chosen}
@@ -190,7 +190,7 @@ class MultiTaskModel(PreTrainedModel):
         output = self.encoder(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            output_hidden_states=self._reads_all_layers,
+            **({"output_hidden_states": True} if self._reads_all_layers else {}),
             **segments,
         )
         logits = {name: self._padded_logits(name, output, attention_mask, rows) for name, rows in chosen.items()}
@@ -249,6 +249,11 @@ class MultiTaskModel(PreTrainedModel):
         """Where a task's rows stand in what the encoder gives."""
         first = self.task_names.index(task) * num_rows
         return torch.arange(first, first + num_rows, device=self.device)
+
+    @property
+    def reads_once_a_task(self) -> bool:
+        """Whether the encoder reads a row again for each task that it is asked for (``lora``)."""
+        return bool(self._sharing_settings["strategy"] == "lora")
 
     @property
     def _reads_all_layers(self) -> bool:

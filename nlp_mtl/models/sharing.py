@@ -161,8 +161,8 @@ class Towers(nn.Module):
         config = {id(module.config): module.config for module in layer.modules() if hasattr(module, "config")}
         self.copies = nn.ModuleDict({key(task): _copied(layer, config) for task in tasks})
         self.stitch: nn.Parameter | None = None
-        if cross_stitch:
-            others = 0.1 / max(len(tasks) - 1, 1)
+        if cross_stitch and len(tasks) > 1:  # one alone has nobody to mix with
+            others = 0.1 / (len(tasks) - 1)
             start = torch.full((len(tasks), len(tasks)), others).fill_diagonal_(0.9)
             self.stitch = nn.Parameter(start[..., None].repeat(1, 1, size))
 
@@ -216,6 +216,8 @@ def build_sharing(settings: Mapping[str, Any], tasks: Sequence[str], encoder: An
     if strategy == "ple":
         keys = ("num_experts", "expert_size", "num_task_experts", "num_levels")
         return ProgressiveExperts(tasks, size, *(settings[key] for key in keys))
+    if strategy not in ("hard", "towers", "lora"):  # of a later version: its weights must not be left out
+        raise ValueError(f"the strategy {strategy!r} is not known here")
     return None
 
 

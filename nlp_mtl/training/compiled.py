@@ -81,13 +81,14 @@ class CompiledLayers:
             for module in (self.encoder, *self.layers):
                 del module.forward  # the class's own shows again
 
-    def _forward(self, *, input_ids: Tensor, attention_mask: Tensor) -> Any:
+    def _forward(self, *, input_ids: Tensor, attention_mask: Tensor, **segments: Tensor) -> Any:
         rows, length = input_ids.shape
         shape = (length, rows == 1, bool(attention_mask.all()))  # without padding, layers may get no mask
         if shape not in self._known:
             self._make(*shape, input_ids.device)
             self._known.add(shape)
-        return self._encode(input_ids=input_ids, attention_mask=attention_mask)
+        # Segments are added to embeddings: layers are compiled without.
+        return self._encode(input_ids=input_ids, attention_mask=attention_mask, **segments)
 
     def _make(self, length: int, single: bool, full: bool, device: torch.device) -> None:
         """Run on texts of one token over and over. The state of torch's generators stays as it is."""

@@ -21,12 +21,13 @@ def layer_depths(model: nn.Module) -> dict[str, int | None]:
     behind: list[str] = []
     for name, _ in model.named_parameters():
         layer = re.search(r"\.(\d+)\.", name)
+        plain = ".".join(part for part in name.split(".") if not part.endswith("_task"))  # tasks have any name
         # A pooler is read by heads alone; most families have the same layer in the head. What tasks share besides the
         # encoder starts from nothing, like a head.
         if name.startswith(("heads.", "encoder.pooler.", "sharing.")) or name.endswith(".stitch") or ".lora_" in name:
             depths[name] = None
         # Also tables of positions that all layers share, and DeBERTa's norm of one.
-        elif "embed" in name or "relative" in name or name.startswith("encoder.encoder.LayerNorm."):
+        elif "embed" in plain or "relative" in plain or name.startswith("encoder.encoder.LayerNorm."):
             depths[name] = 0
         elif name.startswith("encoder.encoder.conv."):  # some of DeBERTa have it beside the first layer
             depths[name] = 1
@@ -46,7 +47,7 @@ def freeze(model: nn.Module, frozen: Frozen) -> None:
     """Take layers out of training for good: they get no gradient, and cost no backward pass.
 
     Raises:
-        ModelError: the encoder has not so many layers.
+        ModelError: the encoder has not so many layers, or some of them are towers.
     """
     if frozen == 0:
         return
@@ -58,6 +59,11 @@ def freeze(model: nn.Module, frozen: Frozen) -> None:
     for name, parameter in model.named_parameters():
         depth = depths[name]
         if depth is not None and depth <= below:
+            if ".copies." in name:
+                raise ModelError(
+                    f"training.frozen_layers: {frozen} takes in layers that each task has for itself (`sharing: "
+                    "towers`), which would stay alike: freeze fewer"
+                )
             parameter.requires_grad_(False)
 
 

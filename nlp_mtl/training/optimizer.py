@@ -42,8 +42,7 @@ def parameter_groups(
             part, rate = "encoder", learning_rate * layer_decay ** (last - depth)
             if layer_decay != 1:
                 part = f"encoder layer {depth}" if depth else "embeddings"
-        # One-dimensional parameters are biases and the scales of norms; a cross-stitch unit starts near 1.
-        decays = parameter.ndim > 1 and not name.endswith(".stitch")
+        decays = is_matrix(name, parameter)
         empty = {
             "name": part if decays else f"{part}, no decay",
             "params": [],
@@ -79,14 +78,19 @@ def set_learning_rates(groups: list[dict[str, Any]], factor: float) -> None:
         group["lr"] = group["peak_lr"] * factor
 
 
-def add_penalties(parameters: Iterable[nn.Parameter], l1_penalty: float, l2_penalty: float) -> None:
+def is_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter may be pulled to 0: no bias, scale of a norm, nor a cross-stitch unit, which starts near 1."""
+    return parameter.ndim > 1 and not name.endswith(".stitch")
+
+
+def add_penalties(parameters: Iterable[tuple[str, nn.Parameter]], l1_penalty: float, l2_penalty: float) -> None:
     """Add the gradients of ``l1_penalty * sum(abs(w)) + l2_penalty * sum(w ** 2)`` over matrices that learn in a step.
 
     Biases and norms are left alone, as by weight decay. Unlike it, penalties pass through AdamW's scaling
     (Loshchilov and Hutter 2019, arXiv 1711.05101) and count in the gradient's norm.
     """
-    for parameter in parameters if l1_penalty or l2_penalty else ():
-        if parameter.grad is not None and parameter.ndim > 1:
+    for name, parameter in parameters if l1_penalty or l2_penalty else ():
+        if parameter.grad is not None and is_matrix(name, parameter):
             weights = parameter.detach()
             if l1_penalty:
                 parameter.grad.add_(weights.sign(), alpha=l1_penalty)

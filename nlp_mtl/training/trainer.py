@@ -192,7 +192,7 @@ def train(
         for parameter in model.unused_parameters(task for task in learned if batches.counts[task]):
             parameter.grad = None  # no row of the step needs it: no update, no decay
         thaw.drop_gradients(step)
-        add_penalties(model.parameters(), l1_penalty, l2_penalty)
+        add_penalties(model.named_parameters(), l1_penalty, l2_penalty)
         grad_norm = whole(accelerator.clip_grad_norm_(model.parameters(), max_grad_norm or math.inf))
         prepared_optimizer.step()
         clear()

@@ -1,6 +1,7 @@
 """What lies between encoder and heads: each strategy as its paper writes it, in any layout, saved and loaded."""
 
 import copy
+import json
 import logging
 from itertools import combinations
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModel
 
 from nlp_mtl.errors import ModelError
+from nlp_mtl.models.loading import load_model
 from nlp_mtl.models.multitask import MultiTaskModel, from_encoder
 from nlp_mtl.models.sharing import Gate, LayerMix, MixtureOfExperts, ProgressiveExperts, TaskEmbedding
 from nlp_mtl.models.unshared import encoder_of_task
@@ -295,3 +297,32 @@ def test_adapters_leave_what_learns_as_it_was_and_read_padded_texts() -> None:
 def test_an_encoder_whose_layers_read_more_than_rows_has_no_adapters() -> None:
     with pytest.raises(ModelError, match="layers of a deberta-v2 read more than rows"):
         from_encoder(tiny.encoder("deberta-v2"), TASKS, sharing=SETTINGS["lora"])
+
+
+def test_towers_of_one_task_have_nobody_to_mix_with_and_start_as_the_encoder() -> None:
+    torch.manual_seed(0)
+    hard = from_encoder(tiny.encoder(), [NER]).eval()
+    torch.manual_seed(0)
+    alone = from_encoder(tiny.encoder(), [NER], sharing=SETTINGS["towers"]).eval()
+    with torch.no_grad():
+        assert torch.equal(alone(*batch())["ner"], hard(*batch())["ner"])
+
+
+@pytest.mark.parametrize(
+    ("sharing", "told"),
+    [
+        ({"strategy": "gate_v2"}, "the strategy 'gate_v2' is not known here"),
+        ({"strategy": "mmoe"}, "num_experts"),
+        (None, "its config.json has no place for the weights `sharing.gates"),
+    ],
+)
+def test_a_model_whose_sharing_is_not_known_or_lost_is_not_loaded_without_it(
+    tmp_path: Path, sharing: dict[str, Any] | None, told: str
+) -> None:
+    model("gate").save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    load_model(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "sharing": sharing}))
+    with pytest.raises(ModelError, match=told):
+        load_model(tmp_path)

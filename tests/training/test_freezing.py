@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from two_tasks import TASKS
 
 from nlp_mtl import ModelError, RecipeError, train
 from nlp_mtl.errors import NlpMtlError
-from nlp_mtl.models.multitask import from_encoder
+from nlp_mtl.models.multitask import MultiTaskModel, from_encoder
+from nlp_mtl.tasks import Task
 from nlp_mtl.training.freezing import Thaw, freeze, layer_depths
 from nlp_mtl.training.optimizer import add_penalties
 
@@ -80,7 +82,7 @@ def test_penalties_add_their_gradients_to_matrices_that_learn_and_to_nothing_els
     before = {name: p.grad.clone() for name, p in layer.named_parameters()}
     penalty = 0.3 * layer.weight.abs().sum() + 0.7 * layer.weight.square().sum()
     (expected,) = torch.autograd.grad(penalty, [layer.weight])
-    add_penalties([*layer.parameters(), *idle.parameters()], 0.3, 0.7)
+    add_penalties([*layer.named_parameters(), *idle.named_parameters()], 0.3, 0.7)
     torch.testing.assert_close(layer.weight.grad, before["weight"] + expected)
     assert torch.equal(layer.bias.grad, before["bias"])
     assert idle.weight.grad is None
@@ -136,3 +138,33 @@ def test_a_run_that_cannot_begin_leaves_the_old_one_as_it_was(tmp_path: Path) ->
         with pytest.raises(NlpMtlError):
             train(wrong, overwrite=True)
     assert {path: path.read_bytes() for path in Path(recipe.output_dir).rglob("*") if path.is_file()} == files
+
+
+def towers(tasks: list[Task], **sharing: Any) -> MultiTaskModel:
+    return from_encoder(
+        encoder(), tasks, sharing={"strategy": "towers", "num_layers": 1, "cross_stitch": True, **sharing}
+    )
+
+
+@pytest.mark.parametrize("frozen", ["encoder", 2])
+def test_towers_cannot_be_frozen_as_they_would_stay_alike(frozen: Any) -> None:
+    with pytest.raises(ModelError, match="layers that each task has for itself"):
+        freeze(towers(TASKS), frozen)
+    freeze(towers(TASKS), 1)
+
+
+def test_the_name_of_a_task_does_not_move_its_tower_to_the_embeddings() -> None:
+    embed = Task("embed_relative", "text-classification", ("a", "b"), "accuracy")
+    depths = layer_depths(towers([*TASKS, embed], cross_stitch=False))
+    of_tower = {depth for name, depth in depths.items() if ".copies.embed_relative_task." in name}
+    assert of_tower == {2}
+
+
+def test_penalties_leave_cross_stitch_units_alone() -> None:
+    model = towers(TASKS)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    add_penalties(model.named_parameters(), 0.1, 0.1)
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert not gradients["encoder.encoder.layer.1.stitch"].any()
+    assert gradients["encoder.encoder.layer.0.output.dense.weight"].any()
