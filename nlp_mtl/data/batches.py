@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nlp_mtl.data.items import Framing, Item, word_positions
+from nlp_mtl.data.items import Framing, Item, carries, word_positions
 from nlp_mtl.data.layout import bucketed
 from nlp_mtl.task_types import kind_of
 from nlp_mtl.task_types.crf import Chains, links_of
@@ -100,7 +100,7 @@ def _token_types(item: Item, length: int, framing: Framing) -> list[int]:
 
 
 def _padded_rows(task: Task, items: Sequence[Item], num_tokens: int, framing: Framing) -> TaskRows:
-    rows = [row for row, item in enumerate(items) if _carries(task, item)]
+    rows = [row for row, item in enumerate(items) if carries(item, task)]
     if not kind_of(task).reads_words:
         return TaskRows(torch.tensor(rows, dtype=torch.long), *_targets(task, [items[row] for row in rows]), task.type)
     labels = np.full((len(rows), num_tokens), MISSING, dtype=np.int64)
@@ -117,7 +117,7 @@ def _padded_rows(task: Task, items: Sequence[Item], num_tokens: int, framing: Fr
 
 def _packed_rows(task: Task, items: Sequence[Item], ends: np.ndarray, framing: Framing) -> TaskRows:
     """``ends``: [items + 1] where each item starts in the flat row, and the end."""
-    rows = [row for row, item in enumerate(items) if _carries(task, item)]
+    rows = [row for row, item in enumerate(items) if carries(item, task)]
     if not kind_of(task).reads_words:
         starts, stops = ends[:-1][rows][:, None], ends[1:][rows][:, None]
         places = starts + np.arange((stops - starts).max(initial=1))
@@ -157,11 +157,3 @@ def _targets(task: Task, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
 def _word_labels(task: Task, item: Item) -> np.ndarray:
     """[words] Label ids of the words that an item answers."""
     return np.asarray(item.labels[task.name][item.window.first_word : item.window.last_word], dtype=np.int64)
-
-
-def _carries(task: Task, item: Item) -> bool:
-    """Whether an item holds a label of the task."""
-    labels = item.labels.get(task.name, [])
-    if kind_of(task).reads_words:
-        labels = labels[item.window.first_word : item.window.last_word]
-    return any(label != MISSING for label in labels)

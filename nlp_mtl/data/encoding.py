@@ -224,7 +224,7 @@ def stream_split(
         stream.head[:], range(len(stream.head)), lambda row: f"{stream.title}, {stream.source.where_in_head(row)}"
     )
     for task, column, _ in tasks:
-        if all(label == MISSING for labels in first[label_column(task.name)] for label in labels):
+        if not any(map(kind_of(task).num_items, first[label_column(task.name)])):
             logger.warning(
                 "%s: none of the first %d rows has a label of the task `%s` (column `%s`)",
                 stream.title, len(stream.head), task.name, column,

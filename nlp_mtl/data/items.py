@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from nlp_mtl.data.encoding import Split, label_column
 from nlp_mtl.data.tokenization import PairFraming, Window, pair_framing, pair_lengths, special_ids, windows
+from nlp_mtl.task_types import kind_of
 from nlp_mtl.task_types.kind import Target
 from nlp_mtl.tasks import Task
 
@@ -112,6 +113,14 @@ def paired(place: int, pieces: Sequence[int], second: int, labels: Mapping[str, 
     first_length, second_length = pair_lengths(second, len(pieces) - second, framing.pair_capacity)
     kept = [*pieces[:first_length], *pieces[second : second + second_length]]
     return Item(place, Window(0, len(kept), 0, 0), 1.0, kept, [], labels, first_length)
+
+
+def carries(item: Item, task: Task) -> bool:
+    """Whether an item holds a label of a task; of words, one that its window answers."""
+    kind, target = kind_of(task), item.labels.get(task.name, [])
+    if kind.reads_words:
+        target = target[item.window.first_word : item.window.last_word]
+    return kind.num_items(target) > 0
 
 
 def item_lengths(items: Sequence[Item], framing: Framing) -> np.ndarray:

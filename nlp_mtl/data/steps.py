@@ -10,12 +10,12 @@ from torch.utils.data import Dataset
 
 from nlp_mtl.data.batches import MicroBatch, collate
 from nlp_mtl.data.encoding import Split, StreamedSplit, label_column
-from nlp_mtl.data.items import Framing, Item, item_lengths, read_items
+from nlp_mtl.data.items import Framing, Item, carries, item_lengths, read_items
 from nlp_mtl.data.layout import MICRO_BATCH_COST, bucketed, layout, pack
 from nlp_mtl.data.sampling import Sampler, StepPlan
 from nlp_mtl.data.streaming import Cursor, Stream
-from nlp_mtl.task_types import kind_of
-from nlp_mtl.tasks import MISSING, Task
+from nlp_mtl.task_types import KINDS, kind_of
+from nlp_mtl.tasks import Task
 
 
 class StepBatches(NamedTuple):
@@ -123,7 +123,7 @@ class StepDataset(Dataset[StepBatches]):
         A micro-batch goes back once for each of its tasks, so processes need not have as many as each other. Items with
         the same tasks stay together as far as shares stay even: each piece costs a sum of gradients.
         """
-        sets = _by_tasks(items)
+        sets = _by_tasks(items, self.tasks)
         costs = [float(lengths[places].sum() * (1 + 2 * len(tasks))) for tasks, places in sets]  # back is twice forward
         num_shares = self.num_processes * self.num_threads
         counts = [max(1, round(cost * num_shares / sum(costs))) for cost in costs]
@@ -175,16 +175,18 @@ class StepDataset(Dataset[StepBatches]):
         found: list[Any] = []
         for dataset, row in zip(plan.datasets, plan.rows, strict=True):
             split = self.splits[dataset]
-            labels = split.batch([int(row)])[label_column(task)][0] if task in split.tasks else []
-            if len(labels) > labels.count(MISSING):
+            if task not in split.tasks:
+                continue
+            target = split.batch([int(row)])[label_column(task)][0]
+            if KINDS[split.tasks[task]].num_items(target):
                 found.append(split.where(int(row)))
         return found
 
 
-def _by_tasks(items: Sequence[Item]) -> list[tuple[tuple[str, ...], np.ndarray]]:
+def _by_tasks(items: Sequence[Item], tasks: Sequence[Task]) -> list[tuple[tuple[str, ...], np.ndarray]]:
     """``(tasks, places of the items with labels of just these)``, without items that have no labels."""
     found: dict[tuple[str, ...], list[int]] = {}
     for place, item in enumerate(items):
-        labelled = tuple(task for task, ids in item.labels.items() if len(ids) > ids.count(MISSING))
+        labelled = tuple(task.name for task in tasks if carries(item, task))
         found.setdefault(labelled, []).append(place)
-    return [(tasks, np.array(places)) for tasks, places in sorted(found.items()) if tasks]
+    return [(names, np.array(places)) for names, places in sorted(found.items()) if names]

@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mixed_steps import MAX_LENGTH, TASKS, framing, splits, steps, text_rows, word_rows
@@ -14,10 +15,10 @@ from nlp_mtl.data import batches as batches_of
 from nlp_mtl.data import steps as steps_of
 from nlp_mtl.data.batches import MicroBatch
 from nlp_mtl.data.encoding import EncodedSplit
-from nlp_mtl.data.items import item_lengths
-from nlp_mtl.data.sampling import StepPlan
-from nlp_mtl.data.steps import StepBatches
-from nlp_mtl.tasks import MISSING
+from nlp_mtl.data.items import carries, item_lengths, windowed
+from nlp_mtl.data.sampling import Sampler, StepPlan
+from nlp_mtl.data.steps import StepBatches, StepDataset
+from nlp_mtl.tasks import MISSING, Task
 
 
 @pytest.fixture(scope="module")
@@ -210,3 +211,32 @@ def test_rows_of_a_task_are_told_with_their_place_in_the_data(data: list[Encoded
     assert "dataset `words`" in place
     assert "row 4" in place
     assert len(one.where(plan, "pos")) == 2
+
+
+def test_a_number_is_learned_from_whichever_it_is_and_counted_as_often(data: list[EncodedSplit]) -> None:
+    rating = Task("rating", "regression", ("value",), "pearson")
+    numbers = [[float(MISSING)], [], [-1.0], [2.5], [], [], [float(MISSING)], [0.0]]  # the last but one: in windows
+    texts = data[1]
+    rows = Dataset.from_dict({**texts.rows.select_columns(["pieces", "starts"])[:], "labels/rating": numbers})
+    split = EncodedSplit(texts.source, rows, {"rating": "regression"})
+    plan = StepPlan(0, np.zeros(8, dtype=np.int64), np.arange(8))
+    for packed, every in ((False, None), (True, None), (False, 1), (True, 1)):
+        sampler = Sampler([8], [1.0], batch_size=8, num_rows=8, seed=3)
+        one = StepDataset([split], sampler, [rating], framing(), max_tokens=64, packed=packed, one_set_every=every)
+        parts = [batch.tasks["rating"] for batch in one[0].micro_batches]
+        assert one[0].counts == {"rating": 5} == {"rating": pytest.approx(sum(float(p.weights.sum()) for p in parts))}
+        assert {number for part in parts for number in part.labels.tolist()} == {MISSING, -1.0, 2.5, 0.0}
+        assert one.where(plan, "rating") == [split.where(row) for row in (0, 2, 3, 6, 7)]
+
+
+def test_a_window_without_a_label_is_no_part_of_what_its_task_learns_from(data: list[EncodedSplit]) -> None:
+    around = framing()
+    starts = [*range(40)]
+    items = windowed(0, [7] * 40, starts, {"ner": [MISSING] * 39 + [1], "pos": [0] * 40}, around)
+    last = items[-1].window
+    assert last.first_word <= 39 < last.last_word
+    assert [carries(item, TASKS[0]) for item in items] == [False] * (len(items) - 1) + [True]
+    one = steps(data)
+    one.max_tokens = 1000
+    found = one.layout_of_sets(items, item_lengths(items, around))
+    assert sorted(map(sorted, found)) == [[*range(len(items) - 1)], [len(items) - 1]]
