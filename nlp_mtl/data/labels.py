@@ -56,7 +56,10 @@ class LabelReader:
         Raises:
             KeyError: it is not in the label set.
         """
-        return self._ids[value]
+        try:
+            return self._ids[value]
+        except TypeError as error:  # a list among the later rows of a stream, of which only the first ones have a type
+            raise KeyError(str(value)) from error
 
     def key(self) -> list[str]:
         """What it reads as what, for cache keys."""
@@ -66,10 +69,12 @@ class LabelReader:
         """The error for a value that is not in the label set."""
         if isinstance(value, str):
             hint = did_you_mean(value, self.labels)
+        elif isinstance(value, list | dict):
+            hint = " A label is text or a number."
         else:
             hint = f' `label_names` names numbers from 0 on, `label_map: {{"{value}": name of {value}, ...}}` any'
         return DataError(
-            f"task `{self.task}`: unknown label {value!r} in {where}; the label set is {listed(self.labels)}.{hint}"
+            f"task `{self.task}`: unknown label {value!r:.60} in {where}; the label set is {listed(self.labels)}.{hint}"
         )
 
 

@@ -155,7 +155,7 @@ def load_splits(
     wanted = list(dict.fromkeys([*texts, *label_columns]))
     for split, own in own_names.items():
         if own in opened.streams:
-            source = columns_of(opened.streams[own], wanted, column, tokens is not None, limits.get(split))
+            source = columns_of(opened.streams[own], wanted, texts, tokens is not None, limits.get(split))
             opened.streams[own], opened.parts[own] = source, {"": source.head(HEAD_ROWS if split == "train" else None)}
     parts = {own: opened.parts[own] for own in own_names.values()}
     check_columns(dataset, parts, texts, tokens is not None, label_columns)

@@ -48,9 +48,10 @@ class TextSource:
     """Rows of a pass, the first ones; None: all."""
     columns: tuple[str, ...] = ()
     """Those that are asked for."""
-    text_column: str = ""
+    text_columns: tuple[str, ...] = ()
+    """One, or two of pairs."""
     is_words: bool = False
-    """Whether ``text_column`` holds lists of words."""
+    """Whether they hold lists of words."""
     numbers: frozenset[str] = frozenset()
     """Columns of class numbers, in a format that writes all as text."""
     num_rows: int | None = None
@@ -87,7 +88,7 @@ class TextSource:
     def reading(self, features: datasets.Features) -> "TextSource":
         """The same, told what types its columns have."""
         numbers = {name for name, kind in features.items() if self.form in ("csv", "tsv") and "int" in str(kind)}
-        return replace(self, numbers=frozenset(numbers - {self.text_column}))
+        return replace(self, numbers=frozenset(numbers.difference(self.text_columns)))
 
     def identity(self) -> list[Any]:
         """What tells the data from another: where a row stands depends on it. What is in the files may be mended."""
@@ -158,11 +159,21 @@ class TextSource:
                         f"{self.place}, line {line} of {file}: the column `{column}` held numbers, and now {value!r}"
                     )
                 values[column] = int(value)
-        text = values[self.text_column]
-        if text is not None and not isinstance(text, list if self.is_words else str):
-            what = "list of words" if self.is_words else "text"
-            raise DataError(f"{self.place}, line {line} of {file}: `{self.text_column}` holds {text!r:.60}, no {what}")
+        for column in self.text_columns:
+            if not (_are_words if self.is_words else _is_text)(values[column]):
+                what = "list of words" if self.is_words else "text"
+                raise DataError(
+                    f"{self.place}, line {line} of {file}: `{column}` holds {values[column]!r:.60}, no {what}"
+                )
         return values
+
+
+def _is_text(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _are_words(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(map(_is_text, value)))
 
 
 _UNREADABLE = (
@@ -252,11 +263,13 @@ def known_size(rows: datasets.IterableDataset, split: str) -> int | None:
     return (told[split].num_examples if split in told else 0) or None
 
 
-def columns_of(source: Source, columns: Sequence[str], text_column: str, is_words: bool, limit: int | None) -> Source:
+def columns_of(
+    source: Source, columns: Sequence[str], text_columns: Sequence[str], is_words: bool, limit: int | None
+) -> Source:
     """A source that is asked for some columns, and of which a pass has so many rows at most."""
     asked: dict[str, Any] = {"columns": tuple(columns), "limit": limit}
     if source.num_rows is not None and limit is not None:
         asked["num_rows"] = min(source.num_rows, limit)
     if isinstance(source, TextSource):
-        return replace(source, **asked, text_column=text_column, is_words=is_words)
+        return replace(source, **asked, text_columns=tuple(text_columns), is_words=is_words)
     return replace(source, **asked)

@@ -24,10 +24,12 @@ def default_metric(labels: Sequence[str]) -> Metric:
     return "micro_f1"
 
 
-def target(reader: Reader, cell: list[Any] | None, num_words: int, where: Callable[[], str]) -> Target:
+def target(reader: Reader, cell: Any, num_words: int, where: Callable[[], str]) -> Target:
     """A 0 or 1 for each label of the set. A null has no target; an empty list has one: no label holds."""
     if cell is None:
         return []
+    if not isinstance(cell, list):
+        raise DataError(f"task `{reader.task}`: {where()} has {cell!r:.60}; expected a list of labels")
     place = None
     try:
         if reader.indicators:

@@ -1,6 +1,6 @@
 """A number for each text: similarity, a rating, a grade."""
 
-import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +23,14 @@ def default_metric(labels: Sequence[str]) -> Metric:
     return "pearson"
 
 
-def target(reader: Reader, cell: float | None, num_words: int, where: Callable[[], str]) -> Target:
+def target(reader: Reader, cell: Any, num_words: int, where: Callable[[], str]) -> Target:
     """The number as it is: what an exported head answers is in the data's own unit."""
     if cell is None:
         return []
-    if not math.isfinite(cell):
-        raise DataError(f"task `{reader.task}`: {where()} has {cell}; expected a number, or null where there is none")
+    is_number = isinstance(cell, int | float) and not isinstance(cell, bool)
+    if not is_number or not abs(cell) <= sys.float_info.max:  # so are nan, and whole numbers that no float holds
+        found = f"{cell!r:.60}"
+        raise DataError(f"task `{reader.task}`: {where()} has {found}; expected a number, or null where there is none")
     return [float(cell)]
 
 

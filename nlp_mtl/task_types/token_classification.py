@@ -21,8 +21,10 @@ def default_metric(labels: Sequence[str]) -> Metric:
     return "span_f1" if are_iob(labels) else "accuracy"
 
 
-def target(reader: Reader, cell: list[Any] | None, num_words: int, where: Callable[[], str]) -> Target:
+def target(reader: Reader, cell: Any, num_words: int, where: Callable[[], str]) -> Target:
     """An id a word, MISSING where it has no label."""
+    if cell is not None and not isinstance(cell, list):
+        raise DataError(f"task `{reader.task}`: {where()} has {cell!r:.60}; expected a list of labels, one a word")
     if cell is None or (not cell and num_words):
         return []
     if len(cell) != num_words:

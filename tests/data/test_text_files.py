@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shards import LABELS, loaded, numbers, stream, write_shards
+from tiny import write_jsonl
 
 from nlp_mtl.errors import DataError
 
@@ -95,6 +96,16 @@ def test_class_numbers_of_csv_are_numbers_and_gaps_are_null(tmp_path: Path) -> N
 def test_a_text_among_lists_of_words_is_refused(tmp_path: Path) -> None:
     (tmp_path / "part-0.jsonl").write_text('{"text": ["a"], "label": "no"}\n' * 100 + '{"text": "ab", "label": "no"}\n')
     with pytest.raises(DataError, match=r"line 101 of .*: `text` holds 'ab', no list of words"):
+        stream(tmp_path, tokens="text", text=None).batch(range(101))
+
+
+def test_a_number_among_words_and_one_among_second_texts_are_refused(tmp_path: Path) -> None:
+    good, words = {"text": "a", "other": "b", "label": "no"}, {"text": ["a", None], "label": "no"}
+    write_jsonl(tmp_path / "part-0.jsonl", [good] * 100 + [good | {"other": None}, good | {"other": 7}])
+    with pytest.raises(DataError, match=r"line 102 of .*: `other` holds 7, no text"):
+        stream(tmp_path, text_pair="other").batch(range(102))
+    write_jsonl(tmp_path / "part-0.jsonl", [words] * 100 + [words | {"text": ["a", 7]}])
+    with pytest.raises(DataError, match=r"line 101 of .*: `text` holds \['a', 7\], no list of words"):
         stream(tmp_path, tokens="text", text=None).batch(range(101))
 
 

@@ -203,7 +203,12 @@ def test_cells_that_cannot_be_read_are_refused_with_their_place() -> None:
     ):
         with pytest.raises(DataError, match=told):
             read(KINDS[TAGS.type], cell, indicators=indicators)
-    with pytest.raises(DataError, match="row 7 has nan; expected a number"):
-        read(KINDS[RATING.type], math.nan)
+    for cell in (math.nan, -math.inf, 10**400, "good", True, [1.0]):
+        with pytest.raises(DataError, match=r"row 7 has .{1,60}; expected a number"):
+            read(KINDS[RATING.type], cell)
+    for kind in (KINDS[TAGS.type], KINDS["token-classification"]):
+        for cell in (3, "a", {"a": 1}):
+            with pytest.raises(DataError, match=f"row 7 has {cell!r}; expected a list of labels"):
+                read(kind, cell)
     assert read(KINDS[RATING.type], None) == []
     assert read(KINDS[RATING.type], 3) == [3.0]

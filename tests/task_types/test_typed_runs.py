@@ -299,13 +299,42 @@ def test_losses_of_several_labels_are_scaled_by_what_coins_lose(tmp_path: Path) 
     assert found.fixed.tolist() == pytest.approx([1 / np.log(4), 1 / np.log(2), 1 / (3 * np.log(2))])
 
 
-def test_several_labels_and_numbers_are_streamed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    given = values(tmp_path, max_steps=4, eval_every=4)
+def streamed_values(folder: Path) -> dict[str, Any]:
+    given = values(folder, max_steps=4, eval_every=4)
     del given["datasets"]["words"], given["tasks"]["pos"]
     given["datasets"]["texts"] |= {"streaming": True, "buffer_size": 16}
     given["tasks"]["tags"]["label_names"] = list(TAGS)
     given["tasks"]["sentiment"]["label_names"] = ["negative", "positive"]
     given["sampling"] = {"strategy": "uniform"}
+    return given
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "told"),
+    [
+        ("rating", "good", "task `rating`: {place} has 'good'; expected a number, or null where there is none"),
+        ("tags", 3, "task `tags`: {place} has 3; expected a list of labels"),
+        ("tags", [["good"]], "task `tags`: unknown label ['good'] in {place}; the label set is"),
+        ("label", ["positive"], "task `sentiment`: unknown label ['positive'] in {place}; the label set is"),
+    ],
+)
+def test_a_value_of_another_type_behind_the_first_rows_of_a_stream_is_told_with_its_line(
+    tmp_path: Path, column: str, value: Any, told: str
+) -> None:
+    given = streamed_values(tmp_path)
+    file = tmp_path / "corpus" / "texts" / "train.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    tiny.write_jsonl(file, [*rows, *rows, *rows[:4], rows[4] | {column: value}])
+    split = prepare(Recipe.from_dict(given)).streams["texts"]
+    split.batch(range(64))
+    with pytest.raises(DataError) as refused:
+        split.batch(range(64, 101))
+    place = f"dataset `texts`, split train (streamed), line 101 of {file}"
+    assert told.format(place=place) in str(refused.value)
+
+
+def test_several_labels_and_numbers_are_streamed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    given = streamed_values(tmp_path)
     with caplog.at_level(logging.WARNING, "nlp_mtl"):
         results = train(Recipe.from_dict(given))
     assert {*results["scores"]["test"]} == {"sentiment", "tags", "rating"}
