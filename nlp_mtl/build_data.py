@@ -117,11 +117,13 @@ def _load(recipe: Recipe) -> dict[str, LoadedDataset]:
     for name, spec in recipe.datasets.items():
         readers = [(task, columns[name]) for task in recipe.tasks.values() if name in (columns := task.columns())]
         texts = [column for task, column in readers if _has_classes(task.type)]
+        named = {column for task, column in readers if KINDS[task.type].label_set != "none"}
         loaded[name] = load_splits(
             name,
             **spec.model_dump(exclude={"oversample", "undersample"}),
             data_dir=recipe.data_dir,
             label_columns=[column for _, column in readers],
+            number_columns=[column for _, column in readers if column not in named],
             default_stratify=texts[0] if texts else None,
             seed=recipe.seed,
             split_seed=recipe.split_seed,

@@ -122,6 +122,7 @@ def load_splits(
     streaming: bool = False,
     buffer_size: int = 1,
     label_columns: Sequence[str] = (),
+    number_columns: Sequence[str] = (),
     stratify: str | None = None,
     default_stratify: str | None = None,
     seed: int = 0,
@@ -132,6 +133,8 @@ def load_splits(
     Args:
         dataset: its name in the recipe, for messages.
         label_columns: columns that tasks will read; they must exist.
+        number_columns: those among them that hold numbers and no classes: the first rows of a stream of CSV do not
+            tell, as they may all be whole.
         stratify: the column whose values a carved split keeps in proportion, as the recipe says it; it must be of use.
         default_stratify: the same where ``stratify`` is None; a label column.
         seed: of the order of a stream.
@@ -155,7 +158,8 @@ def load_splits(
     wanted = list(dict.fromkeys([*texts, *label_columns]))
     for split, own in own_names.items():
         if own in opened.streams:
-            source = columns_of(opened.streams[own], wanted, texts, tokens is not None, limits.get(split))
+            decimals = {*number_columns}.difference(texts)
+            source = columns_of(opened.streams[own], wanted, texts, tokens is not None, limits.get(split), decimals)
             opened.streams[own], opened.parts[own] = source, {"": source.head(HEAD_ROWS if split == "train" else None)}
     parts = {own: opened.parts[own] for own in own_names.values()}
     check_columns(dataset, parts, texts, tokens is not None, label_columns)

@@ -2,8 +2,9 @@
 
 import copy
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from nlp_mtl.data.text_files import Row, read_rows
 from nlp_mtl.errors import DataError, did_you_mean, listed
 
 _NUMBER = re.compile(r"[+-]?\d+")
+_DECIMAL = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
 _ROWS_WITHOUT = 1000
 """So many rows of a JSON Lines file may leave out a column."""
 
@@ -54,6 +56,8 @@ class TextSource:
     """Whether they hold lists of words."""
     numbers: frozenset[str] = frozenset()
     """Columns of class numbers, in a format that writes all as text."""
+    decimals: frozenset[str] = frozenset()
+    """Columns of numbers that are no classes, in such a format: whole or not, whatever the first ones are."""
     num_rows: int | None = None
 
     def head(self, count: int | None) -> datasets.Dataset:
@@ -68,7 +72,9 @@ class TextSource:
         for column in dict.fromkeys(name for row in rows for name in row):
             values = [row.get(column) for row in rows]
             given = [value for value in values if value is not None]
-            if self.form in ("csv", "tsv") and given and all(map(_NUMBER.fullmatch, given)):
+            if column in self.decimals:
+                values = [self._decimal(one, column, partial(self.where_in_head, n)) for n, one in enumerate(values)]
+            elif self.form in ("csv", "tsv") and given and all(map(_NUMBER.fullmatch, given)):
                 values = [None if value is None else int(value) for value in values]
             try:
                 found[column] = pa.array(values)
@@ -88,7 +94,7 @@ class TextSource:
     def reading(self, features: datasets.Features) -> "TextSource":
         """The same, told what types its columns have."""
         numbers = {name for name, kind in features.items() if self.form in ("csv", "tsv") and "int" in str(kind)}
-        return replace(self, numbers=frozenset(numbers.difference(self.text_columns)))
+        return replace(self, numbers=frozenset(numbers.difference(self.text_columns, self.decimals)))
 
     def identity(self) -> list[Any]:
         """What tells the data from another: where a row stands depends on it. What is in the files may be mended."""
@@ -149,8 +155,15 @@ class TextSource:
             f"{self.place}: {file} has no column `{name}`; it has {listed(known)}.{did_you_mean(name, known)}"
         )
 
+    def _decimal(self, value: str | None, column: str, where: Callable[[], str]) -> float | None:
+        if value is not None and not _DECIMAL.fullmatch(value):
+            raise DataError(f"{self.place}, {where()}: the column `{column}` holds {value!r:.60}; expected a number")
+        return None if value is None else float(value)
+
     def _read(self, row: Row, file: str, line: int) -> Row:
         values = {column: row.get(column) for column in self.columns}
+        for column in self.decimals:
+            values[column] = self._decimal(values[column], column, lambda: f"line {line} of {file}")
         for column in self.numbers:
             value = values.get(column)
             if value is not None:
@@ -264,12 +277,18 @@ def known_size(rows: datasets.IterableDataset, split: str) -> int | None:
 
 
 def columns_of(
-    source: Source, columns: Sequence[str], text_columns: Sequence[str], is_words: bool, limit: int | None
+    source: Source,
+    columns: Sequence[str],
+    text_columns: Sequence[str],
+    is_words: bool,
+    limit: int | None,
+    decimals: Collection[str] = (),
 ) -> Source:
     """A source that is asked for some columns, and of which a pass has so many rows at most."""
     asked: dict[str, Any] = {"columns": tuple(columns), "limit": limit}
     if source.num_rows is not None and limit is not None:
         asked["num_rows"] = min(source.num_rows, limit)
     if isinstance(source, TextSource):
+        asked["decimals"] = frozenset(decimals if source.form in ("csv", "tsv") else ())
         return replace(source, **asked, text_columns=tuple(text_columns), is_words=is_words)
     return replace(source, **asked)

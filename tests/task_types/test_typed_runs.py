@@ -344,6 +344,56 @@ def test_several_labels_and_numbers_are_streamed(tmp_path: Path, caplog: pytest.
         train(Recipe.from_dict({**given, "output_dir": str(tmp_path / "other")}))
 
 
+def csv_values(folder: Path, form: str, numbers: list[str]) -> dict[str, Any]:
+    """Streamed ratings of CSV or TSV, and a validation split."""
+    given = streamed_values(folder)
+    mark = "," if form == "csv" else "\t"
+    for split, column in (("train", numbers), ("validation", ["1", "2.5", ""])):
+        lines = [mark.join(("text", "rating")), *(mark.join((f"tea {n}", one)) for n, one in enumerate(column))]
+        (folder / "corpus" / f"{split}.{form}").write_text("\n".join(lines) + "\n")
+    given["datasets"]["texts"]["data_files"] = {split: f"{split}.{form}" for split in ("train", "validation")}
+    given["tasks"] = {"rating": given["tasks"]["rating"]}
+    return given
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv"])
+@pytest.mark.parametrize(
+    "numbers",
+    [["0.5", "-2", "", "+.25", "1e1", "7."], ["3", "4"] * 50 + ["2.5", "", "-1e-2"], [""] * 100 + ["2.5", "3"]],
+    ids=["decimal", "whole at first", "none at first"],
+)
+def test_streamed_numbers_of_csv_are_those_of_the_same_file_unstreamed(
+    tmp_path: Path, form: str, numbers: list[str]
+) -> None:
+    given = csv_values(tmp_path, form, numbers)
+    split = prepare(Recipe.from_dict(given)).streams["texts"]
+    found = split.batch(range(len(numbers)))["labels/rating"]
+    given["datasets"]["texts"] = {**given["datasets"]["texts"], "streaming": False, "test_fraction": 0}
+    del given["datasets"]["texts"]["buffer_size"]
+    plain = prepare(Recipe.from_dict(given)).encoded["texts"]["train"].rows["labels/rating"]
+    assert sorted(found) == sorted(plain) == sorted([float(one)] if one else [] for one in numbers)
+
+
+@pytest.mark.parametrize("place", [1, 101])
+@pytest.mark.parametrize("odd", ["2,5", "nan", "1_000", "high"])
+def test_what_is_no_number_in_a_csv_stream_is_told_with_its_line(tmp_path: Path, place: int, odd: str) -> None:
+    given = csv_values(tmp_path, "tsv", [*["3"] * place, odd])
+    with pytest.raises(DataError) as refused:
+        prepare(Recipe.from_dict(given)).streams["texts"].batch(range(place + 1))
+    told = f"line {place + 2} of {tmp_path}/corpus/train.tsv: the column `rating` holds {odd!r}; expected a number"
+    assert told in str(refused.value)
+
+
+def test_a_column_of_csv_that_is_read_as_classes_too_keeps_its_whole_numbers(tmp_path: Path) -> None:
+    given = csv_values(tmp_path, "csv", ["0", "1"] * 4)
+    (tmp_path / "corpus" / "validation.csv").write_text("text,rating\na,1\nb,0\n")
+    given["tasks"]["mood"] = {
+        "type": "text-classification", "dataset": "texts", "labels": "rating", "label_names": ["bad", "good"],
+    }  # fmt: skip
+    batch = prepare(Recipe.from_dict(given)).streams["texts"].batch(range(8))
+    assert batch["labels/rating"] == batch["labels/mood"] != [[0]] * 8
+
+
 @pytest.mark.parametrize("strategy", ["pcgrad", "gradnorm"])
 def test_gradients_are_told_apart(tmp_path: Path, strategy: str) -> None:
     given = {**values(tmp_path, max_steps=3), "gradients": {"strategy": strategy}}
