@@ -24,7 +24,7 @@ from nlp_mtl.recipe import Recipe
 from nlp_mtl.run_folder import command, versions
 
 TIMED_TEXTS = 512
-"""Test texts at most that predictions are timed on."""
+"""Test texts at most, or pairs of them, that predictions are timed on."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _cost(
     measured_times = prediction_cost(
         Path(recipes["joint"][0].output_dir),
         {task: Path(recipes[name][0].output_dir) for task, name in alone.items()},
-        _texts(asked),
+        *_texts(asked),
         max_tokens=asked.recipe.training.max_tokens,
         mixed_precision=asked.recipe.training.mixed_precision,
         layout=layout(asked.recipe),
@@ -121,8 +121,8 @@ def _cost(
     return {**measured_times, "training_tokens": {"joint": tokens("joint"), "alone": total, "of_models": of_tasks}}
 
 
-def _texts(asked: Asked) -> list[Any]:
-    """The first texts of the datasets that are compared on."""
+def _texts(asked: Asked) -> tuple[list[Any], list[tuple[Any, Any]]]:
+    """The first texts of the datasets that are compared on: single ones, and pairs."""
     splits = {
         dataset: split
         for split in ("validation", "test")
@@ -130,11 +130,18 @@ def _texts(asked: Asked) -> list[Any]:
         if any(asked.splits[task] == split for task in rows.tasks)
     }
     texts: list[Any] = []
+    pairs: list[tuple[Any, Any]] = []
     for dataset, split in splits.items():
         loaded = asked.prepared.loaded[dataset]
-        rows = loaded.splits[split].rows
-        first = rows[: max(1, TIMED_TEXTS // len(splits))][loaded.column]
-        texts += [
-            [word for word in text or () if word is not None] if loaded.is_words else text or "" for text in first
-        ]
-    return texts
+        rows = loaded.splits[split].rows[: max(1, TIMED_TEXTS // len(splits))]
+        first, *second = ([_given(cell, loaded.is_words) for cell in rows[name]] for name in loaded.text_columns)
+        if second:
+            pairs += zip(first, second[0], strict=True)
+        else:
+            texts += first
+    return texts, pairs
+
+
+def _given(cell: Any, is_words: bool) -> Any:
+    """A cell as a predictor takes it."""
+    return [word for word in cell or () if word is not None] if is_words else cell or ""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tiny import write_jsonl
 from tiny_runs import finish, start, values, weights
 
 from nlp_mtl import Recipe, RecipeError, RunError, RunStopped, evaluate, train
@@ -249,6 +250,23 @@ def test_without_a_test_split_validation_counts_and_it_is_told(tmp_path: Path) -
     assert "sentiment: there is no labelled test split" in html
     assert "Not measured: it was not asked for." in html
     assert (folder / "runs" / "joint-seed0" / "checkpoints").is_dir()
+
+
+def test_tasks_of_pairs_are_compared_beside_tasks_of_single_texts(tmp_path: Path) -> None:
+    given = two_tasks(tmp_path, max_steps=1, eval_every=1)
+    files = sorted((Path(given["data_dir"]) / "texts").glob("*.jsonl"))
+    rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    write_jsonl(Path(given["data_dir"]) / "pairs.jsonl", [
+        {"first": row["text"], "second": None if place % 7 == 3 else "tea in oslo", "label": row["label"]}
+        for place, row in enumerate(rows)
+    ])  # fmt: skip
+    given["datasets"]["texts"] |= {"data_files": {"train": "pairs.jsonl"}, "text": "first", "text_pair": "second"}
+    folder, report = compare(Recipe.from_dict(given), seeds=1, measure_conflicts=False)
+    rows_of = {task: one["rows"] for task, one in report["tasks"].items()}
+    assert (report["cost"]["texts"], report["cost"]["pairs"]) == (rows_of["ner"], rows_of["sentiment"])
+    assert (
+        f"seconds for {rows_of['ner']} texts and {rows_of['sentiment']} pairs" in (folder / "report.html").read_text()
+    )
 
 
 def test_a_stopped_comparison_says_how_to_go_on(

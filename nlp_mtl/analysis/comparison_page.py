@@ -184,10 +184,11 @@ def _cost(cost: Mapping[str, Any]) -> str:
     def count(value: int | None) -> str:
         return "unknown (streamed)" if value is None else f"{value:,}"
 
+    asked = [f"{cost[kind]:,} {kind}" for kind in ("texts", "pairs") if cost[kind]]
     rows = [
         ["parameters", f"{cost['parameters']['joint']:,}", f"{cost['parameters']['alone']:,}"],
         ["training tokens of a seed", count(tokens["joint"]), count(tokens["alone"])],
-        [f"seconds for {cost['texts']:,} texts", f"{cost['seconds']['joint']:.3f}", f"{cost['seconds']['alone']:.3f}"],
+        [f"seconds for {' and '.join(asked)}", f"{cost['seconds']['joint']:.3f}", f"{cost['seconds']['alone']:.3f}"],
     ]
     return (
         "<h2>Cost</h2>"

@@ -12,44 +12,59 @@ REPEATS = 3
 """How often each is timed, by turns: what slows the machine for a while slows all."""
 
 
+Text = str | Sequence[str]
+"""A text, or its words."""
+
+
 def prediction_cost(
-    joint: Path, alone: Mapping[str, Path], texts: Sequence[str | Sequence[str]], **options: Any
+    joint: Path, alone: Mapping[str, Path], texts: Sequence[Text], pairs: Sequence[tuple[Text, Text]], **options: Any
 ) -> dict[str, Any]:
     """Parameters, and seconds to answer for texts, in this process on this machine: once jointly, and task by task.
 
     Args:
         joint: the run folder of the joint model.
         alone: ``{task: run folder}``.
-        texts: what to answer for.
+        texts: what tasks of single texts answer for.
+        pairs: what tasks of pairs answer for.
         options: of :func:`nlp_mtl.inference.predictor.load`.
 
     Returns:
         ``parameters`` and ``seconds`` of ``joint`` and ``alone`` (all tasks together), the medians of a few repeats;
-        ``ratio`` of the seconds, alone by joint; ``texts``, ``device``.
+        ``ratio`` of the seconds, alone by joint; how many ``texts`` and ``pairs``; ``device``.
     """
     one = load(joint, **options)
     others = [load(folder, **options) for folder in alone.values()]
     seconds: dict[str, list[float]] = {"joint": [], "alone": []}
     for predictor in (one, *others):
-        predictor(texts[:8])  # what is slow the first time does not count
+        _answer(predictor, texts[:8], pairs[:8])  # what is slow the first time does not count
     for _ in range(REPEATS):
-        seconds["joint"].append(_seconds([one], texts))
-        seconds["alone"].append(_seconds(others, texts))
+        seconds["joint"].append(_seconds([one], texts, pairs))
+        seconds["alone"].append(_seconds(others, texts, pairs))
     medians = {name: statistics.median(found) for name, found in seconds.items()}
     return {
         "parameters": {"joint": _parameters([one]), "alone": _parameters(others)},
         "seconds": medians,
         "ratio": medians["alone"] / medians["joint"],
         "texts": len(texts),
+        "pairs": len(pairs),
         "device": str(one.model.device),
     }
 
 
-def _seconds(predictors: Sequence[Predictor], texts: Sequence[str | Sequence[str]]) -> float:
+def _seconds(predictors: Sequence[Predictor], texts: Sequence[Text], pairs: Sequence[tuple[Text, Text]]) -> float:
     start = time.perf_counter()
     for predictor in predictors:
-        predictor(texts)  # answers are on the CPU when it returns
+        _answer(predictor, texts, pairs)  # answers are on the CPU when it returns
     return time.perf_counter() - start
+
+
+def _answer(predictor: Predictor, texts: Sequence[Text], pairs: Sequence[tuple[Text, Text]]) -> None:
+    """Answer all tasks of a model, which may be of both kinds."""
+    kinds = {task.pairs for task in predictor.tasks}
+    if False in kinds:
+        predictor(texts)
+    if True in kinds:
+        predictor([first for first, _ in pairs], text_pair=[second for _, second in pairs])
 
 
 def _parameters(predictors: Sequence[Predictor]) -> int:

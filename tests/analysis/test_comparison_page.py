@@ -44,7 +44,7 @@ def report() -> dict[str, Any]:
         "conflicts_missing": "", "over_time": {"weights": over_time, "shares": over_time},
         "learning_curves": {"ner": {"joint": curve, "only-ner": curve}, "mood": {"joint": curve, "only-mood": curve}},
         "cost": {"parameters": {"joint": 10, "alone": 20}, "seconds": {"joint": 1.0, "alone": 2.5}, "ratio": 2.5,
-                 "texts": 512, "device": "cpu", "training_tokens": {"joint": None, "alone": 12345}},
+                 "texts": 512, "pairs": 0, "device": "cpu", "training_tokens": {"joint": None, "alone": 12345}},
         "models": {"only-ner": {"tasks": ["ner"], "differences": [{"key": "a.b", "joint": 1, "here": None}],
                                 "runs": [{"steps": 1000, "step": 900}]}},
         "versions": {"torch": "2"}, "command": "nlp-mtl compare x.yaml",
