@@ -5,7 +5,7 @@ Test rows (texts) are drawn again, as many as there are, with replacement; both 
 are scored by those sums, so that ten thousand draws take seconds.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,6 +58,8 @@ class Comparison(NamedTuple):
 
 def row_sums(task: Task, gold: Sequence[Any], predicted: Sequence[Any]) -> Sums | None:
     """The main metric of a task by sums over entries; None: it is no function of sums that is known here."""
+    if task.type == "multi-label-classification":
+        return _set_sums(task, gold, predicted)
     is_tokens = task.type == "token-classification"
     if not is_tokens and task.type != "text-classification":
         return None
@@ -72,6 +74,16 @@ def row_sums(task: Task, gold: Sequence[Any], predicted: Sequence[Any]) -> Sums 
         return Sums(_label_counts(task.labels, list(entries)), _macro_f1)
     if task.metric == "span_f1":
         return Sums(_stacked([_span_counts(*pair) for pair in entries]), _f1)
+    return None
+
+
+def _set_sums(task: Task, gold: Sequence[Collection[str]], predicted: Sequence[Collection[str]]) -> Sums | None:
+    """The same of sets of labels."""
+    if task.metric == "exact_match":
+        return Sums(_stacked([(set(g) == set(p), 1) for g, p in zip(gold, predicted, strict=True)]), _share)
+    if task.metric in ("macro_f1", "micro_f1"):
+        counts = _set_counts(task.labels, gold, predicted)
+        return Sums(counts, _macro_f1 if task.metric == "macro_f1" else _micro_f1)
     return None
 
 
@@ -90,10 +102,15 @@ def _f1(sums: Array) -> Array:
 
 
 def _macro_f1(sums: Array) -> Array:
-    """The mean over labels that occur in gold or predicted."""
+    """The mean over labels that occur in gold or predicted; 0 where none does."""
     of_labels = sums.reshape(*sums.shape[:-1], -1, 3)
     occurs = of_labels[..., 1] + of_labels[..., 2] > 0
-    return np.asarray((_f1(of_labels) * occurs).sum(axis=-1) / occurs.sum(axis=-1))
+    return np.asarray((_f1(of_labels) * occurs).sum(axis=-1) / np.maximum(occurs.sum(axis=-1), 1))
+
+
+def _micro_f1(sums: Array) -> Array:
+    """Of all labels together."""
+    return _f1(sums.reshape(*sums.shape[:-1], -1, 3).sum(axis=-2))
 
 
 def _label_counts(labels: Sequence[str], entries: Sequence[tuple[Sequence[str], Sequence[str]]]) -> Array:
@@ -106,6 +123,12 @@ def _label_counts(labels: Sequence[str], entries: Sequence[tuple[Sequence[str], 
             counts[row, places[other], 2] += 1
             counts[row, places[one], 0] += one == other
     return counts.reshape(len(entries), -1)
+
+
+def _set_counts(labels: Sequence[str], gold: Sequence[Collection[str]], predicted: Sequence[Collection[str]]) -> Array:
+    """[entries, 3 labels] As :func:`_label_counts`, of sets."""
+    holds = [np.array([[label in one for label in labels] for one in sets], dtype=bool) for sets in (gold, predicted)]
+    return np.stack([holds[0] & holds[1], *holds], axis=-1).reshape(len(gold), -1).astype(np.float64)
 
 
 def _span_counts(gold: Sequence[str], predicted: Sequence[str]) -> tuple[int, int, int]:

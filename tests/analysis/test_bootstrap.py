@@ -1,5 +1,7 @@
 """The paired bootstrap against closed forms, scipy, and scores computed anew for each draw."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 
 from nlp_mtl.analysis import bootstrap
 from nlp_mtl.analysis.bootstrap import RowAnswers, compare_runs, draws, row_sums
+from nlp_mtl.metrics import set_scores
 from nlp_mtl.task_types import score_task
 from nlp_mtl.tasks import Task
 
@@ -18,16 +21,28 @@ TASKS = [
     Task("pos", "token-classification", ("a", "b", "c"), "accuracy"),
     Task("pos", "token-classification", ("a", "b", "c"), "macro_f1"),
     Task("ner", "token-classification", TAGS, "span_f1"),
+    Task("tags", "multi-label-classification", ("a", "b", "c"), "micro_f1"),
+    Task("tags", "multi-label-classification", ("a", "b", "c"), "macro_f1"),
+    Task("tags", "multi-label-classification", ("a", "b", "c"), "exact_match"),
 ]
 TOPIC = TASKS[0]
 NAMES = [f"{task.name}-{task.metric}" for task in TASKS]
 
 
 def answers(task: Task, num_rows: int, right: float, seed: int, gold_seed: int = 0) -> RowAnswers:
-    """Random answers, a share of which is right; rows of words are cut in two here and there."""
+    """Random answers, a share of which is right; rows of words are cut in two here and there, some sets are empty."""
     random, of_gold = np.random.default_rng([1, seed]), np.random.default_rng([2, gold_seed])
-    rows, gold, predicted = [], [], []
+    rows: list[Any] = []
+    gold: list[Any] = []
+    predicted: list[Any] = []
     for row in range(num_rows):
+        if task.type == "multi-label-classification":
+            holds = of_gold.random(len(task.labels)) < 0.3
+            said_to = np.where(random.random(len(task.labels)) < right, holds, random.random(len(task.labels)) < 0.3)
+            rows.append(("data", row))
+            gold.append([task.labels[place] for place in np.flatnonzero(holds)])
+            predicted.append([task.labels[place] for place in np.flatnonzero(said_to)])
+            continue
         for _ in range(1 if task.type == "text-classification" else int(of_gold.integers(1, 3))):
             size = 1 if task.type == "text-classification" else int(of_gold.integers(1, 7))
             labels = [str(label) for label in of_gold.choice(task.labels, size)]
@@ -59,6 +74,23 @@ def test_draws_scored_by_sums_are_those_scored_anew(task: Task, monkeypatch: pyt
     monkeypatch.setattr(bootstrap, "row_sums", lambda *_: None)
     assert compare_runs(task, runs[:2], runs[2:]) == pytest.approx(by_sums, abs=1e-12)
     assert by_sums.low < by_sums.difference < by_sums.high
+
+
+@pytest.mark.parametrize("metric", ["micro_f1", "macro_f1", "exact_match"])
+def test_sets_without_any_label_score_as_the_metrics_say(metric: Any) -> None:
+    task = Task("tags", "multi-label-classification", ("a", "b"), metric)
+    gold, predicted = [[], [], ["a"]], [[], [], ["a", "b"]]
+    sums = row_sums(task, gold, predicted)
+    assert sums is not None
+    times = np.array([[3, 0, 0], [0, 0, 3], [1, 1, 1], [2, 1, 0]])
+    expected = [
+        set_scores(
+            *([answer for answer, n in zip(said, row, strict=True) for _ in range(n)] for said in (gold, predicted))
+        )
+        for row in times
+    ]
+    assert sums.score(times @ sums.of_rows) == pytest.approx([found[metric] for found in expected], abs=1e-12)
+    assert expected[0][metric] == (1 if metric == "exact_match" else 0)
 
 
 def test_equal_answers_differ_by_nothing_at_all() -> None:
