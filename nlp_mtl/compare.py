@@ -51,8 +51,8 @@ def compare(
         seeds: how many; the recipe's ``seed`` is the first.
         pairs: train each two tasks, too.
         leave_one_out: train all tasks but one, too.
-        same_steps: models of fewer tasks take as many steps as the joint one, each of fewer rows, rather than fewer
-            steps of as many.
+        same_steps: models of fewer tasks take as many steps as the joint one, each of fewer rows (a whole number),
+            rather than fewer steps of as many.
         measure_conflicts: tell the tasks' gradients apart in some steps of the joint runs; it changes nothing but what
             rounding and dropout draw there.
         output_dir: the comparison's folder; default: the recipe's ``output_dir`` with ``-compare``.

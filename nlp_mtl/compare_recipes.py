@@ -130,7 +130,8 @@ def part_recipe(
     What is counted in steps is scaled to the run's length; what makes no sense for these tasks is left out.
 
     Args:
-        same_steps: in as many steps of fewer rows, rather than in fewer steps of as many.
+        same_steps: in as many steps of fewer rows, rather than in fewer steps of as many; rows a step are whole, so the
+            rows of the run differ by up to half a one a step. Where there are fewer rows than steps: in a step a row.
     """
     values = joint.to_dict()
     tasks = {name: spec for name, spec in values["tasks"].items() if name in group}
@@ -149,10 +150,12 @@ def part_recipe(
     if len(group) == 1 or not any(spec["loss_weight"] for spec in tasks.values()):
         tasks = {name: spec | {"loss_weight": 1.0} for name, spec in tasks.items()}
     rows = {name: budget.rows.get(name, 0) for name in datasets}
-    batch_size = joint.training.batch_size
+    batch_size, num_rows = joint.training.batch_size, max(1, sum(rows.values()))
     if same_steps:
-        batch_size = max(1, round(batch_size * sum(rows.values()) / sum(budget.rows.values())))
-    num_steps = max(1, math.ceil(sum(rows.values()) / batch_size))
+        batch_size = max(1, round(batch_size * num_rows / sum(budget.rows.values())))
+        if num_rows >= budget.steps:
+            num_rows = min(max(num_rows, (budget.steps - 1) * batch_size + 1), budget.steps * batch_size)
+    num_steps = math.ceil(num_rows / batch_size)
     scale = budget.steps / num_steps
     changed = {"tasks": tasks, "datasets": datasets, "output_dir": str(folder)}
     return Recipe.from_dict(
@@ -163,7 +166,7 @@ def part_recipe(
             "balancing": _balancing(joint, group, scale),
             "gradients": _gradients(joint, group),
             "sharing": _sharing(joint, group),
-            "training": _training(joint, group, rows, passes, budget, num_steps) | {"batch_size": batch_size},
+            "training": _training(joint, group, rows, passes, budget, num_rows, num_steps) | {"batch_size": batch_size},
         }
     )
 
@@ -204,6 +207,7 @@ def _training(
     rows: Mapping[str, int],
     passes: Mapping[str, int],
     budget: Budget,
+    num_rows: int,
     num_steps: int,
 ) -> dict[str, Any]:
     training = joint.training
@@ -213,7 +217,7 @@ def _training(
     unfreeze, scale = training.unfreeze_every, budget.steps / num_steps
     weights = {task: weight for task, weight in training.selection_weights.items() if task in group}
     return training.model_dump(mode="json") | {
-        "num_epochs": sum(rows.values()) / epoch if epoch else training.num_epochs,
+        "num_epochs": num_rows / epoch if epoch else training.num_epochs,
         "max_steps": None if epoch else num_steps,
         "eval_every": max(1, math.ceil(num_steps / evaluations)),
         "unfreeze_every": unfreeze and max(1, round(unfreeze / scale)),
@@ -234,6 +238,11 @@ def differences(joint: Recipe, part: Recipe) -> list[dict[str, Any]]:
     ]
 
 
+def planned_rows(recipe: Recipe, prepared: Prepared) -> int:
+    """Rows that a run draws from all of its datasets, unless it stops early. ``prepared``: the data of all tasks."""
+    return steps(recipe, _of_recipe(recipe, prepared)).sampler.num_rows
+
+
 def training_tokens(
     recipe: Recipe, prepared: Prepared, lines: Sequence[Mapping[str, Any]], num_steps: int
 ) -> int | None:
@@ -243,14 +252,7 @@ def training_tokens(
         prepared: the data of all tasks.
         lines: as in :func:`budget`.
     """
-    own = replace(
-        prepared,
-        tasks=[task for task in prepared.tasks if task.name in recipe.tasks],
-        loaded={name: prepared.loaded[name] for name in recipe.datasets},
-        encoded={name: prepared.encoded[name] for name in recipe.datasets},
-        streams={name: stream for name, stream in prepared.streams.items() if name in recipe.datasets},
-    )
-    data = _replayed(recipe, own, lines)
+    data = _replayed(recipe, _of_recipe(recipe, prepared), lines)
     lengths = [_row_tokens(split, prepared.framing) for split in data.splits if isinstance(split, EncodedSplit)]
     if len(lengths) < len(data.splits):
         return None
@@ -259,6 +261,17 @@ def training_tokens(
         int(lengths[place][plan.rows[plan.datasets == place]].sum())
         for plan in plans
         for place in np.unique(plan.datasets)
+    )
+
+
+def _of_recipe(recipe: Recipe, prepared: Prepared) -> Prepared:
+    """What a recipe reads of the data of all tasks."""
+    return replace(
+        prepared,
+        tasks=[task for task in prepared.tasks if task.name in recipe.tasks],
+        loaded={name: prepared.loaded[name] for name in recipe.datasets},
+        encoded={name: prepared.encoded[name] for name in recipe.datasets},
+        streams={name: stream for name, stream in prepared.streams.items() if name in recipe.datasets},
     )
 
 

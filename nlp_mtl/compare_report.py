@@ -19,7 +19,7 @@ from nlp_mtl.analysis.comparison import (
 from nlp_mtl.analysis.prediction_cost import prediction_cost
 from nlp_mtl.build import layout
 from nlp_mtl.build_data import Prepared
-from nlp_mtl.compare_recipes import differences, group_name, training_tokens
+from nlp_mtl.compare_recipes import budget, differences, group_name, planned_rows, training_tokens
 from nlp_mtl.recipe import Recipe
 from nlp_mtl.run_folder import command, versions
 
@@ -62,6 +62,7 @@ def comparison_report(
     together = {(a, b): (group_name((a, b), names), group_name((a,), names)) for a, b in of_two}
     rest = {(a, b): ("joint", group_name([name for name in names if name != b], names)) for a, b in of_two}
     joint = runs["joint"]
+    drawn = budget(recipes["joint"][0], asked.prepared, joint[0].lines).rows
     return {
         "name": asked.folder.name,
         "seeds": [run.seed for run in joint],
@@ -80,6 +81,8 @@ def comparison_report(
             name: {
                 "tasks": list(group),
                 "differences": differences(recipes["joint"][0], recipes[name][0]) if name != "joint" else [],
+                "rows": planned_rows(recipes[name][0], asked.prepared),
+                "joint_rows": sum(drawn.get(dataset, 0) for dataset in recipes[name][0].datasets),
                 "runs": [_run_report(asked.folder, one) for one in recipes[name]],
             }
             for name, group in asked.models.items()

@@ -118,6 +118,9 @@ def test_conflicts_and_cost_are_measured(done: tuple[Path, dict[str, Any]]) -> N
     folder, report = done
     assert {*report["conflicts"]["mean"]} == {"ner/sentiment"}
     assert all(len(points) == 2 for points in report["conflicts"]["over_time"].values())
+    assert {name: model["rows"] == model["joint_rows"] for name, model in report["models"].items()} == dict.fromkeys(
+        ("joint", "only-ner", "only-sentiment"), True
+    )
     cost = report["cost"]
     joint, alone = (sum(tensor.numel() for tensor in weights(folder / "runs" / name).values()) for name in RUNS[:2])
     assert cost["parameters"]["joint"] == joint

@@ -59,7 +59,10 @@ _METHOD = (
     "training, validation and test rows. A joint run's best step is chosen by the recipe's selection score over its "
     "tasks, a single-task run's by its own task. With several tasks, one interval in twenty leaves out 0 by chance."
 )
-_STEPS = {False: "in steps of as many rows", True: "in as many steps, of as many of its rows each"}
+_STEPS = {
+    False: "in steps of as many rows",
+    True: "but for what rounding the rows of a step to a whole number adds or takes away (see above), in as many steps",
+}
 
 
 def page(report: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
@@ -202,8 +205,15 @@ def _models(report: Mapping[str, Any]) -> str:
     for name, model in report["models"].items():
         changed = "; ".join(f"{one['key']}: {one['joint']} → {one['here']}" for one in model["differences"])
         steps = ", ".join(f"{run['step']:,} of {run['steps']:,}" for run in model["runs"])
-        rows.append([name, ", ".join(model["tasks"]), steps, changed or "the recipe itself"])
-    head = ["model", "tasks", "best step of steps, by seed", "how its recipe differs from the joint one"]
+        drawn = f"{model['rows']:,}; jointly {model['joint_rows']:,}"
+        rows.append([name, ", ".join(model["tasks"]), drawn, steps, changed or "the recipe itself"])
+    head = [
+        "model",
+        "tasks",
+        "rows drawn, as planned",
+        "best step of steps, by seed",
+        "how its recipe differs from the joint one",
+    ]
     return "<h2>What was trained</h2>" + _table(head, rows)
 
 
