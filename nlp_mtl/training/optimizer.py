@@ -79,7 +79,7 @@ def set_learning_rates(groups: list[dict[str, Any]], factor: float) -> None:
 
 
 def is_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter may be pulled to 0: no bias, scale of a norm, nor a cross-stitch unit, which starts near 1."""
+    """Whether a parameter may be pulled to 0: no bias, no norm's scale, no cross-stitch unit, which starts near 1."""
     return parameter.ndim > 1 and not name.endswith(".stitch")
 
 
