@@ -53,7 +53,8 @@ class _WritableHandler(_Handler):
         elif self.path == "/api/whoami-v2":
             known = self.headers.get("Authorization") == f"Bearer {TOKEN}"
             role = {"accessToken": {"displayName": "local", "role": "write"}}
-            self._json({"type": "user", "name": "me", "auth": role} if known else {"error": "?"}, 200 if known else 401)
+            user = {"type": "user", "name": "me", "orgs": [], "auth": role}
+            self._json(user if known else {"error": "?"}, 200 if known else 401)
         else:
             super().do_GET()
 
