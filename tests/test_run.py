@@ -273,6 +273,6 @@ def test_a_disk_that_fills_up_gives_one_of_our_errors_and_the_run_can_go_on(tmp_
     if list((tmp_path / "again" / "checkpoints").glob("step-*")):
         train(again, resume=True)
     else:
-        train(again, overwrite=(tmp_path / "again" / "recipe.yaml").exists())
+        train(again, overwrite=any((tmp_path / "again").glob("*")))
     same = {"metrics.jsonl", "model/model.safetensors"}
     assert all((tmp_path / "again" / name).read_bytes() == finished[tmp_path / "run" / name] for name in same)
