@@ -24,7 +24,8 @@ from nlp_mtl.recipe import Recipe
 
 if TYPE_CHECKING:
     from nlp_mtl.inference.predictor import Predictor, load
-    from nlp_mtl.models.multitask import MultiTaskConfig, MultiTaskModel
+    from nlp_mtl.models.configuration import MultiTaskConfig
+    from nlp_mtl.models.multitask import MultiTaskModel
     from nlp_mtl.run import evaluate, train
 
 __version__ = "0.1.0"

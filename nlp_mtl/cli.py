@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from nlp_mtl.terminal import nobody_reads, quiet_libraries, told
-from nlp_mtl.text_streams import as_json_line, chunks, comma_separated, lines_given, texts_given
+from nlp_mtl.text_streams import answered, as_json_line, comma_separated, lines_given, texts_given
 
 app = typer.Typer(
     help="Multi-task natural language processing with one shared encoder.",
@@ -135,9 +135,7 @@ def predict(
         raise typer.BadParameter("give one for each text; for pairs in lines: --json-lines", param_hint="--text-pair")
     if json_lines and not reads_lines:
         raise typer.BadParameter("it is about lines of standard input: leave out the texts", param_hint="--json-lines")
-    for text in texts or ():
-        if reads_lines:
-            break
+    for text in () if reads_lines else texts or ():
         if os.path.isfile(text):
             print(f"nlp-mtl: {text} is taken as a text; for the lines of that file: - < {text}", file=sys.stderr)
     quiet_libraries()
@@ -152,13 +150,9 @@ def predict(
     given = lines_given(json_lines) if reads_lines else texts_given(texts or (), text_pair)
     # Answers on the terminal are progress enough.
     with tqdm(desc="Predicting", unit="text", disable=sys.stdout.isatty() or not sys.stderr.isatty()) as bar:
-        for chunk in chunks(given, 256):
-            firsts = [text for text, _ in chunk]
-            seconds = [second for _, second in chunk if second is not None] or None
-            for (text, second), answer in zip(chunk, nlp(firsts, text_pair=seconds, tasks=chosen), strict=True):
-                told = {"text": text} if second is None else {"text": text, "text_pair": second}
-                print(as_json_line({**told, "predictions": answer}), flush=True)
-            bar.update(len(chunk))
+        for lines in answered(nlp, given, chosen):
+            print(*lines, sep="\n", flush=True)
+            bar.update(len(lines))
 
 
 Private = Annotated[

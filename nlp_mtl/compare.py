@@ -21,7 +21,7 @@ from nlp_mtl.errors import DataError, Problem, RecipeError, RunError, RunStopped
 from nlp_mtl.recipe import Recipe
 from nlp_mtl.run import train
 from nlp_mtl.run_folder import check_folder, command, learned_changes, saved_recipe, versions
-from nlp_mtl.storage import PARTIAL, write_text, written_folder
+from nlp_mtl.storage import PARTIAL, remove, write_text, written_folder
 from nlp_mtl.training.launcher import launched_accelerator
 
 logger = logging.getLogger(__name__)
@@ -127,10 +127,9 @@ def _start(folder: Path, recipe: Recipe, overwrite: bool, accelerator: Accelerat
         )
     accelerator.wait_for_everyone()  # all have seen what is there
     if accelerator.is_main_process:
+        if overwrite:
+            remove(folder, _OURS)
         try:
-            for name in _OURS if overwrite else ():
-                path = folder / name
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             folder.mkdir(parents=True, exist_ok=True)
             write_text(folder / "comparison.json", json.dumps({"versions": versions(), "command": command()}) + "\n")
             write_text(folder / "recipe.yaml", recipe.to_yaml())

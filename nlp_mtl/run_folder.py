@@ -4,7 +4,6 @@ import json
 import logging
 import platform
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from nlp_mtl.analysis.plots import draw_plots
 from nlp_mtl.errors import RunError, first_line
 from nlp_mtl.recipe import COMPUTATION, Recipe
 from nlp_mtl.recipe_reading import changed_keys
-from nlp_mtl.storage import write_text, written_folder
+from nlp_mtl.storage import remove, write_text, written_folder
 from nlp_mtl.training.checkpoint import checkpoints
 
 logger = logging.getLogger(__name__)
@@ -111,16 +110,10 @@ def start_folder(output_dir: Path, recipe: Recipe, accelerator: Accelerator) -> 
     """
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        for name in _OURS:
-            path = output_dir / name
-            if name == "trackers" and accelerator.log_with:
-                continue  # they run already, and have cleared theirs
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
     except OSError as error:
         raise RunError(f"output_dir {output_dir} cannot be written: {error.strerror}") from error
+    # Trackers that run already have cleared theirs.
+    remove(output_dir, (name for name in _OURS if not (name == "trackers" and accelerator.log_with)))
     _keep_environment(output_dir, _environment(accelerator))
     write_text(output_dir / "recipe.yaml", recipe.to_yaml())
 

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -69,6 +69,22 @@ def written_folder(folder: Path) -> Iterator[Path]:
             raise cannot_write(folder, error) from error
         raise
     shutil.rmtree(before, ignore_errors=True)
+
+
+def remove(folder: Path, names: Iterable[str]) -> None:
+    """Remove files and folders in a folder, in that order; not all of them need be there.
+
+    Raises:
+        RunError: one cannot be removed.
+    """
+    for path in (folder / name for name in names):
+        try:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise RunError(f"{folder} cannot be written: {error.strerror}") from error
 
 
 def cannot_write(path: Path, error: Exception) -> RunError:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from nlp_mtl.errors import DataError
@@ -78,6 +78,18 @@ def as_json_line(value: Any) -> str:
 def comma_separated(given: Sequence[str] | None) -> list[str] | None:
     """The parts of an option's values, which may hold several each; None: it was not given."""
     return None if given is None else [part.strip() for one in given for part in one.split(",") if part.strip()]
+
+
+def answered(nlp: Callable[..., Any], given: Iterator[TextOrPair], tasks: Sequence[str] | None) -> Iterator[list[str]]:
+    """Lines of JSON with texts and their answers, some hundreds at a time."""
+    for chunk in chunks(given, 256):
+        firsts = [text for text, _ in chunk]
+        seconds = [second for _, second in chunk if second is not None] or None
+        answers = nlp(firsts, text_pair=seconds, tasks=tasks)
+        yield [
+            as_json_line({"text": text, **({} if second is None else {"text_pair": second}), "predictions": answer})
+            for (text, second), answer in zip(chunk, answers, strict=True)
+        ]
 
 
 def chunks(items: Iterator[TextOrPair], size: int) -> Iterator[list[TextOrPair]]:

@@ -17,7 +17,7 @@ from nlp_mtl.errors import RunError
 from nlp_mtl.recipe import Recipe
 from nlp_mtl.recipe_reading import changed_keys
 from nlp_mtl.run_folder import learned_changes, saved_recipe
-from nlp_mtl.storage import aside, cannot_write, write_text
+from nlp_mtl.storage import aside, cannot_write, remove, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def study_folder(recipe: Recipe, overwrite: bool) -> Iterator[Path]:
         raise RunError(f"output_dir {folder} cannot be written: {error.strerror}") from error
     try:
         if overwrite:
-            _remove(folder)
+            remove(folder, _OURS)
         if (folder / "recipe.yaml").exists():
             _check_same(folder, recipe)
         # The database first: what holds one is ours to go on with, wherever it was left.
@@ -66,18 +66,6 @@ def study_folder(recipe: Recipe, overwrite: bool) -> Iterator[Path]:
 
 def _is_study(folder: Path) -> bool:
     return (folder / DATABASE).is_file() or [path.name for path in folder.iterdir()] == [_LOCK]
-
-
-def _remove(folder: Path) -> None:
-    try:
-        for name in _OURS:
-            path = folder / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-    except OSError as error:
-        raise RunError(f"output_dir {folder} cannot be written: {error.strerror}") from error
 
 
 def _check_same(folder: Path, recipe: Recipe) -> None:

@@ -100,6 +100,15 @@ def write_yaml(folder: Path, values: dict[str, Any]) -> Path:
     return path
 
 
+def alone_and_in_two(folder: Path, given: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Lines with losses of a run by one process and of the same by two, in ``folder/run`` and ``folder/two``."""
+    train(Recipe.from_dict(given))
+    two = {**given, "output_dir": str(folder / "two")}
+    code, _, errors = finish(start("train", write_yaml(folder, two), processes=2))
+    assert code == 0, errors
+    return zip(loss_lines(Path(given["output_dir"])), loss_lines(folder / "two"), strict=True)
+
+
 def stopped_after(run: Path, step: int, folder: Path) -> Path:
     """A copy of a run folder as it was when the process died some time after a checkpoint."""
     shutil.copytree(run, folder)

@@ -4,7 +4,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from tiny import BAD, GOOD, NAMES, WORDS, save_encoder, text_row, token_row, write_jsonl
+from tiny import BAD, GOOD, NAMES, WORDS, recipe, save_encoder, text_row, token_row, write_jsonl
 
 TAGS = ("good", "person", "place")
 
@@ -32,30 +32,13 @@ def write_typed_corpus(folder: Path, *, train: int = 48, other: int = 16, seed: 
 
 def values(folder: Path, *, dropout: float = 0.0, **training: Any) -> dict[str, Any]:
     """A recipe's values: token, text, multi-label classification and regression."""
-    write_typed_corpus(folder / "corpus")
-    files = {
-        name: {split: f"{name}/{split}.jsonl" for split in ("train", "validation", "test")}
-        for name in ("words", "texts")
-    }
-    return {
-        "encoder": str(save_encoder(folder / "encoder", dropout=dropout)),
-        "data_dir": str(folder / "corpus"),
-        "datasets": {
-            "words": {"data_files": files["words"], "tokens": "tokens"},
-            "texts": {"data_files": files["texts"], "text": "text"},
-        },
-        "tasks": {
-            "pos": {"type": "token-classification", "dataset": "words", "labels": "upos"},
-            "sentiment": {"type": "text-classification", "dataset": "texts", "labels": "label"},
-            "tags": {"type": "multi-label-classification", "dataset": "texts", "labels": "tags"},
-            "rating": {"type": "regression", "dataset": "texts", "labels": "rating"},
-        },
-        "training": {
-            "num_epochs": 2, "batch_size": 16, "max_tokens": 128, "log_every": 1, "learning_rate": 2e-3,
-            "head_learning_rate": 1e-2, **training,
-        },
-        "output_dir": str(folder / "run"),
-    }  # fmt: skip
+    corpus, encoder = write_typed_corpus(folder / "corpus"), save_encoder(folder / "encoder", dropout=dropout)
+    rates = {"learning_rate": 2e-3, "head_learning_rate": 1e-2}
+    given = recipe(folder, corpus=corpus, encoder_folder=encoder, **{**rates, **training})
+    del given["tasks"]["ner"]
+    given["tasks"]["tags"] = {"type": "multi-label-classification", "dataset": "texts", "labels": "tags"}
+    given["tasks"]["rating"] = {"type": "regression", "dataset": "texts", "labels": "rating"}
+    return given
 
 
 def learning(folder: Path) -> dict[str, Any]:

@@ -97,9 +97,13 @@ def adapt(
     return found
 
 
+OWN = "_task"
+"""The end of what a task's own modules are called: a task may have any name, a module's attributes may not."""
+
+
 def key(task: str) -> str:
-    """What a task's own modules are called: a task may have any name, a module's attributes may not."""
-    return f"{task}_task"
+    """What a task's own modules are called."""
+    return task + OWN
 
 
 def parts(module: nn.Module) -> list[Any]:

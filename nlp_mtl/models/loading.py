@@ -9,9 +9,10 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from nlp_mtl.errors import ModelError, listed
+from nlp_mtl.models.configuration import MultiTaskConfig
 from nlp_mtl.models.encoder import load_tokenizer
 from nlp_mtl.models.fetching import UNREADABLE, cannot_load, check_shards, only_cached, weights_from
-from nlp_mtl.models.multitask import MultiTaskConfig, MultiTaskModel
+from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.retrying import retried
 from nlp_mtl.task_types import kind_of
 from nlp_mtl.tasks import Decoder

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.configuration_utils import SubConfigSpec
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from nlp_mtl.errors import MissingExtraError, ModelError
 from nlp_mtl.models.adapters import adapt
+from nlp_mtl.models.configuration import MultiTaskConfig
 from nlp_mtl.models.heads import (
     build_head,
     from_meta,
@@ -26,33 +26,9 @@ from nlp_mtl.models.heads import (
 from nlp_mtl.models.packing import agreed, encode_packed, has_segments, packs, pooled, token_places
 from nlp_mtl.models.sharing import LayerMix, build_sharing, readers
 from nlp_mtl.task_types import kind_of
-from nlp_mtl.tasks import Task, task_from_dict, transitions_key
+from nlp_mtl.tasks import Task, transitions_key
 
 _WITHOUT_PACKAGE = [Path(__file__).with_name(name) for name in ("modeling_nlp_mtl.py", "sharing.py", "adapters.py")]
-
-
-class MultiTaskConfig(PreTrainedConfig):
-    """Configuration of a :class:`MultiTaskModel`, kept as ``config.json`` beside its weights."""
-
-    model_type = "nlp_mtl"
-    sub_configs_defaults = {"encoder_config": SubConfigSpec(AutoConfig, model_type="bert")}
-
-    encoder_config: Any = None
-    """The encoder's own configuration."""
-    tasks: list[dict[str, Any]] | None = None
-    """The tasks, as :meth:`nlp_mtl.tasks.Task.to_dict` writes them; order is the order of answers."""
-    word_splitter: str = "unicode"
-    """How texts become words; see :mod:`nlp_mtl.words`."""
-    max_length: int = 512
-    """Tokens in a window, special tokens counted."""
-    window_overlap: int = 64
-    """Tokens that neighbouring windows of a long text share."""
-    sharing: dict[str, Any] | None = None
-    """What lies between encoder and heads: ``strategy`` and what it reads, as in a recipe; None: nothing."""
-
-    def task_list(self) -> list[Task]:
-        """The tasks."""
-        return [task_from_dict(values) for values in self.tasks or []]
 
 
 class MultiTaskModel(PreTrainedModel):
@@ -362,5 +338,4 @@ def from_encoder(
     return MultiTaskModel(config, encoder)
 
 
-AutoConfig.register(MultiTaskConfig.model_type, MultiTaskConfig)
 AutoModel.register(MultiTaskConfig, MultiTaskModel)

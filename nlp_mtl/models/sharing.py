@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .adapters import build_adapters, key, parts
+from .adapters import OWN, build_adapters, key, parts
 
 
 class LayerMix(nn.Module):
@@ -196,15 +196,11 @@ def build_sharing(settings: Mapping[str, Any], tasks: Sequence[str], encoder: An
             last layers give way to those of the tasks.
 
     Raises:
-        ValueError: the encoder's layers cannot be copied, or have no adapters.
+        ValueError: the encoder's layers cannot be copied, or have no adapters; the strategy is not known.
         ImportError: adapters need peft, which is not installed.
     """
     strategy, config = settings["strategy"], encoder.config
     size = config.hidden_size
-    if strategy == "towers":
-        _build_towers(encoder, tasks, settings["num_layers"], settings["cross_stitch"])
-    if strategy == "lora":
-        build_adapters(encoder, tasks, settings["rank"], settings["alpha"])
     if strategy == "layer_mix":
         return LayerMix(tasks, config.num_hidden_layers)
     if strategy == "task_embedding":
@@ -216,7 +212,11 @@ def build_sharing(settings: Mapping[str, Any], tasks: Sequence[str], encoder: An
     if strategy == "ple":
         keys = ("num_experts", "expert_size", "num_task_experts", "num_levels")
         return ProgressiveExperts(tasks, size, *(settings[key] for key in keys))
-    if strategy not in ("hard", "towers", "lora"):  # of a later version: its weights must not be left out
+    if strategy == "towers":
+        _build_towers(encoder, tasks, settings["num_layers"], settings["cross_stitch"])
+    elif strategy == "lora":
+        build_adapters(encoder, tasks, settings["rank"], settings["alpha"])
+    elif strategy != "hard":  # of a later version: its weights must not be left out
         raise ValueError(f"the strategy {strategy!r} is not known here")
     return None
 
@@ -240,7 +240,7 @@ def _build_towers(encoder: Any, tasks: Sequence[str], num_layers: int, cross_sti
 
 def readers(name: str, tasks: Sequence[str], settings: Mapping[str, Any]) -> frozenset[str]:
     """The tasks whose answers a parameter of the encoder or of what lies on top of it has a part in, by its name."""
-    own = {part.removesuffix("_task") for part in name.split(".") if part.endswith("_task")}
+    own = {part.removesuffix(OWN) for part in name.split(".") if part.endswith(OWN)}
     strategy = settings["strategy"]
     if strategy == "towers" and settings["cross_stitch"]:
         own.clear()

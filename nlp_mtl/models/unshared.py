@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nlp_mtl.errors import ModelError
+from nlp_mtl.models.adapters import key
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.models.sharing import Gate, TaskEmbedding
 
@@ -21,7 +22,7 @@ def encoder_of_task(model: MultiTaskModel, task: str) -> dict[str, Tensor]:
     if sharing["strategy"] == "hard":
         return weights
     if sharing["strategy"] == "towers" and not sharing["cross_stitch"]:
-        own, others = f".copies.{task}_task", ".copies."
+        own, others = f".copies.{key(task)}", ".copies."
         return {name.replace(own, ""): one for name, one in weights.items() if others not in name or f"{own}." in name}
     if sharing["strategy"] == "lora":
         return _merged(weights, task, sharing["alpha"] / sharing["rank"])
@@ -39,7 +40,7 @@ def _merged(weights: dict[str, Tensor], task: str, scale: float) -> dict[str, Te
             continue
         if name.endswith(".base_layer.weight"):
             module = name.removesuffix("base_layer.weight")
-            up, down = (weights[f"{module}lora_{part}.{task}_task.weight"] for part in "BA")
+            up, down = (weights[f"{module}lora_{part}.{key(task)}.weight"] for part in "BA")
             weight = weight + scale * (up @ down)
         merged[name.replace(".base_layer.", ".")] = weight
     return merged

@@ -1,6 +1,5 @@
 """A label for each word: entities, parts of speech."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from nlp_mtl.errors import DataError
 from nlp_mtl.metrics import Scores, label_metrics, span_scores
 from nlp_mtl.task_types.kind import Reader, Target, TaskKind
 from nlp_mtl.task_types.probabilities import softmax
+from nlp_mtl.task_types.text_classification import guess_loss
 from nlp_mtl.tasks import MISSING, Metric, Task, are_iob, iob_spans
 
 if TYPE_CHECKING:
@@ -56,11 +56,6 @@ def summed_loss(logits: "Tensor", targets: "Tensor", weights: "Tensor") -> "Tens
     from torch.nn.functional import cross_entropy
 
     return cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=MISSING, reduction="sum")
-
-
-def guess_loss(task: Task) -> float:
-    """All labels alike."""
-    return math.log(len(task.labels))
 
 
 def choose(probabilities: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Literal
 from torch import nn
 
 from nlp_mtl.errors import ModelError
+from nlp_mtl.models.adapters import OWN
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ def layer_depths(model: nn.Module) -> dict[str, int | None]:
     behind: list[str] = []
     for name, _ in model.named_parameters():
         layer = re.search(r"\.(\d+)\.", name)
-        plain = ".".join(part for part in name.split(".") if not part.endswith("_task"))  # tasks have any name
+        plain = ".".join(part for part in name.split(".") if not part.endswith(OWN))  # tasks have any name
         # A pooler is read by heads alone; most families have the same layer in the head. What tasks share besides the
         # encoder starts from nothing, like a head.
         if name.startswith(("heads.", "encoder.pooler.", "sharing.")) or name.endswith(".stitch") or ".lora_" in name:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import assert_resumes_exactly, finish, loss_lines, start, values, weights, write_yaml
+from tiny_runs import alone_and_in_two, assert_resumes_exactly, loss_lines, values, weights
 from torch import nn
 from trained import run
 
@@ -67,11 +67,7 @@ def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path) -> None:
 def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
     given = recipe_values(tmp_path)
     given["encoder"] = values(tmp_path / "still", dropout=0.0)["encoder"]
-    train(Recipe.from_dict(given))
-    given["output_dir"] = str(tmp_path / "two")
-    code, _, errors = finish(start("train", write_yaml(tmp_path, given), processes=2))
-    assert code == 0, errors
-    for one, two in zip(loss_lines(tmp_path / "run"), loss_lines(tmp_path / "two"), strict=True):
+    for one, two in alone_and_in_two(tmp_path, given):
         whole, shared = (line.get("affinities", {}) for line in (one, two))
         assert shared.keys() == whole.keys()
         for task in whole:

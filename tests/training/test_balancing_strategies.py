@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from tiny_runs import assert_resumes_exactly, finish, loss_lines, moved, start, values, write_yaml
+from tiny_runs import alone_and_in_two, assert_resumes_exactly, loss_lines, moved, values
 
 from nlp_mtl import Recipe, RecipeError, train
 from nlp_mtl.recipe import BalancingSpec
@@ -71,11 +71,7 @@ def test_fixed_weights_are_the_tasks(tmp_path: Path) -> None:
 @pytest.mark.parametrize("strategy", ["famo", "uncertainty", "log"])
 def test_two_processes_weigh_losses_as_one_does(tmp_path: Path, strategy: str) -> None:
     given = recipe_values(tmp_path, strategy)
-    train(Recipe.from_dict(given))
-    given["output_dir"] = str(tmp_path / "two")
-    code, _, errors = finish(start("train", write_yaml(tmp_path, given), processes=2))
-    assert code == 0, errors
-    for one, two in zip(loss_lines(tmp_path / "run"), loss_lines(tmp_path / "two"), strict=True):
+    for one, two in alone_and_in_two(tmp_path, given):
         assert two["weights"] == pytest.approx(one["weights"], rel=1e-3)
         assert two["losses"] == pytest.approx(one["losses"], rel=1e-3)
 

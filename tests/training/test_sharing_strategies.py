@@ -7,15 +7,13 @@ from typing import Any
 import pytest
 import torch
 from tiny_runs import (
+    alone_and_in_two,
     assert_close,
     assert_resumes_exactly,
-    finish,
     loss_lines,
     moved,
-    start,
     values,
     weights,
-    write_yaml,
 )
 
 from nlp_mtl import Recipe, RecipeError, load, train
@@ -93,11 +91,7 @@ def test_tasks_gradients_are_told_apart_on_all_that_tasks_share(tmp_path: Path, 
 def test_two_processes_learn_what_one_does(tmp_path: Path, strategy: str, gradients: str) -> None:
     given = recipe_values(tmp_path, strategy)
     given["gradients"] = {"strategy": gradients}
-    train(Recipe.from_dict(given))
-    given["output_dir"] = str(tmp_path / "two")
-    code, _, errors = finish(start("train", write_yaml(tmp_path, given), processes=2))
-    assert code == 0, errors
-    for one, two in zip(loss_lines(tmp_path / "run"), loss_lines(tmp_path / "two"), strict=True):
+    for one, two in alone_and_in_two(tmp_path, given):
         assert two["losses"] == pytest.approx(one["losses"], rel=1e-3)
 
 

@@ -1,50 +1,25 @@
-"""The tasks' gradients told apart: in a step what torchjd would do, in runs on any layout, resumed in the same bits."""
+"""The tasks' gradients told apart: rows of a step, runs on any layout, resumed in the same bits, what is refused."""
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
-from accelerate.utils import send_to_device
+from gradient_steps import STRATEGIES, Step
 from tiny_runs import (
+    alone_and_in_two,
     assert_resumes_exactly,
-    finish,
     loss_lines,
     moved,
-    start,
     values,
-    write_yaml,
 )
-from torch import Tensor
-from torchjd.aggregation import (
-    IMTLG,
-    MGDA,
-    Aggregator,
-    AlignedMTL,
-    CAGrad,
-    FairGrad,
-    GradVac,
-    NashMTL,
-    PCGrad,
-    UPGrad,
-)
-from torchjd.linalg import QuadprogProjector
 from trained import run
 
 from nlp_mtl import Recipe, RecipeError, train
 from nlp_mtl.build import task_gradients
 from nlp_mtl.errors import ModelError
 from nlp_mtl.models.multitask import MultiTaskModel
-from nlp_mtl.recipe import GradientsSpec
-from nlp_mtl.training.balancing import summed_loss
-from nlp_mtl.training.gradients import TaskGradients, shared_parameters
-
-STRATEGIES = [one for one in get_args(GradientsSpec.model_fields["strategy"].annotation) if one != "sum"]
+from nlp_mtl.training.gradients import shared_parameters
 
 
 def recipe_values(folder: Path, strategy: str, **training: Any) -> dict[str, Any]:
@@ -54,61 +29,6 @@ def recipe_values(folder: Path, strategy: str, **training: Any) -> dict[str, Any
 
 def recipe_of(folder: Path, strategy: str, **training: Any) -> Recipe:
     return Recipe.from_dict(recipe_values(folder, strategy, **training))
-
-
-class Step:
-    """The first step of a tiny run, and the gradients of its tasks."""
-
-    def __init__(
-        self, folder: Path, strategy: str, *, signs: Sequence[float] = (1, 1, 1), options: Any = None, **training: Any
-    ) -> None:
-        """``signs``: of the tasks' losses; -1 turns a gradient round, so that it conflicts with what it agreed with."""
-        a_run = run(folder, **training)
-        self.model, self.tasks, self.data = a_run.model, a_run.tasks, a_run.data
-        self.gradients = TaskGradients(self.model, self.tasks, strategy, **(options or {}))
-        self.signs = signs
-        self.go_to(0)
-
-    def go_to(self, step: int) -> None:
-        """Another step, of the same model."""
-        self.data.one_set_every = 1
-        self.step, self.batches = step, self.data[step]
-
-    def compute(self, precision: str = "no") -> Tensor:
-        accelerator = Accelerator()
-        self.model.to(accelerator.device)
-        weights = torch.tensor(self.signs, dtype=torch.float32, device=accelerator.device)
-        return self.gradients.forward_backward(self.model, self.batches, weights, accelerator, precision)
-
-    def combined(self, precision: str = "no") -> dict[str, Tensor]:
-        self.model.zero_grad()
-        losses = self.compute(precision)
-        self.gradients.combine(self.step, self.batches.counts, losses, Accelerator())
-        return {name: p.grad.cpu() for name, p in self.model.named_parameters() if p.grad is not None}
-
-    def update(self, precision: str = "no") -> Tensor:
-        """[shared parameters] What the tasks' gradients become."""
-        found = self.combined(precision)
-        return torch.cat([found[name].flatten() for name, _ in shared_parameters(self.model)])
-
-    def one_by_one(self) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """The gradient of each task's loss on what is shared (flat), and those of heads, by autograd."""
-        self.data.one_set_every = None
-        batches = self.data[self.step]
-        rows, heads = [], {}
-        for task, sign in zip(self.tasks, self.signs, strict=True):
-            self.model.zero_grad()
-            for micro_batch in send_to_device(batches.micro_batches, next(self.model.parameters()).device):
-                chosen = micro_batch.tasks[task.name]
-                logits = self.model(**micro_batch.inputs, rows={task.name: chosen.rows})[task.name]
-                (sign * summed_loss(logits, chosen) / batches.counts[task.name]).backward()
-            shared = [p for _, p in shared_parameters(self.model)]
-            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in shared]
-            rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
-            own = self.model.head(task.name).named_parameters()
-            heads |= {f"heads.{task.name}_head.{name}": p.grad.cpu() for name, p in own if p.grad is not None}
-        self.model.zero_grad()
-        return rows, heads
 
 
 @pytest.mark.parametrize("training", [{}, {"layout": "padded"}, {"max_tokens": 64}], ids=str)
@@ -140,72 +60,6 @@ def test_micro_batches_hold_rows_of_the_same_tasks_and_every_row_once(tmp_path: 
     assert len(sets) > 2
     texts = [sum(len(one.inputs["lengths"]) for one in given.micro_batches) for given in (step.batches, plain)]
     assert texts[0] == texts[1]
-
-
-ORACLES: dict[str, Callable[[], Aggregator]] = {
-    "imtl_g": IMTLG,
-    "aligned_mtl": AlignedMTL,
-    "upgrad": lambda: UPGrad(projector=QuadprogProjector(norm_eps=0, reg_eps=1e-9)),
-    "mgda": lambda: MGDA(epsilon=1e-9, max_iters=50_000),
-    "cagrad": lambda: CAGrad(c=0.4, norm_eps=0),
-    "fairgrad": lambda: FairGrad(alpha=2.0),
-    "nash_mtl": lambda: NashMTL(n_tasks=3, max_norm=0.0, optim_niter=100),
-    "pcgrad": PCGrad,
-    "gradvac": lambda: GradVac(beta=0.3, eps=0),
-}
-OPTIONS = {"cagrad": {"c": 0.4}, "fairgrad": {"alpha": 2.0}, "gradvac": {"beta": 0.3}}
-# Of the others torchjd's update is that of a mean, ours that of a sum.
-SUMS = ("fairgrad", "nash_mtl", "pcgrad", "gradvac")
-
-
-@contextmanager
-def our_order(step: int, count: int) -> Iterator[None]:
-    """Within it torchjd goes through tasks in the order in which a step of ours does."""
-    order, asked = np.random.default_rng((0, step)), itertools.count()
-
-    def permutation(size: int) -> Tensor:
-        found, task = order.permutation(count), next(asked)
-        if size < count:  # GradVac's are places among the other tasks
-            found = np.array([place - (place > task) for place in found if place != task])
-        return torch.from_numpy(found)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "randperm", permutation)
-        yield
-
-
-def assert_same_update(step: Step, oracle: Aggregator, precision: str = "no") -> None:
-    strategy = step.gradients.strategy
-    found = step.update(precision).double()
-    rows = torch.stack(step.one_by_one()[0]).double()
-    with our_order(step.step, len(rows)):
-        expected = oracle(rows) * (1 if strategy in SUMS else len(rows))
-    # The tasks do conflict, so the method has something to do.
-    assert (rows @ rows.T).min() < 0
-    assert (expected - rows.sum(dim=0)).norm() > 0.01 * expected.norm()
-    assert (found - expected).norm() < (0.05 if precision == "bf16" else 1e-4) * expected.norm()
-
-
-@pytest.mark.filterwarnings("ignore:You are solving a parameterized problem that is not DPP:UserWarning")
-@pytest.mark.parametrize("precision", ["no", "bf16"])
-@pytest.mark.parametrize("strategy", ORACLES)
-def test_the_gradient_of_a_step_is_that_of_torchjd(tmp_path: Path, strategy: str, precision: str) -> None:
-    step = Step(tmp_path, strategy, signs=(1, -1, 1), options=OPTIONS.get(strategy), batch_size=24)
-    assert_same_update(step, ORACLES[strategy](), precision)
-
-
-def test_every_strategy_that_torchjd_has_is_held_against_it() -> None:
-    assert {*ORACLES} == {*STRATEGIES} - {"gradnorm"}
-
-
-@pytest.mark.parametrize("strategy", ["pcgrad", "gradvac"])
-def test_what_a_strategy_draws_and_remembers_from_step_to_step_is_as_in_torchjd(tmp_path: Path, strategy: str) -> None:
-    step = Step(tmp_path, strategy, signs=(1, -1, 1), options=OPTIONS.get(strategy), batch_size=16)
-    oracle = ORACLES[strategy]()
-    for number in range(5):
-        step.go_to(number)
-        assert_same_update(step, oracle)
-    assert (np.abs(step.gradients.targets).max() > 0.05) == (strategy == "gradvac")
 
 
 @pytest.mark.parametrize("strategy", [*STRATEGIES, "sum"])
@@ -257,11 +111,7 @@ def test_processes_with_different_numbers_of_micro_batches_do_not_wait_for_each_
     given = recipe_values(tmp_path, "pcgrad", batch_size=4)  # often one set of tasks is more than half of a step
     given["gradients"] |= {"measure_every": 2, "look_ahead": True}
     given["balancing"] = {"strategy": "famo"}
-    train(Recipe.from_dict(given))
-    given["output_dir"] = str(tmp_path / "two")
-    code, _, errors = finish(start("train", write_yaml(tmp_path, given), processes=2))
-    assert code == 0, errors
-    for one, two in zip(loss_lines(tmp_path / "run"), loss_lines(tmp_path / "two"), strict=True):
+    for one, two in alone_and_in_two(tmp_path, given):
         assert two["losses"] == pytest.approx(one["losses"], rel=2e-2, abs=2e-3)
 
 
@@ -304,11 +154,7 @@ def test_two_threads_tell_gradients_apart_as_one_does(tmp_path: Path) -> None:
 @pytest.mark.parametrize("strategy", ["pcgrad", "gradvac", "gradnorm", "sum"])
 def test_two_processes_end_where_one_does(tmp_path: Path, strategy: str) -> None:
     given = recipe_values(tmp_path, strategy)
-    train(Recipe.from_dict(given))
-    given["output_dir"] = str(tmp_path / "two")
-    code, _, errors = finish(start("train", write_yaml(tmp_path, given), processes=2))
-    assert code == 0, errors
-    for one, two in zip(loss_lines(tmp_path / "run"), loss_lines(tmp_path / "two"), strict=True):
+    for one, two in alone_and_in_two(tmp_path, given):
         for key in ("losses", "gradient_weights", "gradient_cosines"):
             assert two[key] == pytest.approx(one[key], rel=2e-3, abs=2e-4)
 
