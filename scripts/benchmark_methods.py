@@ -2,17 +2,20 @@
 
 Each is held against single-task models.
 
-All methods have the same rows a step, steps, learning rates and evaluation; what differs is the one line of the recipe
-that the table names. A single-task model has as many steps on the rows of its task as make up the joint run's rows of
-it under proportional sampling. Scores are the tasks' main metrics on validation.
+All methods have the same rows a step, steps, learning rates and evaluation, and a loss weight of 1 for every task;
+what differs is the one line of the recipe that the table names. A single-task model has as many steps on the rows of
+its task as make up the joint run's rows of it under proportional sampling. Scores are the tasks' main metrics on
+validation.
 
 - a task's column: the mean over seeds of the joint score less that of the single-task models, in points
 - all: the mean over tasks, and in brackets the standard deviation of that over seeds
-- step: the time of a step by the time of a step with fixed weights, the medians of both over seeds
+- step: the processor's time of a step by that of a step with fixed weights, the medians of both over seeds
 - answers: the same of an evaluation on validation, which is what prediction costs
 - parameters: in millions
 
-Each run is kept in the file --results as soon as it ends; the same command goes on where it stopped.
+It runs on the CPU, in one thread: other work slows it, but changes neither what it counts nor the scores. Each run is
+kept in the file --results as soon as it ends; the same command goes on where it stopped. Seeds may run side by side
+with files of their own; put together (cat), these give the table at once.
 """
 
 import argparse
@@ -28,8 +31,10 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import datasets
+import torch
 import transformers
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -46,12 +51,19 @@ RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "ewt_sst2_agnews.y
 
 Line = dict[str, dict[str, Any]]
 
+PLAIN = "fixed weights, proportional"
+
 METHODS: dict[str, Line] = {
-    "fixed weights, proportional": {},
+    PLAIN: {},
+    "loss weights of the shipped recipe": {"tasks": {}},
+    "sampling: fixed, 2 of 3 rows EWT": {
+        "sampling": {"strategy": "fixed", "shares": {"ewt": 4, "sst2": 1, "agnews": 1}}},
     **{f"sampling: {name}": {"sampling": {"strategy": name}}
        for name in ("temperature", "uniform", "unimax", "annealed", "round_robin")},
     "sampling: dynamic, by metric": {"sampling": {"strategy": "dynamic"}},
     "sampling: dynamic, by loss": {"sampling": {"strategy": "dynamic", "need": "loss"}},
+    **{f"sampling: {key} sentiment": {"datasets": {"sst2": {key: "sentiment"}}}
+       for key in ("oversample", "undersample")},
     "scale: log_classes": {"balancing": {"scale": "log_classes"}},
     **{f"balancing: {name}": {"balancing": {"strategy": name}}
        for name in ("random", "dwa", "uncertainty", "imtl_l", "log", "maximum", "smooth_maximum", "famo")},
@@ -59,7 +71,7 @@ METHODS: dict[str, Line] = {
        for name in ("pcgrad", "gradvac", "mgda", "cagrad", "imtl_g", "nash_mtl", "fairgrad", "aligned_mtl", "upgrad",
                     "gradnorm")},
     **{f"sharing: {name}": {"sharing": {"strategy": name}}
-       for name in ("layer_mix", "task_embedding", "gate", "mmoe", "ple", "towers")},
+       for name in ("layer_mix", "task_embedding", "gate", "mmoe", "ple", "towers", "lora")},
     "sharing: ple, 2 levels": {"sharing": {"strategy": "ple", "num_levels": 2}},
     "sharing: towers, not cross-stitched": {"sharing": {"strategy": "towers", "cross_stitch": False}},
 }  # fmt: skip
@@ -79,7 +91,13 @@ def recipe_with(options: argparse.Namespace, folder: Path, seed: int, line: Line
     balancing = line.get("balancing", {})
     if balancing.get("strategy") == "dwa":
         line = {"balancing": balancing | {"period": max(1, max_steps // 8)}}
-    return Recipe.from_dict(base | {"training": training} | plain | line)
+    if "tasks" not in line:
+        plain["tasks"] = {name: spec | {"loss_weight": 1.0} for name, spec in base["tasks"].items()}
+    nested = {
+        key: {name: spec | line[key].get(name, {}) for name, spec in base[key].items()}
+        for key in ("datasets", "tasks") if key in line
+    }  # fmt: skip
+    return Recipe.from_dict(base | {"training": training} | plain | line | nested)
 
 
 def fewer(prepared: Prepared, rows: int) -> Prepared:
@@ -101,9 +119,9 @@ def prepared_once(recipe: Recipe, options: argparse.Namespace) -> Prepared:
 
 
 def run(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
-    """Train; returns the tasks' scores, the parameters, the seconds of a step (evaluations not counted) and of the last
-    evaluation."""
-    accelerator = Accelerator(mixed_precision="no")
+    """Train; returns the tasks' scores, the parameters, the processor's seconds of a step (evaluations not counted)
+    and of the last evaluation."""
+    accelerator = Accelerator(cpu=True, mixed_precision="no")
     folder = Path(recipe.output_dir)
     folder.mkdir(parents=True)
     data = steps(recipe, prepared, device=accelerator.device.type)
@@ -113,17 +131,17 @@ def run(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
     pauses: list[tuple[float, float]] = []
 
     def evaluate(scored: MultiTaskModel) -> tuple[dict[str, Scores], float | None]:
-        start = time.perf_counter()
+        start = time.process_time()
         found = evaluate_splits(
             scored, prepared.split("validation"), prepared.tasks, prepared.framing,
             max_tokens=recipe.training.max_tokens, packed=data.packed,
         )  # fmt: skip
-        pauses.append((start, time.perf_counter()))
+        pauses.append((start, time.process_time()))
         last.update(found)
         return found, None
 
     last: dict[str, Scores] = {}
-    start = time.perf_counter()
+    start = time.process_time()
     train(
         model, data, prepared.tasks, evaluate, balancer(recipe, prepared, accelerator.device),
         accelerator=accelerator, gradients=task_gradients(recipe, model, prepared.tasks), output_dir=folder,
@@ -151,7 +169,7 @@ def of_one_task(recipe: Recipe, task: str) -> Recipe:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=os.environ.get("NLP_MTL_DATA", "../shared/data"), help="the corpora's folder")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--validation-rows", type=int, default=500, help="of each dataset")
@@ -163,11 +181,12 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
+    torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     wanted = {
         name: line for name, line in METHODS.items() if not options.only or any(one in name for one in options.only)
     }
-    wanted = {"fixed weights, proportional": {}, **wanted}
+    wanted = {PLAIN: {}, **wanted}
     budget = {"steps": options.steps, "batch_size": options.batch_size, "validation_rows": options.validation_rows}
     known: dict[tuple[str, int], dict[str, Any]] = {}
     if options.results.exists():
@@ -181,7 +200,8 @@ def main() -> None:
         key = ",".join(recipe.tasks)
         if key not in shared:
             shared[key] = prepared_once(recipe, options)
-        found = {"method": method, "seed": seed, "budget": budget, **run(recipe, shared[key])}
+        tasks = [replace(task, loss_weight=recipe.tasks[task.name].loss_weight) for task in shared[key].tasks]
+        found = {"method": method, "seed": seed, "budget": budget, **run(recipe, replace(shared[key], tasks=tasks))}
         with options.results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(found) + "\n")
         told = f"{json.dumps(found['scores'])} {found['seconds_a_step']:.3f} s a step"
@@ -191,7 +211,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         singles: list[dict[str, float]] = []
         joint: dict[str, list[dict[str, Any]]] = {name: [] for name in wanted}
-        for seed in range(options.seeds):
+        for seed in options.seeds:
             # Methods by turns: what slows the machine for a while slows all of them.
             for number, (name, line) in enumerate(wanted.items()):
                 folder = Path(temporary) / f"{number}-{seed}"
@@ -219,7 +239,7 @@ def _share(recipe: Recipe, task: str, shared: dict[str, Prepared], options: argp
 def print_table(joint: dict[str, list[dict[str, Any]]], singles: list[dict[str, float]]) -> None:
     """In Markdown."""
     tasks = list(singles[0])
-    plain = joint["fixed weights, proportional"]
+    plain = joint[PLAIN]
     print(f"| | {' | '.join(tasks)} | all | step | answers | parameters |\n|---|{'---:|' * (len(tasks) + 4)}")
     alone = [f"{statistics.mean(one[task] for one in singles):.4f}" for task in tasks]
     print(f"| single-task models | {' | '.join(alone)} | | | | |")

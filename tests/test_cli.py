@@ -319,7 +319,9 @@ def test_labels_that_look_like_markup_are_shown_as_they_are(run: Any, tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize(
+    "encoding", ["ascii", *(pytest.param(name, marks=pytest.mark.long) for name in ("latin-1", "utf-8"))]
+)
 def test_answers_are_json_whatever_standard_output_can_hold(trained: Path, encoding: str) -> None:
     text = "Zoë sees 🙂 in paris"
     found = subprocess.run(

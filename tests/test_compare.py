@@ -286,7 +286,7 @@ def test_a_stopped_comparison_says_how_to_go_on(
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_find_what_one_does(tmp_path: Path) -> None:
     path = recipe_file(tmp_path, two_tasks(tmp_path, max_steps=2, eval_every=2))
     options = ("compare", path, "--seeds", "1", "--output-dir")

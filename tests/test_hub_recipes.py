@@ -158,7 +158,11 @@ def stand_in(hub: Path, path: str, name: str | None, data_files: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.long] * (name in ("french", "spanish"))) for name in RECIPES]
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.long] * (name in ("french", "spanish", "german", "multilingual")))
+        for name in RECIPES
+    ],
 )
 def test_a_recipe_runs_on_datasets_of_its_ids_revisions_configurations_and_columns(name: str, tmp_path: Path) -> None:
     recipe, hub = RECIPES[name], tmp_path / "hub"

@@ -24,7 +24,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", PAGE, flags=re.DOTALL)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_slurm_script_saves_when_its_time_is_up_requeues_itself_and_ends_the_second_time(tmp_path: Path) -> None:
     plain = values(tmp_path, num_epochs=8, eval_every=48)
     (script,) = (block for block in blocks("bash") if "#SBATCH" in block)

@@ -136,7 +136,7 @@ def test_the_recipe_on_local_files_runs_on_files_of_its_names_and_columns(corpor
     assert results["scores"]["validation"].keys() == results["scores"]["test"].keys() == results["main_metrics"].keys()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_benchmark_measures_ours_and_the_stock_trainer(corpora):
     script = Path(__file__).resolve().parent.parent / "scripts" / "benchmark.py"
     parts = ["padded-32", "packed-32-bf16", "stock"]

@@ -136,7 +136,9 @@ def test_the_test_split_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 75)])
+@pytest.mark.parametrize(
+    ("how", "code"), [(signal.SIGKILL, -9), pytest.param(signal.SIGTERM, 75, marks=pytest.mark.long)]
+)
 def test_a_search_that_is_stopped_inside_a_trial_goes_on_and_ends_as_one_left_alone(
     tmp_path: Path, how: signal.Signals, code: int
 ) -> None:

@@ -72,7 +72,7 @@ def trained(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("streaming", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_private_dataset_is_trained_on_by_its_id(hub: Hub, tmp_path: Path, streaming: bool) -> None:
     code, errors, results = trained(hub, tmp_path, {"path": "me/reviews", "streaming": streaming})
     assert code == 0, errors
@@ -125,7 +125,7 @@ def test_a_dataset_that_cannot_be_seen_is_told_in_one_message(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("streaming", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_what_fails_for_the_moment_while_data_is_read_is_tried_again(hub: Hub, tmp_path: Path, streaming: bool) -> None:
     hub.faults[:] = [
         Fault("GET .*/resolve/.*train", 500),

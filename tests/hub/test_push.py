@@ -155,7 +155,7 @@ def test_the_owners_text_stays_though_the_card_is_hard_to_read(run: Path, hub: H
     assert "Mine, below." in card.read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_card_that_cannot_be_read_at_all_is_not_written_over(run: Path, hub: Hub) -> None:
     assert push(hub, run, "me/tiny").returncode == 0
     card = hub.root / "models" / "me" / "tiny" / "README.md"
@@ -176,7 +176,7 @@ def test_what_nobody_could_load_is_not_pushed(run: Path, tmp_path: Path) -> None
         push_run(tmp_path / "nowhere", "me/tiny")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_card_that_is_no_text_is_told_and_stays(run: Path, hub: Hub) -> None:
     card = hub.root / "models" / "me" / "tiny" / "README.md"
     card.parent.mkdir(parents=True)
@@ -187,7 +187,7 @@ def test_a_card_that_is_no_text_is_told_and_stays(run: Path, hub: Hub) -> None:
     assert card.read_bytes() == b"caf\xe9"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_push_leaves_what_was_loaded_before_in_the_cache(run: Path, hub: Hub) -> None:
     assert push(hub, run, "me/tiny").returncode == 0
     assert nlp_mtl(hub, "predict", "me/tiny", "anna").returncode == 0
@@ -274,7 +274,7 @@ def test_a_run_that_has_no_model_yet_is_refused(tmp_path: Path) -> None:
         assemble(tmp_path, tmp_path / "out", "me/tiny", None, About())
 
 
-@pytest.mark.parametrize("name", ["my run", "a--b", "x..y"])
+@pytest.mark.parametrize("name", ["my run", *(pytest.param(name, marks=pytest.mark.long) for name in ("a--b", "x..y"))])
 def test_what_cannot_be_a_models_name_is_told_without_a_traceback(hub: Hub, name: str) -> None:
     done = nlp_mtl(hub, "predict", name, "anna")
     assert done.returncode == 2

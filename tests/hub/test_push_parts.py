@@ -88,7 +88,7 @@ print(json.dumps(nlp("anna loves paris .")))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_weights_of_an_earlier_push_go_where_a_later_one_brings_others(run: Path, hub: Hub) -> None:
     changed = python(hub, SHARDED, run)
     files = {path.name for path in (hub.root / "models" / "me" / "memory").iterdir()}
@@ -97,7 +97,7 @@ def test_weights_of_an_earlier_push_go_where_a_later_one_brings_others(run: Path
     assert python(hub, ANSWER, "me/memory") == changed
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_plots_and_results_of_a_run_go_where_a_model_without_one_is_pushed(run: Path, hub: Hub) -> None:
     assert nlp_mtl(hub, "push", run, "me/memory").returncode == 0
     repository = hub.root / "models" / "me" / "memory"

@@ -90,7 +90,7 @@ def test_what_fails_meanwhile_stops_nothing_and_a_failed_end_is_told_and_can_be_
     assert len(commits(hub)) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_model_pushed_meanwhile_says_so_and_loads_from_a_copy_of_its_repository(hub: Hub, tmp_path: Path) -> None:
     given = trained(hub, tmp_path, {"repo_id": "me/tiny", "push": "every_save"}, eval_every=3)
     assert given.returncode == 0, given.stderr
@@ -103,8 +103,8 @@ def test_a_model_pushed_meanwhile_says_so_and_loads_from_a_copy_of_its_repositor
     assert {*json.loads(found.stdout)["predictions"]} == {"ner", "pos", "sentiment"}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("sharded", [pytest.param(False, marks=pytest.mark.long), True], ids=["whole", "sharded"])
+@pytest.mark.long
+@pytest.mark.parametrize("sharded", [False, True], ids=["whole", "sharded"])
 def test_of_several_processes_one_pushes_the_whole_model(hub: Hub, tmp_path: Path, sharded: bool) -> None:
     section = {"repo_id": "me/tiny", "push": "every_save"}
     given = values(tmp_path, max_steps=4, eval_every=2, log_every=1)
@@ -138,7 +138,7 @@ def test_what_the_hub_refuses_is_told_before_anything_is_trained(hub: Hub, tmp_p
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_save_before_the_first_line_of_metrics_is_pushed(hub: Hub, tmp_path: Path) -> None:
     section = {"repo_id": "me/tiny", "push": "every_save"}
     done = trained(hub, tmp_path, section, save_every=1, eval_every=6, log_every=6)
@@ -154,7 +154,7 @@ def test_metadata_that_the_hub_refuses_are_told_before_anything_is_trained(hub: 
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_resumed_run_may_push_elsewhere(hub: Hub, tmp_path: Path) -> None:
     assert trained(hub, tmp_path, None).returncode == 0
     done = trained(hub, tmp_path, {"repo_id": "me/later"}, "--resume")

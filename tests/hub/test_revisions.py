@@ -15,7 +15,7 @@ from nlp_mtl.hub.card_header import About
 from nlp_mtl.hub.pushing import assemble
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_private_model_is_seen_with_the_token_alone(run: Path, hub: Hub) -> None:
     assert nlp_mtl(hub, "push", run, "me/secret", "--private").returncode == 0
     assert nlp_mtl(hub, "predict", "me/secret", "anna").returncode == 0

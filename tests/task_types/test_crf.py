@@ -242,7 +242,7 @@ def test_a_recipe_of_softmax_does_not_change_how_a_model_decides(run: Path) -> N
     assert evaluate(run, Recipe.from_dict(given)) == evaluate(run)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_end_where_one_does(tmp_path: Path) -> None:
     # One row a step, and single words: in some steps a process has no chain, or none with a transition.
     plain = values(tmp_path, batch_size=2, max_steps=6, eval_every=6)

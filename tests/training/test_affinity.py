@@ -63,7 +63,7 @@ def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path) -> None:
     assert_resumes_exactly(recipe, 6, tmp_path / "stopped")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
     given = recipe_values(tmp_path)
     given["encoder"] = values(tmp_path / "still", dropout=0.0)["encoder"]

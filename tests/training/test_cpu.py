@@ -25,6 +25,7 @@ def told(**environment: str) -> str:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+@pytest.mark.long
 def test_freed_memory_is_kept_unless_the_user_chose_otherwise() -> None:
     assert told() == "True"
     assert told(MALLOC_ARENA_MAX="2") == "False"

@@ -72,8 +72,8 @@ def contents(folder: Path) -> dict[Path, bytes]:
     "checkpoints_that_fit",
     [
         pytest.param(2.6, id="optimizer"),  # what of the third is cut short, in the order in which they are written
-        pytest.param(2.1, id="weights", marks=pytest.mark.slow),
-        pytest.param(2.99, id="manifest", marks=pytest.mark.slow),
+        pytest.param(2.1, id="weights", marks=pytest.mark.long),
+        pytest.param(2.99, id="manifest", marks=pytest.mark.long),
     ],
 )
 @pytest.mark.usefixtures("cores")

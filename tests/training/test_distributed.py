@@ -81,7 +81,7 @@ def test_a_process_without_any_row_takes_part(tmp_path: Path) -> None:
 
 
 @slow
-@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize("layout", ["packed", pytest.param("padded", marks=pytest.mark.long)])
 def test_three_processes_with_one_row_each_so_that_none_has_all_tasks_end_where_one_does(
     tmp_path: Path, layout: str
 ) -> None:
@@ -95,7 +95,7 @@ def test_three_processes_with_one_row_each_so_that_none_has_all_tasks_end_where_
 
 
 @slow
-@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize("layout", [pytest.param("packed", marks=pytest.mark.long), "padded"])
 def test_a_dataset_that_is_gone_over_several_times_in_a_step_is_learned_by_three_processes_as_by_one(
     tmp_path: Path, layout: str
 ) -> None:
@@ -127,7 +127,7 @@ def test_a_run_of_two_processes_is_resumed_bit_for_bit_by_two_and_to_rounding_er
                 assert (copy / name).read_bytes() == (two / name).read_bytes(), name
 
 
-@slow
+@pytest.mark.long
 def test_a_run_of_two_processes_with_dropout_can_be_repeated_bit_for_bit(tmp_path: Path) -> None:
     plain = values(tmp_path, dropout=0.2, max_steps=4, mixed_precision="bf16")
     file = write_yaml(tmp_path, plain)
@@ -140,7 +140,7 @@ def test_a_run_of_two_processes_with_dropout_can_be_repeated_bit_for_bit(tmp_pat
     )
 
 
-@slow
+@pytest.mark.long
 def test_a_loss_that_explodes_stops_all_processes(tmp_path: Path) -> None:
     file = write_yaml(tmp_path, values(tmp_path, learning_rate=1e30, warmup_fraction=0))
     code, _, errors = finish(start("train", file, processes=2), timeout=60)
@@ -165,7 +165,7 @@ def test_a_checkpoint_that_the_first_process_cannot_write_does_not_leave_the_oth
     assert [path.name for path in checkpoints.iterdir() if path.is_dir()] == ["step-2"]
 
 
-@slow
+@pytest.mark.long
 def test_data_that_cannot_be_read_stops_all_processes(tmp_path: Path) -> None:
     plain = values(tmp_path)
     (tmp_path / "broken.jsonl").write_text("not json\n")
@@ -176,7 +176,7 @@ def test_data_that_cannot_be_read_stops_all_processes(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@slow
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the launcher's processes in Linux's /proc")
 def test_when_one_of_two_processes_is_terminated_both_save_the_same_step_and_the_run_can_be_resumed(
     tmp_path: Path,

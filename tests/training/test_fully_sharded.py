@@ -61,11 +61,12 @@ def resumable(run: Path, step: int, copy: Path) -> Path:
     ("layout", "training"),
     [
         ("packed", {"max_tokens": 64, "batch_size": 30, "save_every": 3}),  # several micro-batches a step
-        ("padded", {"batch_size": 1, "weight_decay": 0.5}),  # one process has no row, a step not all tasks
-        ("packed", {
+        pytest.param("padded", {"batch_size": 1, "weight_decay": 0.5},  # one process has no row, a step not all tasks
+                     marks=pytest.mark.long),
+        pytest.param("packed", {
             "ema_decay": 0.5, "frozen_layers": "embeddings", "unfreeze_every": 3, "layer_decay": 0.8,
             "l1_penalty": 1e-3, "l2_penalty": 1e-2, "max_grad_norm": 0.5, "gradient_checkpointing": True,
-        }),
+        }, marks=pytest.mark.long),
     ],
 )  # fmt: skip
 def test_a_sharded_model_learns_what_a_whole_one_does(tmp_path: Path, layout: str, training: dict[str, Any]) -> None:
@@ -106,9 +107,9 @@ def test_checkpoints_are_resumed_bit_for_bit_sharded_and_to_rounding_error_from_
     assert_close(one, from_one)
 
 
-@slow
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the launcher's processes in Linux's /proc")
-@pytest.mark.parametrize("kind", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGKILL])
 def test_a_sharded_run_that_was_stopped_or_killed_ends_in_the_same_weights(
     tmp_path: Path, kind: signal.Signals
 ) -> None:
@@ -128,7 +129,7 @@ def test_a_sharded_run_that_was_stopped_or_killed_ends_in_the_same_weights(
     assert_same_end(whole_run, run)
 
 
-@slow
+@pytest.mark.long
 def test_gradients_of_all_families_and_sharings_are_those_of_whole_models(tmp_path: Path) -> None:
     path = os.pathsep.join([str(HERE.parent), *sys.path])
     code, _, errors = finish(
@@ -146,7 +147,7 @@ def test_gradients_of_all_families_and_sharings_are_those_of_whole_models(tmp_pa
     assert all(len(found) == 4 for family, found in units.items() if family != "albert")
 
 
-@slow
+@pytest.mark.long
 def test_the_pages_config_file_for_accelerate_shards_the_model_and_is_refused_on_cpu(tmp_path: Path) -> None:
     (block,) = (one for one in re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL) if "fsdp_config" in one)
     config = {**yaml.safe_load(block), "num_processes": 2}

@@ -74,7 +74,6 @@ def assert_same_update(gradients: Array, found: Array, expected: torch.Tensor, t
     [
         ("imtl_g", IMTLGWeighting(), 1e-8),
         ("aligned_mtl", AlignedMTLWeighting(), 1e-8),
-        ("mgda", MGDAWeighting(epsilon=1e-9, max_iters=50_000), 1e-2),  # Frank-Wolfe comes near slowly
         ("cagrad", CAGradWeighting(0.4, norm_eps=0), 1e-3),
         ("upgrad", UPGradWeighting(projector=QuadprogProjector(norm_eps=0, reg_eps=1e-9)), 1e-4),
     ],
@@ -87,6 +86,25 @@ def test_weights_are_those_of_torchjd_times_the_number_of_tasks(
     rows = gradients(seed)
     expected = oracle(torch.from_numpy(rows @ rows.T)) * len(rows)
     assert_same_update(rows, BY_GRAMIAN[method](rows @ rows.T), expected, tolerance)
+
+
+@settings(max_examples=6, deadline=None)  # Frank-Wolfe comes near slowly
+@given(seed=SEEDS)
+def test_mgda_is_torchjds(seed: int) -> None:
+    rows = gradients(seed)
+    expected = MGDAWeighting(epsilon=1e-9, max_iters=50_000)(torch.from_numpy(rows @ rows.T)) * len(rows)
+    assert_same_update(rows, shortest_weights(rows @ rows.T), expected, 1e-2)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=SEEDS)
+def test_mgda_is_the_nearest_point_to_the_origin(seed: int) -> None:
+    gramian = gradients(seed) @ gradients(seed).T
+    shares = shortest_weights(gramian) / len(gramian)
+    assert shares.min() >= 0
+    assert shares.sum() == pytest.approx(1)
+    along = gramian @ shares  # of each gradient and that point: none comes nearer
+    assert along.min() >= (1 - 1e-6) * (shares @ along)
 
 
 @settings(max_examples=40, deadline=None)

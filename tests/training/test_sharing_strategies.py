@@ -86,7 +86,13 @@ def test_tasks_gradients_are_told_apart_on_all_that_tasks_share(tmp_path: Path, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("strategy", "gradients"), [("mmoe", "sum"), ("ple", "upgrad"), ("towers", "sum"), ("lora", "sum")]
+    ("strategy", "gradients"),
+    [
+        pytest.param("mmoe", "sum", marks=pytest.mark.long),
+        ("ple", "upgrad"),
+        pytest.param("towers", "sum", marks=pytest.mark.long),
+        ("lora", "sum"),
+    ],
 )
 def test_two_processes_learn_what_one_does(tmp_path: Path, strategy: str, gradients: str) -> None:
     given = recipe_values(tmp_path, strategy)

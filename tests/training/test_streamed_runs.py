@@ -148,7 +148,7 @@ def test_streamed_rows_are_not_scored_and_evaluate_says_so(tmp_path: Path, caplo
     assert "The training rows of `texts` are streamed; they are not scored" in caplog.text
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_dataset_on_the_hub_is_streamed_by_its_id_and_its_card_tells_the_size(tmp_path: Path) -> None:
     given = streamed(tmp_path, num_workers=2, max_steps=None, num_epochs=1, eval_every=None)
     del given["sampling"]
