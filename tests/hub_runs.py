@@ -2,10 +2,10 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import spawned
 from writable_hub import TOKEN, Hub
 
 ANSWER = "import json, sys, nlp_mtl; print(json.dumps(nlp_mtl.load(sys.argv[1])('anna loves paris .')))"
@@ -24,10 +24,7 @@ sys.meta_path.insert(0, Absent())
 
 def nlp_mtl(hub: Hub, *arguments: str | Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     """``nlp-mtl ARGUMENTS``. The token is told nowhere, and nothing ends in a traceback."""
-    done = subprocess.run(
-        [sys.executable, "-m", "nlp_mtl", *map(str, arguments)],
-        env={**hub.environment, **environment}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = spawned.python("-m", "nlp_mtl", *arguments, environment={**hub.environment, **environment})
     assert TOKEN not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done
@@ -35,10 +32,7 @@ def nlp_mtl(hub: Hub, *arguments: str | Path, **environment: str) -> "subprocess
 
 def python(hub: Hub, program: str, *arguments: str | Path, **environment: str) -> Any:
     """What a program prints as JSON in its last line."""
-    found = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        env={**hub.environment, **environment}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    found = spawned.python("-c", program, *arguments, environment={**hub.environment, **environment})
     assert found.returncode == 0, found.stderr
     return json.loads(found.stdout.splitlines()[-1])
 

@@ -4,14 +4,13 @@ import gzip
 import json
 import random
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
+import spawned
 import tiny
 import yaml
 from local_hub import served
@@ -178,12 +177,9 @@ def test_a_recipe_runs_on_datasets_of_its_ids_revisions_configurations_and_colum
     (unread / "train").mkdir(parents=True)
     (unread / "train" / "0000.parquet").write_bytes(b"no parquet")
     with served(hub) as (environment, requests):
-        found = subprocess.run(
-            [
-                sys.executable, "-m", "nlp_mtl", "train", recipes_folder() / f"{name}.yaml", "training.max_steps=3",
-                f"output_dir={tmp_path}/run",
-            ],
-            env=environment, capture_output=True, text=True, check=False,
+        found = spawned.python(
+            "-m", "nlp_mtl", "train", recipes_folder() / f"{name}.yaml", "training.max_steps=3",
+            f"output_dir={tmp_path}/run", environment=environment,
         )  # fmt: skip
     assert found.returncode == 0, found.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())

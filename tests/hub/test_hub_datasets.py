@@ -1,13 +1,12 @@
 """Datasets that were pushed to a Hub are trained on by their id, through the command line."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import spawned
 from tiny_runs import values, write_yaml
 from writable_hub import TOKEN, Fault, Hub, writable_hub
 
@@ -38,13 +37,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     """One with a private dataset of two configurations."""
     with writable_hub(tmp_path_factory.mktemp("hub")) as running:
         tests = Path(__file__).resolve().parents[1]
-        done = subprocess.run(
-            [sys.executable, "-c", PUSH, str(tests)],
-            env=running.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = spawned.python("-c", PUSH, tests, environment=running.environment)
         assert done.returncode == 0, done.stderr
         yield running
 
@@ -60,10 +53,7 @@ def trained(
         del environment["HF_TOKEN"]
     else:
         environment["HF_TOKEN"] = token
-    done = subprocess.run(
-        [sys.executable, "-m", "nlp_mtl", "train", write_yaml(folder, given)],
-        env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = spawned.python("-m", "nlp_mtl", "train", write_yaml(folder, given), environment=environment)
     assert TOKEN not in done.stdout + done.stderr
     results = folder / "run" / "results.json"
     for file in (folder / "run").rglob("*") if results.exists() else ():

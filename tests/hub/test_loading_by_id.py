@@ -2,11 +2,11 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import spawned
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
@@ -40,10 +40,8 @@ def pickled(folder: Path) -> Path:
 
 
 def predicted(hub: Hub, name: str, home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    done = subprocess.run(
-        [sys.executable, "-m", "nlp_mtl", "predict", name, "anna loves paris", *arguments],
-        env={**hub.environment, "HF_HOME": str(home)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    environment = {**hub.environment, "HF_HOME": str(home)}
+    done = spawned.python("-m", "nlp_mtl", "predict", name, "anna loves paris", *arguments, environment=environment)
     assert TOKEN not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done

@@ -3,10 +3,10 @@
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import spawned
 import yaml
 from hub_runs import ANSWER, commits, nlp_mtl, python
 from huggingface_hub import ModelCard
@@ -107,10 +107,8 @@ def test_what_fails_for_the_moment_is_tried_again(run: Path, hub: Hub, faults: l
 @pytest.mark.slow
 def test_without_a_hub_the_push_is_tried_again_and_then_told(run: Path, hub: Hub) -> None:
     program = "import nlp_mtl.retrying as r, nlp_mtl.cli as c, sys; r.FIRST_WAIT = 0.01; c.main(sys.argv[1:])"
-    done = subprocess.run(
-        [sys.executable, "-c", program, "push", str(run), "me/tiny"],
-        env={**hub.environment, "HF_ENDPOINT": "http://127.0.0.1:9"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    environment = {**hub.environment, "HF_ENDPOINT": "http://127.0.0.1:9"}
+    done = spawned.python("-c", program, "push", run, "me/tiny", environment=environment)
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("it is asked again") == 4
     assert "the Hub could not be reached" in done.stderr

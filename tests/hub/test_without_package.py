@@ -2,12 +2,11 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import spawned
 import tiny
 import torch
 from hub_runs import ABSENT, nlp_mtl, python
@@ -65,9 +64,7 @@ def test_all_families_give_the_same_logits_by_the_code_in_the_repository(tmp_pat
                 model.save_pretrained(folder)
                 logits = model(torch.arange(5, 29).view(2, 12), torch.tensor([[1] * 12, [1] * 7 + [0] * 5]))
             expected[str(folder)] = {task: one.tolist() for task, one in logits.items()}
-    found = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *expected], capture_output=True, text=True, check=False, cwd=tmp_path
-    )
+    found = spawned.python("-c", PROGRAM, *expected, cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     given = json.loads(found.stdout.splitlines()[-1])
     assert given.keys() == expected.keys()

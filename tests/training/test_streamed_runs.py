@@ -1,12 +1,11 @@
 """Runs that learn from a stream: resumed, with loader workers, on several processes, and from the Hub."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import spawned
 import torch
 from local_hub import served
 from tiny_runs import (
@@ -166,10 +165,7 @@ def test_a_dataset_on_the_hub_is_streamed_by_its_id_and_its_card_tells_the_size(
     given["datasets"]["texts"] = {"path": "someone/reviews", "text": "text", "streaming": True, "buffer_size": 16}
     file = write_yaml(tmp_path, given)
     with served(hub) as (environment, requests):
-        found = subprocess.run(
-            [sys.executable, "-m", "nlp_mtl", "train", file],
-            env=environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        found = spawned.python("-m", "nlp_mtl", "train", file, environment=environment)
     assert found.returncode == 0, found.stderr
     assert "texts: train is streamed (48 rows)" in found.stderr
     assert sum("/resolve/" in request and "train-" in request for request in requests) > 3
