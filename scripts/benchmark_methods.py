@@ -13,7 +13,7 @@ validation.
 - answers: the same of an evaluation on validation, which is what prediction costs
 - parameters: in millions
 
-It runs on the CPU, in one thread: other work slows it, but changes neither what it counts nor the scores. Each run is
+It runs on the CPU, in one thread: other work slows it, changes no scores, and what is counted by a fifth. Each run is
 kept in the file --results as soon as it ends; the same command goes on where it stopped. Seeds may run side by side
 with files of their own; put together (cat), these give the table at once.
 """
