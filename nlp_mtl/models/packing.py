@@ -8,7 +8,6 @@ import copy
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
-from inspect import signature
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -22,17 +21,10 @@ from transformers.masking_utils import sdpa_mask
 from nlp_mtl.errors import ModelError
 from nlp_mtl.models.dropping_attention import attend as attend_dropping
 
-_varlen_attn: Any = None
-try:
-    from torch.nn.attention import varlen
-except ImportError:  # torch before 2.10
-    pass
-else:
-    if {"window_size", "scale"} <= set(signature(varlen.varlen_attn).parameters):
-        _varlen_attn = varlen.varlen_attn
-
-# What scaled_dot_product_attention takes for jagged tensors. Behind them a call costs twenty times as much, and only it
-# drops out and takes float32; for short texts it is also faster than the flash kernel.
+# Both are private: the public jagged tensors cost a call twenty times as much, and the public variable-length attention
+# cannot drop out. For short texts the memory-efficient kernel is faster, and it takes float32. It must not drop out:
+# its forward pass draws one mask for all heads and texts, its backward pass others (torch's num_keys of jagged texts).
+_flash: Any = getattr(torch.ops.aten, "_flash_attention_forward", None)
 _memory_efficient: Any = getattr(torch.ops.aten, "_efficient_attention_forward", None)
 
 logger = logging.getLogger(__name__)
@@ -73,13 +65,14 @@ def attention(
         window = None
     q, k, v = (one.transpose(0, 1) for one in states)
     alike = q.dtype == k.dtype == v.dtype  # rotary positions can come in float32, and the kernels do not convert
-    if alike and window is None and _has_memory_efficient(query):
+    ends = (cu_seq_lens, cu_seq_lens, longest, longest)
+    if alike and window is None and not dropout and _has_memory_efficient(query):
         # 0: no mask; True: what the backward pass needs is kept.
-        ends = (cu_seq_lens, cu_seq_lens, longest, longest)
-        out = _memory_efficient(q[None], k[None], v[None], None, *ends, dropout, 0, True, scale=scale)[0][0]
-    elif alike and not dropout and _has_flash(query):
-        reach = (-1, -1) if window is None else (window - 1, window - 1)
-        out = _varlen_attn(q, k, v, cu_seq_lens, cu_seq_lens, longest, longest, scale=scale, window_size=reach)
+        out = _memory_efficient(q[None], k[None], v[None], None, *ends, 0.0, 0, True, scale=scale)[0][0]
+    elif alike and _has_flash(query):
+        reach = {} if window is None else {"window_size_left": window - 1, "window_size_right": window - 1}
+        # False: not causal; False: no mask of what is dropped is given back.
+        out = _flash(q, k, v, *ends, dropout, False, False, scale=scale, **reach)[0]
     else:
         out = _padded(states, cu_seq_lens, lengths, window, dropout, scale)
     return out[None], None
@@ -98,7 +91,7 @@ def _has_memory_efficient(query: Tensor) -> bool:
 def _has_flash(query: Tensor) -> bool:
     """Whether torch's variable-length flash kernel takes such states: half precision, an Ampere GPU or later."""
     return (
-        _varlen_attn is not None
+        _flash is not None
         and query.device.type == "cuda"
         and query.dtype in (torch.bfloat16, torch.float16)
         and query.shape[-1] <= 256

@@ -69,6 +69,51 @@ def test_dropout_keeps_what_attention_gives_on_average_and_is_the_same_for_a_see
     assert all(torch.equal(one, other) for one, other in zip(once, twice, strict=True))
 
 
+def dropped_attention(
+    q: Tensor, k: Tensor, window: int | None, dropout: float, lengths: list[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What attention weighs with, read off values that are unit vectors ([heads, tokens, tokens]), for one draw; and
+    the gradients of its squares' sum to ``q`` and ``k``, added up from as many runs with the same draw."""
+    size, tokens = q.shape[-1], q.shape[1]
+    parts, gradients = [], [torch.zeros_like(q), torch.zeros_like(k)]
+    for first in range(0, tokens, size):
+        units = torch.eye(tokens, dtype=q.dtype)[:, first : first + size]
+        units = torch.nn.functional.pad(units, (0, size - units.shape[1])).expand(len(q), -1, -1)
+        torch.manual_seed(5)
+        out, found = attended([q, k, units], window, dropout, lengths)
+        parts.append(out.transpose(0, 1)[..., : tokens - first])
+        gradients = [one + other for one, other in zip(gradients, found, strict=False)]
+    return torch.cat(parts, dim=-1), gradients[0], gradients[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("window", [None, 9])
+def test_the_backward_pass_drops_out_what_the_forward_pass_has_dropped(window: int | None, dtype: torch.dtype) -> None:
+    lengths = [70, 33, 33, 5]
+    q, k, _ = states(dtype, 32, lengths)
+    found, *gradients = dropped_attention(q, k, window, 0.3, lengths)
+    texts = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    places = torch.arange(sum(lengths))
+    seen = texts[:, None] == texts
+    if window is not None:
+        seen &= (places[:, None] - places).abs() < window
+    kept = found != 0
+    assert not kept[:, ~seen].any()
+    assert abs(kept[:, seen].float().mean() - 0.7) < 0.02
+    exact = [one.double().requires_grad_() for one in (q, k)]
+    scores = (exact[0] @ exact[1].mT * 0.2).masked_fill(~seen, float("-inf"))
+    expected = scores.softmax(-1) * kept / 0.7
+    assert (found - expected).norm() <= TOLERANCE[dtype] * expected.norm()
+    expected.square().sum().backward()
+    for one, other in zip(gradients, (value.grad for value in exact), strict=True):
+        assert other is not None
+        assert (one - other).norm() <= 3 * TOLERANCE[dtype] * other.norm()
+    # Heads and texts of one length each have draws of their own.
+    for one, other in ((kept[0, :70, :70], kept[1, :70, :70]), (kept[0, 70:103, 70:103], kept[0, 103:136, 103:136])):
+        both = seen[: len(one), : len(one)]
+        assert abs((one & other)[both].float().mean() - 0.49) < 0.1
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("window", [None, 129])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
