@@ -6,7 +6,7 @@ that the methods look at is their Gramian.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,6 +38,9 @@ from nlp_mtl.training.gradnorm import GradNorm
 from nlp_mtl.training.passes import over_processes, summed_losses
 
 logger = logging.getLogger(__name__)
+
+_CACHED = 32_768
+"""So many numbers of each task's gradient are multiplied at once on CPU: their copies stay in a core's cache."""
 
 Row = list[Tensor | None]
 """A task's gradients on the shared parameters; None: it has none there."""
@@ -305,12 +308,15 @@ def _products(gradients: Sequence[Tensor | None], device: torch.device) -> Tenso
         flat = torch.zeros(len(sparse), len(places), sparse[0].shape[1], device=places.device)
         for part, gradient in zip(flat, sparse, strict=True):
             part[torch.searchsorted(places, gradient.indices()[0])] = gradient.values()
+        pieces: Iterable[Tensor] = [flat.flatten(1)]
     else:
-        flat = torch.stack([gradient for _, gradient in there])
-    matrix = flat.flatten(1)
-    found = matrix.new_zeros(len(gradients), len(gradients))
+        columns = [gradient.flatten() for _, gradient in there]
+        size = _CACHED if device.type == "cpu" else len(columns[0])
+        pieces = map(torch.stack, zip(*(column.split(size) for column in columns), strict=True))
     chosen = torch.tensor([place for place, _ in there])
-    found[chosen[:, None], chosen] = matrix @ matrix.T
+    found = torch.zeros(len(gradients), len(gradients), device=device)
+    for piece in pieces:
+        found[chosen[:, None], chosen] += piece @ piece.T
     return found
 
 
