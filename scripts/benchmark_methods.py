@@ -9,24 +9,31 @@ validation.
 
 - a task's column: the mean over seeds of the joint score less that of the single-task models, in points
 - all: the mean over tasks, and in brackets the standard deviation of that over seeds
+- fixed: the same mean less that of fixed weights, seed by seed, which differ in nothing else
 - step: the processor's time of a step by that of a step with fixed weights, the medians of both over seeds
 - answers: the same of an evaluation on validation, which is what prediction costs
 - parameters: in millions
 
-It runs on the CPU, in one thread: other work slows it, changes no scores, and what is counted by a fifth. Each run is
-kept in the file --results as soon as it ends; the same command goes on where it stopped. Seeds may run side by side
-with files of their own; put together (cat), these give the table at once.
+On the CPU a run has one thread: other work slows it, changes no scores, and what is counted by a fifth. --processes
+trains as many runs side by side, and --device cuda trains them on a GPU, where the processor's time tells little of a
+step: --costs takes both costs from another file of results, say of a few steps on the CPU.
+
+Each run is kept in the file --results as soon as it ends; the same command goes on where it stopped, and prints the
+table where nothing is missing.
 """
 
 import argparse
 import json
 import logging
+import multiprocessing
 import os
 import statistics
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +41,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import datasets
+import numpy as np
 import torch
 import transformers
 from accelerate import Accelerator
@@ -50,8 +58,10 @@ from nlp_mtl.training.trainer import train
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "ewt_sst2_agnews.yaml"
 
 Line = dict[str, dict[str, Any]]
+Key = tuple[str, int]  # a method or single-task model, and its seed
 
 PLAIN = "fixed weights, proportional"
+SINGLE = "single-task: "
 
 METHODS: dict[str, Line] = {
     PLAIN: {},
@@ -105,23 +115,36 @@ def fewer(prepared: Prepared, rows: int) -> Prepared:
     encoded = {}
     for name, splits in prepared.encoded.items():
         whole = splits["validation"]
-        chosen = range(min(rows, len(whole)))
+        chosen = np.arange(min(rows, len(whole)))
         part = type(whole)(whole.source.take(chosen), whole.rows.select(chosen), whole.tasks)
         encoded[name] = {**splits, "validation": part}
     return replace(prepared, encoded=encoded)
 
 
-def prepared_once(recipe: Recipe, options: argparse.Namespace) -> Prepared:
+def of_one_task(recipe: Recipe, task: str) -> Recipe:
+    """A recipe for one task alone."""
+    values = recipe.to_dict()
+    spec = values["tasks"][task]
+    names = spec["dataset"] if isinstance(spec["dataset"], list) else [spec["dataset"]]
+    alone = {
+        "tasks": {task: spec}, "datasets": {name: values["datasets"][name] for name in names}, "sampling": {},
+        "training": values["training"] | {"selection_weights": {}},
+    }  # fmt: skip
+    return Recipe.from_dict(values | alone)
+
+
+@lru_cache
+def prepared_once(data: str, validation_rows: int, task: str | None) -> Prepared:
     """The rows of all runs: what is carved for validation must not depend on the seed."""
-    return fewer(
-        prepare(recipe.model_copy(update={"seed": 0}), splits=["train", "validation"]), options.validation_rows
-    )
+    recipe = Recipe.from_yaml(RECIPE, [f"data_dir={data}", "seed=0"])
+    recipe = recipe if task is None else of_one_task(recipe, task)
+    return fewer(prepare(recipe, splits=["train", "validation"]), validation_rows)
 
 
-def run(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
+def run(recipe: Recipe, prepared: Prepared, device: str) -> dict[str, Any]:
     """Train; returns the tasks' scores, the parameters, the processor's seconds of a step (evaluations not counted)
     and of the last evaluation."""
-    accelerator = Accelerator(cpu=True, mixed_precision="no")
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")
     folder = Path(recipe.output_dir)
     folder.mkdir(parents=True)
     data = steps(recipe, prepared, device=accelerator.device.type)
@@ -157,13 +180,47 @@ def run(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def of_one_task(recipe: Recipe, task: str) -> Recipe:
-    """A recipe for one task alone."""
-    values = recipe.to_dict()
-    spec = values["tasks"][task]
-    names = spec["dataset"] if isinstance(spec["dataset"], list) else [spec["dataset"]]
-    chosen = {name: values["datasets"][name] for name in names}
-    return Recipe.from_dict(values | {"tasks": {task: spec}, "datasets": chosen})
+def share(prepared: Prepared, recipe: Recipe, task: str) -> float:
+    """The share of a joint run's rows that a task's datasets give."""
+    sizes = {name: len(splits["train"]) for name, splits in prepared.encoded.items()}
+    spec = recipe.tasks[task].dataset
+    return sum(sizes[name] for name in ([spec] if isinstance(spec, str) else spec)) / sum(sizes.values())
+
+
+def done(options: argparse.Namespace, method: str, seed: int) -> dict[str, Any]:
+    """One run, in whatever process."""
+    task = method.removeprefix(SINGLE) if method.startswith(SINGLE) else None
+    prepared = prepared_once(options.data, options.validation_rows, task)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "run"
+        if task is None:
+            recipe = recipe_with(options, folder, seed, METHODS[method], options.steps)
+        else:
+            whole = recipe_with(options, folder, seed, {}, options.steps)
+            part = share(prepared_once(options.data, options.validation_rows, None), whole, task)
+            recipe = of_one_task(recipe_with(options, folder, seed, {}, max(1, round(options.steps * part))), task)
+        tasks = [replace(one, loss_weight=recipe.tasks[one.name].loss_weight) for one in prepared.tasks]
+        found = run(recipe, replace(prepared, tasks=tasks), options.device)
+    return {"method": method, "seed": seed, "budget": budget(options), **found}
+
+
+def budget(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "steps": options.steps, "batch_size": options.batch_size, "validation_rows": options.validation_rows,
+        "device": options.device,
+    }  # fmt: skip
+
+
+def quiet() -> None:
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+
+
+def results(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def main() -> None:
@@ -174,89 +231,70 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--validation-rows", type=int, default=500, help="of each dataset")
     parser.add_argument("--only", nargs="+", default=[], metavar="TEXT", help="methods that hold one of these")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--processes", type=int, default=1, help="runs side by side")
     parser.add_argument("--results", type=Path, default=Path("methods.jsonl"))
+    parser.add_argument("--costs", type=Path, help="results whose costs the table tells")
     options = parser.parse_args()
     if not Path(options.data).is_dir():
         sys.exit(f"there is no folder {options.data}: give the corpora with --data")
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    torch.set_num_threads(1)
-    logging.disable(logging.WARNING)
-    wanted = {
-        name: line for name, line in METHODS.items() if not options.only or any(one in name for one in options.only)
-    }
-    wanted = {PLAIN: {}, **wanted}
-    budget = {"steps": options.steps, "batch_size": options.batch_size, "validation_rows": options.validation_rows}
-    known: dict[tuple[str, int], dict[str, Any]] = {}
-    if options.results.exists():
-        lines = [json.loads(line) for line in options.results.read_text(encoding="utf-8").splitlines()]
-        known = {(one["method"], one["seed"]): one for one in lines if one["budget"] == budget}
-    shared: dict[str, Prepared] = {}  # the same rows for all
-
-    def done(method: str, seed: int, recipe: Recipe) -> dict[str, Any]:
-        if (method, seed) in known:
-            return known[method, seed]
-        key = ",".join(recipe.tasks)
-        if key not in shared:
-            shared[key] = prepared_once(recipe, options)
-        tasks = [replace(task, loss_weight=recipe.tasks[task.name].loss_weight) for task in shared[key].tasks]
-        found = {"method": method, "seed": seed, "budget": budget, **run(recipe, replace(shared[key], tasks=tasks))}
-        with options.results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(found) + "\n")
-        told = f"{json.dumps(found['scores'])} {found['seconds_a_step']:.3f} s a step"
-        print(f"{method}, seed {seed}: {told}", file=sys.stderr, flush=True)
-        return found
-
-    with tempfile.TemporaryDirectory() as temporary:
-        singles: list[dict[str, float]] = []
-        joint: dict[str, list[dict[str, Any]]] = {name: [] for name in wanted}
-        for seed in options.seeds:
-            # Methods by turns: what slows the machine for a while slows all of them.
-            for number, (name, line) in enumerate(wanted.items()):
-                folder = Path(temporary) / f"{number}-{seed}"
-                joint[name].append(done(name, seed, recipe_with(options, folder, seed, line, options.steps)))
-            whole = recipe_with(options, Path(temporary) / f"whole-{seed}", seed, {}, options.steps)
-            singles.append({})
-            for task in whole.tasks:
-                share = _share(whole, task, shared, options)
-                folder = Path(temporary) / f"{task}-{seed}"
-                alone = of_one_task(recipe_with(options, folder, seed, {}, max(1, round(options.steps * share))), task)
-                singles[-1] |= done(f"single-task: {task}", seed, alone)["scores"]
-    print_table(joint, singles)
+    if options.costs and not options.costs.exists():
+        sys.exit(f"there is no file {options.costs}: give results with --costs")
+    wanted = [name for name in METHODS if not options.only or any(one in name for one in options.only)]
+    wanted = [PLAIN, *(name for name in wanted if name != PLAIN)]
+    singles = [f"{SINGLE}{task}" for task in Recipe.from_yaml(RECIPE, [f"data_dir={options.data}"]).tasks]
+    known = {(one["method"], one["seed"]): one for one in results(options.results) if one["budget"] == budget(options)}
+    # Methods by turns: what slows the machine for a while slows all of them.
+    missing = [key for seed in options.seeds for name in (*wanted, *singles) if (key := (name, seed)) not in known]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.processes, mp_context=context, initializer=quiet) as pool:
+        for ended in as_completed([pool.submit(done, options, *key) for key in missing]):
+            if ended.exception():
+                pool.shutdown(cancel_futures=True)
+            found = ended.result()
+            known[found["method"], found["seed"]] = found
+            with options.results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(found) + "\n")
+            told = f"{json.dumps(found['scores'])} {found['seconds_a_step']:.3f} s a step"
+            print(f"{found['method']}, seed {found['seed']}: {told}", file=sys.stderr, flush=True)
+    costs = results(options.costs) if options.costs else list(known.values())
+    print_table(known, wanted, singles, options.seeds, costs)
 
 
-def _share(recipe: Recipe, task: str, shared: dict[str, Prepared], options: argparse.Namespace) -> float:
-    """The share of a joint run's rows that a task's datasets give."""
-    key = ",".join(recipe.tasks)
-    if key not in shared:
-        shared[key] = prepared_once(recipe, options)
-    sizes = {name: len(splits["train"]) for name, splits in shared[key].encoded.items()}
-    spec = recipe.tasks[task].dataset
-    return sum(sizes[name] for name in ([spec] if isinstance(spec, str) else spec)) / sum(sizes.values())
-
-
-def print_table(joint: dict[str, list[dict[str, Any]]], singles: list[dict[str, float]]) -> None:
+def print_table(
+    known: dict[Key, dict[str, Any]], methods: list[str], singles: list[str], seeds: list[int],
+    costs: list[dict[str, Any]],
+) -> None:  # fmt: skip
     """In Markdown."""
-    tasks = list(singles[0])
-    plain = joint[PLAIN]
-    print(f"| | {' | '.join(tasks)} | all | step | answers | parameters |\n|---|{'---:|' * (len(tasks) + 4)}")
-    alone = [f"{statistics.mean(one[task] for one in singles):.4f}" for task in tasks]
-    print(f"| single-task models | {' | '.join(alone)} | | | | |")
-    for name, runs in joint.items():
+    tasks = [name.removeprefix(SINGLE) for name in singles]
+    alone = [{task: known[SINGLE + task, seed]["scores"][task] for task in tasks} for seed in seeds]
+
+    def cost(name: str, key: str) -> str:
+        of, by = ([one[key] for one in costs if one["method"] == method] for method in (name, PLAIN))
+        return f"{statistics.median(of) / statistics.median(by):.2f}" if of and by else ""
+
+    print(f"| | {' | '.join(tasks)} | all | fixed | step | answers | parameters |\n|---|{'---:|' * (len(tasks) + 5)}")
+    means_alone = [f"{statistics.mean(one[task] for one in alone):.4f}" for task in tasks]
+    print(f"| single-task models | {' | '.join(means_alone)} | | | | | |")
+    plain: list[float] = []  # the first method's
+    for name in methods:
+        runs = [known[name, seed] for seed in seeds]
         gains = [[100 * (one["scores"][task] - single[task]) for task in tasks]
-                 for one, single in zip(runs, singles, strict=True)]  # fmt: skip
+                 for one, single in zip(runs, alone, strict=True)]  # fmt: skip
         of_tasks = [f"{statistics.mean(column):+.1f}" for column in zip(*gains, strict=True)]
         means = [statistics.mean(row) for row in gains]
-        spread = f" ({statistics.stdev(means):.1f})" if len(means) > 1 else ""
-        costs = [
-            statistics.median(one[key] for one in runs) / statistics.median(one[key] for one in plain)
-            for key in ("seconds_a_step", "seconds_an_evaluation")
-        ]
+        plain = plain or means
+        over = "" if name == PLAIN else _mean_and_spread([one - other for one, other in zip(means, plain, strict=True)])
         print(
-            f"| {name} | {' | '.join(of_tasks)} | {statistics.mean(means):+.1f}{spread} | {costs[0]:.2f} | "
-            f"{costs[1]:.2f} | {runs[0]['parameters'] / 1e6:.1f} |"
+            f"| {name} | {' | '.join(of_tasks)} | {_mean_and_spread(means)} | {over} | "
+            f"{cost(name, 'seconds_a_step')} | {cost(name, 'seconds_an_evaluation')} | "
+            f"{runs[0]['parameters'] / 1e6:.1f} |"
         )
+
+
+def _mean_and_spread(values: list[float]) -> str:
+    spread = f" ({statistics.stdev(values):.1f})" if len(values) > 1 else ""
+    return f"{statistics.mean(values):+.1f}{spread}"
 
 
 if __name__ == "__main__":
