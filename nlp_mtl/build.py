@@ -28,7 +28,7 @@ from nlp_mtl.models.taken_heads import take_head
 from nlp_mtl.recipe import Recipe
 from nlp_mtl.strategy_checks import SHARED_BY
 from nlp_mtl.task_types import kind_of
-from nlp_mtl.tasks import Task
+from nlp_mtl.tasks import MISSING, Task
 from nlp_mtl.training.balancing import Balancer, guess_loss
 from nlp_mtl.training.freezing import freeze, learning_layers
 from nlp_mtl.training.gradients import TaskGradients, shared_parameters
@@ -69,6 +69,7 @@ def steps(
 
     Raises:
         DataError: there is nothing to train on, or a task has fewer than two labels in the training splits.
+        RecipeError: the run is longer than ``sampling.max_passes`` allows.
     """
     settings, shares = recipe.training, recipe.sampling.shares
     train = _drawn_from(recipe, prepared)
@@ -130,6 +131,10 @@ def _sampler(recipe: Recipe, train: Mapping[str, Split]) -> Sampler:
     num_rows = max(int(num_rows), 1)
     rates: Any
     if sampling.strategy == "unimax":
+        if 0 not in sizes and num_rows > sampling.max_passes * sum(sizes):
+            found = f"{sampling.max_passes:g} passes over all datasets are {sampling.max_passes * sum(sizes):,.0f} rows"
+            message = f"{found}, and the run draws {num_rows:,}; raise it, or take fewer steps"
+            raise RecipeError([Problem("sampling.max_passes", message)])
         rates = unimax_rates(sizes, num_rows, sampling.max_passes)
     elif sampling.strategy == "annealed":
         rates = annealed_phases(sizes, num_rows, settings.batch_size)
@@ -156,7 +161,11 @@ def _pass_over(recipe: Recipe, name: str, split: Split) -> tuple[int, PassRows |
         return split.source.num_rows or 0, None
     if task is None:
         return len(split), None
-    return (oversampled if spec.oversample else undersampled)(split.classes(task), recipe.seed)
+    classes = split.classes(task)
+    if (classes == MISSING).all():
+        key = "oversample" if spec.oversample else "undersample"
+        raise DataError(f"dataset `{name}` has no train row with a label of `{task}`: leave out datasets.{name}.{key}")
+    return (oversampled if spec.oversample else undersampled)(classes, recipe.seed)
 
 
 def _drawn_from(recipe: Recipe, prepared: Prepared) -> dict[str, Split]:

@@ -202,9 +202,12 @@ def _check_streams(recipe: Recipe, loaded: Mapping[str, LoadedDataset]) -> None:
     if unknown and recipe.sampling.strategy in ("proportional", "temperature", "annealed"):
         found = f"`{recipe.sampling.strategy}` goes by rows, but {because}"
         problems.append(Problem("sampling.strategy", f"{found}: say `strategy: fixed` with `shares`, or `uniform`"))
-    for key, value in (("max_steps", recipe.training.max_steps), ("eval_every", recipe.training.eval_every)):
+    settings = {"training.max_steps": recipe.training.max_steps, "training.eval_every": recipe.training.eval_every}
+    if recipe.balancing.strategy == "dwa":
+        settings["balancing.period"] = recipe.balancing.period
+    for key, value in settings.items():
         if unknown and value is None:
-            problems.append(Problem(f"training.{key}", f"needed, as an epoch cannot be counted: {because}"))
+            problems.append(Problem(key, f"needed, as an epoch cannot be counted: {because}"))
     if problems:
         raise RecipeError(problems)
 

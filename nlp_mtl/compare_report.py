@@ -12,6 +12,7 @@ from nlp_mtl.analysis.comparison import (
     FinishedRun,
     conflicts,
     learning_curves,
+    mean_report,
     task_report,
     transfer,
     weights_over_time,
@@ -68,6 +69,7 @@ def comparison_report(
         "seeds": [run.seed for run in joint],
         "same_steps": asked.same_steps,
         "tasks": {task.name: task_report(task, asked.splits[task.name], runs) for task in tasks},
+        "mean": mean_report(tasks, runs),
         "transfer": {
             "pairs": transfer(tasks, runs, together) if pairs else {},
             "leave_one_out": transfer(tasks, runs, rest) if leave_one_out else {},

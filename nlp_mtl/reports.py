@@ -53,10 +53,10 @@ def print_scores(scores: Mapping[str, Mapping[str, Scores]], main: Mapping[str, 
 
 
 def print_comparison(report: Mapping[str, Any]) -> None:
-    """Of what :func:`nlp_mtl.compare.compare` found, the sentence a task, and what predictions cost."""
+    """Of what :func:`nlp_mtl.compare.compare` found, sentences of tasks and their mean, and what predictions cost."""
     console = _console()
-    for task in report["tasks"].values():
-        console.print(f"- {task['sentence']}", soft_wrap=True)
+    for one in (*report["tasks"].values(), report["mean"]):
+        console.print(f"- {one['sentence']}", soft_wrap=True)
     cost = report["cost"]
     console.print(
         f"\nTo answer all tasks for {cost['texts']:,} texts, the single-task models took {cost['ratio']:.2f} times as "

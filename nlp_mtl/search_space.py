@@ -227,7 +227,7 @@ def _key_problem(recipe: Recipe, key: str) -> str | None:
     allowed = {"tasks": _OF_TASKS, "datasets": _OF_DATASETS}.get(parts[0])
     if allowed and len(parts) > 2 and parts[2] not in allowed:
         return f"it decides what is read and measured, so it is not searched; of {parts[0]}: {listed(allowed)}"
-    if key == "seed":
+    if key in ("seed", "split_seed"):
         return "the best of several seeds is chance, and the validation rows may depend on it: it is not searched"
     if ".".join(parts[:2]) in _MEASURES:
         return "it decides what a score measures, or when, so trials could not be compared: it is not searched"

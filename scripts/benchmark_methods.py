@@ -10,8 +10,9 @@ validation.
 - a task's column: the mean over seeds of the joint score less that of the single-task models, in points
 - all: the mean over tasks, and in brackets the standard deviation of that over seeds
 - fixed: the same mean less that of fixed weights, seed by seed, which differ in nothing else
-- step: the processor's time of a step by that of a step with fixed weights, the medians of both over seeds
-- answers: the same of an evaluation on validation, which is what prediction costs
+- step: the processor's time of a step by that of a step with fixed weights, the medians of both over seeds; not of
+  dynamic sampling, where the checkpoint of each evaluation would count
+- answers: the same of an evaluation on validation, which is what prediction costs, where sharing may change it
 - parameters: in millions
 
 On the CPU a run has one thread: other work slows it, changes no scores, and what is counted by a fifth. --processes
@@ -19,7 +20,7 @@ trains as many runs side by side, and --device cuda trains them on a GPU, where 
 step: --costs takes both costs from another file of results, say of a few steps on the CPU.
 
 Each run is kept in the file --results as soon as it ends; the same command goes on where it stopped, and prints the
-table where nothing is missing.
+table where nothing is missing. What cannot be run (adapters without peft) says so in its row.
 """
 
 import argparse
@@ -50,9 +51,11 @@ from accelerate.utils import set_seed
 from nlp_mtl import Recipe
 from nlp_mtl.build import balancer, new_model, steps, task_gradients, trainer_arguments
 from nlp_mtl.build_data import Prepared, prepare
+from nlp_mtl.errors import NlpMtlError
 from nlp_mtl.evaluation import evaluate as evaluate_splits
 from nlp_mtl.metrics import Scores
 from nlp_mtl.models.multitask import MultiTaskModel
+from nlp_mtl.training.determinism import deterministic_kernels
 from nlp_mtl.training.trainer import train
 
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "ewt_sst2_agnews.yaml"
@@ -165,11 +168,12 @@ def run(recipe: Recipe, prepared: Prepared, device: str) -> dict[str, Any]:
 
     last: dict[str, Scores] = {}
     start = time.process_time()
-    train(
-        model, data, prepared.tasks, evaluate, balancer(recipe, prepared, accelerator.device),
-        accelerator=accelerator, gradients=task_gradients(recipe, model, prepared.tasks), output_dir=folder,
-        **trainer_arguments(recipe, prepared),
-    )  # fmt: skip
+    with deterministic_kernels(accelerator.device):
+        train(
+            model, data, prepared.tasks, evaluate, balancer(recipe, prepared, accelerator.device),
+            accelerator=accelerator, gradients=task_gradients(recipe, model, prepared.tasks), output_dir=folder,
+            **trainer_arguments(recipe, prepared),
+        )  # fmt: skip
     # The last evaluation ends the run but for saving, which does not count.
     seconds = pauses[-1][0] - start - sum(stop - first for first, stop in pauses[:-1])
     return {
@@ -246,10 +250,17 @@ def main() -> None:
     known = {(one["method"], one["seed"]): one for one in results(options.results) if one["budget"] == budget(options)}
     # Methods by turns: what slows the machine for a while slows all of them.
     missing = [key for seed in options.seeds for name in (*wanted, *singles) if (key := (name, seed)) not in known]
+    failed: dict[str, str] = {}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.processes, mp_context=context, initializer=quiet) as pool:
-        for ended in as_completed([pool.submit(done, options, *key) for key in missing]):
-            if ended.exception():
+        started = {pool.submit(done, options, *key): key for key in missing}
+        for ended in as_completed(started):
+            error, (name, seed) = ended.exception(), started[ended]
+            if isinstance(error, NlpMtlError) and name not in (PLAIN, *singles):
+                print(f"{name}, seed {seed}, could not be run: {error}", file=sys.stderr, flush=True)
+                failed[name] = str(error)
+                continue
+            if error:
                 pool.shutdown(cancel_futures=True)
             found = ended.result()
             known[found["method"], found["seed"]] = found
@@ -258,18 +269,21 @@ def main() -> None:
             told = f"{json.dumps(found['scores'])} {found['seconds_a_step']:.3f} s a step"
             print(f"{found['method']}, seed {found['seed']}: {told}", file=sys.stderr, flush=True)
     costs = results(options.costs) if options.costs else list(known.values())
-    print_table(known, wanted, singles, options.seeds, costs)
+    print_table(known, wanted, singles, options.seeds, costs, failed)
 
 
 def print_table(
     known: dict[Key, dict[str, Any]], methods: list[str], singles: list[str], seeds: list[int],
-    costs: list[dict[str, Any]],
+    costs: list[dict[str, Any]], failed: dict[str, str],
 ) -> None:  # fmt: skip
     """In Markdown."""
     tasks = [name.removeprefix(SINGLE) for name in singles]
     alone = [{task: known[SINGLE + task, seed]["scores"][task] for task in tasks} for seed in seeds]
 
     def cost(name: str, key: str) -> str:
+        counts = "dynamic" not in name if key == "seconds_a_step" else name == PLAIN or name.startswith("sharing")
+        if not counts:
+            return ""
         of, by = ([one[key] for one in costs if one["method"] == method] for method in (name, PLAIN))
         return f"{statistics.median(of) / statistics.median(by):.2f}" if of and by else ""
 
@@ -278,6 +292,9 @@ def print_table(
     print(f"| single-task models | {' | '.join(means_alone)} | | | | | |")
     plain: list[float] = []  # the first method's
     for name in methods:
+        if name in failed:
+            print(f"| {name} | could not be run: {failed[name]} {'| ' * (len(tasks) + 5)}")
+            continue
         runs = [known[name, seed] for seed in seeds]
         gains = [[100 * (one["scores"][task] - single[task]) for task in tasks]
                  for one, single in zip(runs, alone, strict=True)]  # fmt: skip

@@ -147,6 +147,7 @@ def test_the_terminal_shows_a_sentence_a_task(
     assert command(folder.parent / "recipe.yaml", "seed=5", "--seeds", 1, "--output-dir", folder) == 0
     printed = capsys.readouterr().out
     assert "- ner: " in printed
+    assert f"- {report['mean']['sentence'].split(':')[0]}: " in printed
     assert "one seed" in printed
     assert f"Report: {folder / 'report.html'}" in printed
     assert json.loads((folder / "report.json").read_text())["seeds"] == [5]

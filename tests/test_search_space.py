@@ -68,6 +68,7 @@ def test_whole_numbers_stay_whole_and_others_do_not_become_it() -> None:
         ({"hub.private": "true,false"}, r"it does not say what is learned"),
         ({"tune.trials": "1,2"}, r"it does not say what is learned"),
         ({"seed": "0,1,2"}, r"seed: the best of several seeds is chance"),
+        ({"split_seed": "0,1,2"}, r"seed: the best of several seeds is chance"),
         ({"tasks.ner.metric": "span_f1,accuracy"}, r"it decides what is read and measured.*`loss_weight`"),
         ({"datasets.texts.validation_fraction": "0.1,0.2"}, r"it decides what is read and measured.*`oversample`"),
         ({"training.selection_weights.ner": "1,2"}, r"trials could not be compared"),

@@ -5,7 +5,7 @@ Test rows (texts) are drawn again, as many as there are, with replacement; both 
 are scored by those sums, so that ten thousand draws take seconds.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,7 +92,9 @@ def _stacked(rows: Sequence[Sequence[float]]) -> Array:
 
 
 def _share(sums: Array) -> Array:
-    return np.asarray(sums[..., 0] / sums[..., 1])
+    """Not a number where there is no item."""
+    right, items = sums[..., 0], sums[..., 1]
+    return np.asarray(np.divide(right, items, out=np.full(right.shape, np.nan), where=items > 0))
 
 
 def _f1(sums: Array) -> Array:
@@ -156,26 +158,69 @@ def compare_runs(
     Raises:
         ValueError: the rows differ, or there is none.
     """
-    runs = [*one, *other]
+    return compare_tasks([(task, one, other)], level=level, seed=seed)
+
+
+def compare_tasks(
+    of_tasks: Sequence[tuple[Task, Sequence[RowAnswers], Sequence[RowAnswers]]], *, level: float = 0.95, seed: int = 0
+) -> Comparison:
+    """The same of the mean over tasks. Tasks that label the same rows are scored on the same draws of them.
+
+    Args:
+        of_tasks: a task and its answers, as :func:`compare_runs` takes them.
+
+    Raises:
+        ValueError: as :func:`compare_runs`.
+    """
+    sums = []
+    for task, one, other in of_tasks:
+        _check([*one, *other])
+        sums.append([row_sums(task, run.gold, run.predicted) for run in (*one, *other)])
+    count = FEW_RESAMPLES if any(None in found for found in sums) else RESAMPLES
+    total, whole = np.zeros(count), 0.0
+    for number, group in enumerate(_with_common_rows([one[0].rows for _, one, _ in of_tasks])):
+        codes: dict[Any, int] = {}
+        for place in group:
+            for row in of_tasks[place][1][0].rows:
+                codes.setdefault(row, len(codes))
+        for place in group:
+            task, one, other = of_tasks[place]
+            owners = np.array([codes[row] for row in one[0].rows])
+            # Groups with as many rows have draws of their own.
+            drawn = draws(len(codes), count, seed + number * 1_000_003)
+            if None in sums[place]:
+                scores = _scored_anew(task, [*one, *other], owners, len(codes), drawn)
+                all_rows = np.array([_score(task, run.gold, run.predicted) for run in (*one, *other)])
+            else:
+                known = [found for found in sums[place] if found is not None]
+                by_row = [_added(found.of_rows, owners, len(codes)) for found in known]
+                scores = _scored_by_sums(by_row, known[0].score, drawn)
+                all_rows = np.array([known[0].score(added.sum(axis=0)) for added in by_row])
+            total += np.concatenate([_difference(part, len(one)) for part in scores])
+            whole += float(_difference(all_rows[None], len(one))[0])
+    # Not finite: a draw without any row of a task that labels few of its group's.
+    means = total[np.isfinite(total)] / len(of_tasks)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Comparison(whole / len(of_tasks), float(low), float(high), count)
+
+
+def _check(runs: Sequence[RowAnswers]) -> None:
     first = runs[0]
     if any(list(run.rows) != list(first.rows) or list(run.gold) != list(first.gold) for run in runs):
         raise ValueError("the runs answer for different rows")
     if not len(first.rows):
         raise ValueError("there are no rows to compare on")
-    codes = {row: code for code, row in enumerate(dict.fromkeys(first.rows))}
-    owners = np.array([codes[row] for row in first.rows])
-    sums = [row_sums(task, run.gold, run.predicted) for run in runs]
-    if None in sums:
-        count, scores = FEW_RESAMPLES, _scored_anew(task, runs, owners, len(codes), FEW_RESAMPLES, seed)
-        whole = np.array([_score(task, run.gold, run.predicted) for run in runs])
-    else:
-        known = [found for found in sums if found is not None]
-        by_row = [_added(found.of_rows, owners, len(codes)) for found in known]
-        count, scores = RESAMPLES, _scored_by_sums(by_row, known[0].score, RESAMPLES, seed)
-        whole = np.array([known[0].score(added.sum(axis=0)) for added in by_row])
-    differences = np.concatenate([_difference(part, len(one)) for part in scores])
-    low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
-    return Comparison(float(_difference(whole[None], len(one))[0]), float(low), float(high), count)
+
+
+def _with_common_rows(rows: Sequence[Sequence[Any]]) -> list[list[int]]:
+    """Places of tasks, those together that share rows, directly or through others."""
+    groups: list[tuple[list[int], set[Any]]] = []
+    for place, of_task in enumerate(rows):
+        found = [group for group in groups if not group[1].isdisjoint(of_task)]
+        apart = [group for group in groups if group[1].isdisjoint(of_task)]
+        joined = sorted([place, *(one for places, _ in found for one in places)])
+        groups = [*apart, (joined, set(of_task).union(*(known for _, known in found)))]
+    return sorted(places for places, _ in groups)
 
 
 def _difference(scores: Array, num_first: int) -> Array:
@@ -192,23 +237,27 @@ def draws(num_rows: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64
 
 
 def _scored_by_sums(
-    by_row: Sequence[Array], score: Callable[[Array], Array], resamples: int, seed: int
+    by_row: Sequence[Array], score: Callable[[Array], Array], drawn_rows: Iterable[NDArray[np.int64]]
 ) -> Iterator[Array]:
     """[some resamples, runs] Scores."""
     num_rows = len(by_row[0])
-    for drawn in draws(num_rows, resamples, seed):
+    for drawn in drawn_rows:
         offsets = np.arange(len(drawn))[:, None] * num_rows
         times = np.bincount((drawn + offsets).ravel(), minlength=drawn.size).reshape(drawn.shape).astype(np.float64)
         yield np.stack([score(times @ added) for added in by_row], axis=1)
 
 
 def _scored_anew(
-    task: Task, runs: Sequence[RowAnswers], owners: NDArray[np.int64], num_rows: int, resamples: int, seed: int
-) -> Iterator[Array]:
+    task: Task, runs: Sequence[RowAnswers], owners: NDArray[np.int64], num_rows: int,
+    drawn_rows: Iterable[NDArray[np.int64]],
+) -> Iterator[Array]:  # fmt: skip
     entries_of = [np.flatnonzero(owners == row) for row in range(num_rows)]
-    for drawn in draws(num_rows, resamples, seed):
+    for drawn in drawn_rows:
         for rows in drawn:
             chosen = np.concatenate([entries_of[row] for row in rows]).tolist()
+            if not chosen:
+                yield np.full((1, len(runs)), np.nan)
+                continue
             yield np.array(
                 [[_score(task, [run.gold[i] for i in chosen], [run.predicted[i] for i in chosen]) for run in runs]]
             )

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nlp_mtl.analysis.bootstrap import RowAnswers, compare_runs
+from nlp_mtl.analysis.bootstrap import Comparison, RowAnswers, compare_runs, compare_tasks
 from nlp_mtl.task_types import score_task
 from nlp_mtl.tasks import Task
 
@@ -36,9 +36,15 @@ def compared(task: Task, one: Sequence[FinishedRun], other: Sequence[FinishedRun
 
     Joint training helped (or hurt) where the whole interval is above 0 (below), and the difference of every seed is.
     """
-    answers = [[run.answers[task.name] for run in runs] for runs in (one, other)]
-    found = compare_runs(task, *answers)
     by_seed = [ours - theirs for ours, theirs in zip(*(scores(task, runs) for runs in (one, other)), strict=True)]
+    return _judged(compare_runs(task, _answers(task, one), _answers(task, other)), by_seed)
+
+
+def _answers(task: Task, runs: Sequence[FinishedRun]) -> list[RowAnswers]:
+    return [run.answers[task.name] for run in runs]
+
+
+def _judged(found: Comparison, by_seed: Sequence[float]) -> dict[str, Any]:
     verdict = "no difference"
     if found.low > 0 and min(by_seed) > 0:
         verdict = "helped"
@@ -48,7 +54,7 @@ def compared(task: Task, one: Sequence[FinishedRun], other: Sequence[FinishedRun
         "difference": found.difference,
         "interval": [found.low, found.high],
         "resamples": found.resamples,
-        "differences": by_seed,
+        "differences": list(by_seed),
         "verdict": verdict,
     }
 
@@ -82,6 +88,30 @@ def task_report(task: Task, split: str, runs: Runs) -> dict[str, Any]:
         **compared(task, joint, alone),
     }
     return {**report, "sentence": _sentence(task.name, report)}
+
+
+def mean_report(tasks: Sequence[Task], runs: Runs) -> dict[str, Any]:
+    """The joint model against the single-task models in the mean over tasks of their main metrics, as :func:`compared`
+    tells it of one; with ``joint`` and ``alone``."""
+    joint = runs["joint"]
+    alone = {task.name: runs[f"only-{task.name}"] for task in tasks}
+    by_task = {
+        "joint": [scores(task, joint) for task in tasks],
+        "alone": [scores(task, alone[task.name]) for task in tasks],
+    }
+    means = {name: [*map(statistics.fmean, zip(*found, strict=True))] for name, found in by_task.items()}
+    by_seed = [ours - theirs for ours, theirs in zip(means["joint"], means["alone"], strict=True)]
+    of_tasks = [(task, _answers(task, joint), _answers(task, alone[task.name])) for task in tasks]
+    rows = {row for _, answers, _ in of_tasks for row in answers[0].rows}
+    report = {
+        "metric": "mean of the main metrics",
+        "split": "scored",
+        "rows": len(rows),
+        "joint": spread(means["joint"]),
+        "alone": spread(means["alone"]),
+        **_judged(compare_tasks(of_tasks), by_seed),
+    }
+    return {**report, "sentence": _sentence(f"all {len(tasks)} tasks", report)}
 
 
 def _sentence(task: str, report: Mapping[str, Any]) -> str:

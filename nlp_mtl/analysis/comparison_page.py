@@ -99,7 +99,7 @@ def page(report: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
 def _verdicts(report: Mapping[str, Any]) -> str:
     items = [
         f'<li class="{escape(one["verdict"].replace(" ", "-"))}">{escape(one["sentence"])}</li>'
-        for one in report["tasks"].values()
+        for one in (*report["tasks"].values(), report["mean"])
     ]
     chosen = [task for task, one in report["tasks"].items() if one["split"] != "test"]
     warning = f"<p>{escape(', '.join(chosen))}: {_CHOSEN}</p>" if chosen else ""
@@ -108,7 +108,7 @@ def _verdicts(report: Mapping[str, Any]) -> str:
 
 def _score_table(report: Mapping[str, Any]) -> str:
     rows = []
-    for task, one in report["tasks"].items():
+    for task, one in (*report["tasks"].items(), ("mean", report["mean"])):
         low, high = one["interval"]
         cells = [task, one["metric"].replace("_", " "), one["split"], f"{one['rows']:,}", _spread(one["joint"]),
                  _spread(one["alone"]), f"{one['difference']:+.4f}", f"{low:+.4f} to {high:+.4f}",

@@ -72,7 +72,8 @@ def weighted_sum(sums: Mapping[str, Tensor], counts: Mapping[str, int], weights:
 class Balancer:
     """The weights of the tasks' losses, step by step.
 
-    A strategy's weights stand beside the fixed ones: what a task counts is the product of both.
+    A strategy's weights stand beside the fixed ones: what a task counts is the product of both. Those that make losses
+    alike look at losses without ``loss_weight``, or they would undo it; the largest is that of the weighted losses.
     """
 
     def __init__(
@@ -99,9 +100,8 @@ class Balancer:
         """
         self.strategy, self.temperature, self.period, self.seed = strategy, temperature, period, seed
         scales = [guess_loss(task) if scale == "log_classes" else 1.0 for task in tasks]
-        self.fixed = torch.tensor(
-            [task.loss_weight / scale for task, scale in zip(tasks, scales, strict=True)], device=device
-        )
+        self._scales = torch.tensor(scales, device=device)
+        self.fixed = torch.tensor([task.loss_weight for task in tasks], device=device) / self._scales
         self.reads_losses = strategy in READ_LOSSES
         self.reads_next_losses = strategy == "famo"
         self.means = torch.full((2, len(tasks)), math.nan, device=device)
@@ -136,14 +136,13 @@ class Balancer:
             return torch.exp(-self.learned if self.strategy == "uncertainty" else self.learned)
         if self.reads_losses:
             assert losses is not None
-            scaled = losses * self.fixed
             if self.strategy == "log":
-                return log_weights(scaled)
+                return log_weights(losses / self._scales, present)
             if self.strategy == "famo":
                 assert self.learned is not None
-                return famo_weights(self.learned, scaled, present)
+                return famo_weights(self.learned, losses / self._scales, present)
             temperature = self.temperature if self.strategy == "smooth_maximum" else 0.0
-            return maximum_weights(scaled, present, temperature)
+            return maximum_weights(losses * self.fixed, present, temperature)
         return 1.0
 
     @torch.no_grad()
@@ -162,14 +161,14 @@ class Balancer:
                 self._sums.zero_()
         if self.learned is None:
             return
-        scaled, present = losses * self.fixed, present & (self.fixed > 0)
+        scaled, present = losses / self._scales, present & (self.fixed > 0)
         if self.strategy == "uncertainty":  # of exp(-s) L + s / 2
             gradient = 0.5 - torch.exp(-self.learned) * scaled
         elif self.strategy == "imtl_l":  # of exp(s) L - s
             gradient = torch.exp(self.learned) * scaled - 1
         else:
             assert next_losses is not None
-            gradient = famo_gradient(self.learned, scaled, next_losses * self.fixed, present)
+            gradient = famo_gradient(self.learned, scaled, next_losses / self._scales, present)
         self.learned.grad = torch.where(present, gradient, 0.0)
         self._optimizer.step()
 

@@ -180,7 +180,7 @@ class TaskGradients:
             if counts[task.name] and task.loss_weight and gramian[place, place] != 0
         ]  # fmt: skip
         weights = np.ones(len(self.tasks)) if self._gradnorm is None else self._gradnorm.weights.detach().numpy().copy()
-        if len(present) > 1 and np.isfinite(gramian).all():  # what is not finite is told when it is logged
+        if present and np.isfinite(gramian).all():  # what is not finite is told when it is logged
             if self._gradnorm is not None:
                 norms = np.sqrt(np.diag(gramian)[present]).tolist()
                 self._gradnorm.update(present, norms, over_processes(losses, accelerator).tolist())

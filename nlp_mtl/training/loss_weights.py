@@ -25,9 +25,13 @@ def averaging_weights(older: Tensor, newer: Tensor, temperature: float) -> Tenso
     return torch.softmax(ratio / temperature, dim=0) * len(ratio)
 
 
-def log_weights(losses: Tensor) -> Tensor:
-    """Those of the sum of the losses' logarithms (Lin et al. 2023, "DB-MTL", arXiv 2308.12029): one over the loss."""
-    return 1 / losses.clamp(min=_LEAST)
+def log_weights(losses: Tensor, present: Tensor) -> Tensor:
+    """Those of the sum of the losses' logarithms (Lin et al. 2023, "DB-MTL", arXiv 2308.12029): one over the loss.
+
+    Args:
+        present: [tasks] whether a task has a loss.
+    """
+    return torch.where(present, 1 / losses.clamp(min=_LEAST), 0.0)
 
 
 def maximum_weights(losses: Tensor, present: Tensor, temperature: float) -> Tensor:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nlp_mtl.analysis import bootstrap
-from nlp_mtl.analysis.bootstrap import RowAnswers, compare_runs, draws, row_sums
+from nlp_mtl.analysis.bootstrap import RowAnswers, compare_runs, compare_tasks, draws, row_sums
 from nlp_mtl.metrics import set_scores
 from nlp_mtl.task_types import score_task
 from nlp_mtl.tasks import Task
@@ -113,6 +113,37 @@ def test_the_difference_is_that_of_the_means_over_runs() -> None:
     accuracies = [[np.mean([a == b for a, b in zip(run.gold, run.predicted, strict=True)]) for run in runs]
                   for runs in (one, other)]  # fmt: skip
     assert compare_runs(TOPIC, one, other).difference == pytest.approx(np.mean(accuracies[0]) - np.mean(accuracies[1]))
+
+
+def test_the_mean_over_tasks_of_the_same_rows_is_drawn_together() -> None:
+    one, other = [answers(TOPIC, 200, 0.8, 0)], [answers(TOPIC, 200, 0.6, 1)]
+    alone = compare_runs(TOPIC, one, other)
+    assert compare_tasks([(TOPIC, one, other)] * 2) == pytest.approx(alone)
+    # What one task gains on a row and the other loses there is nothing in any draw.
+    assert compare_tasks([(TOPIC, one, other), (TOPIC, other, one)])[:3] == pytest.approx((0, 0, 0), abs=1e-12)
+
+
+def test_the_mean_over_tasks_of_rows_of_their_own_is_drawn_apart() -> None:
+    one, other = answers(TOPIC, 400, 0.8, 0), answers(TOPIC, 400, 0.6, 1)
+    elsewhere = [run._replace(rows=[("more", row) for _, row in run.rows]) for run in (one, other)]
+    alone = compare_runs(TOPIC, [one], [other])
+    found = compare_tasks([(TOPIC, [one], [other]), (TOPIC, elsewhere[:1], elsewhere[1:])])
+    assert found.difference == pytest.approx(alone.difference)
+    assert (found.high - found.low) * 2**0.5 == pytest.approx(alone.high - alone.low, rel=0.1)
+
+
+def test_tasks_that_label_some_rows_in_common_are_compared_on_all_of_theirs() -> None:
+    pos, ner = TASKS[2], TASKS[4]
+    runs = {task: [answers(task, 60, right, seed) for right, seed in ((0.9, 0), (0.5, 1))] for task in (pos, ner)}
+    kept = [[place for place, (_, row) in enumerate(run.rows) if row % 3 == 0] for run in runs[ner]]
+    runs[ner] = [RowAnswers(*([column[place] for place in places] for column in run))
+                 for run, places in zip(runs[ner], kept, strict=True)]  # fmt: skip
+    third = TOPIC, [answers(TOPIC, 5, 0.9, 0)], [answers(TOPIC, 5, 0.5, 1)]  # with rows of the others as well
+    pairs = [(task, runs[task][:1], runs[task][1:]) for task in (pos, ner)] + [third]
+    found = compare_tasks(pairs)
+    assert found.difference == pytest.approx(np.mean([compare_runs(*pair).difference for pair in pairs]))
+    assert found.low < found.difference < found.high
+    assert found == compare_tasks(pairs)
 
 
 def test_the_interval_is_the_closed_form_of_a_mean_and_that_of_scipy() -> None:

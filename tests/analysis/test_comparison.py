@@ -11,6 +11,7 @@ from nlp_mtl.analysis.comparison import (
     compared,
     conflicts,
     learning_curves,
+    mean_report,
     spread,
     task_report,
     transfer,
@@ -59,6 +60,23 @@ def test_the_sentence_tells_scores_interval_and_seeds() -> None:
         "mood: joint training helped. accuracy 0.9100 jointly against 0.7500 alone, +0.1600 (95% interval over 200 "
         f"test rows {low:+.4f} to {high:+.4f}; by seed +0.1500 to +0.1700)."
     )
+
+
+def test_the_mean_over_tasks_is_judged_as_a_task_is() -> None:
+    both = (MOOD, TOPIC)
+    runs = {
+        "joint": [run("joint", seed, right, tasks=both) for seed, right in enumerate((180, 184))],
+        "only-mood": [run("only-mood", seed, 150) for seed in (0, 1)],
+        "only-topic": [run("only-topic", seed, 170, tasks=(TOPIC,)) for seed in (0, 1)],
+    }
+    report = mean_report(both, runs)
+    assert report["joint"]["scores"] == pytest.approx([0.9, 0.92])
+    assert report["alone"]["scores"] == pytest.approx([0.8, 0.8])
+    assert report["differences"] == pytest.approx([0.1, 0.12])
+    assert report["difference"] == pytest.approx(0.11)
+    low, high = report["interval"]
+    assert 0 < low < 0.11 < high
+    assert report["sentence"].startswith("all 2 tasks: joint training helped. mean of the main metrics 0.9100 jointly")
 
 
 def test_one_seed_and_seeds_that_disagree_are_told() -> None:

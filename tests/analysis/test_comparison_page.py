@@ -37,6 +37,7 @@ def report() -> dict[str, Any]:
     return {
         "name": "mine-compare", "seeds": [0, 1], "same_steps": False,
         "tasks": {"ner": of_task(0.1, "helped"), "mood": of_task(-0.05, "hurt")},
+        "mean": of_task(0.025, "no difference"),
         "transfer": {"pairs": {"ner": {"mood": gain}, "mood": {"ner": of_task(0.001, "no difference")}},
                      "leave_one_out": {"ner": {"mood": gain}}},
         "conflicts": {"mean": {"ner/mood": -0.25}, "negative": {"ner/mood": 0.75},

@@ -43,7 +43,7 @@ def gradient_of(total: Callable[[Tensor], Tensor], losses: Tensor) -> Tensor:
 @examples
 @given(losses_of)
 def test_log_weights_are_those_of_the_sum_of_logarithms(losses: Tensor) -> None:
-    torch.testing.assert_close(log_weights(losses), gradient_of(lambda one: one.log().sum(), losses))
+    torch.testing.assert_close(log_weights(losses, losses > 0), gradient_of(lambda one: one.log().sum(), losses))
 
 
 @examples
@@ -120,31 +120,43 @@ def test_learned_weights_follow_the_gradient_of_their_papers_loss(strategy: str)
     for step, loss in enumerate(losses):
         expected = fixed * torch.exp(-scales if strategy == "uncertainty" else scales).detach()
         torch.testing.assert_close(balancer.weights(step, ALL, None), expected)
-        scaled = loss * fixed
         if strategy == "uncertainty":  # Kendall et al. 2018, s being log of the variance
-            total = (torch.exp(-scales) * scaled + scales / 2).sum()
+            total = (torch.exp(-scales) * loss + scales / 2).sum()
         else:  # Liu et al. 2021
-            total = (torch.exp(scales) * scaled - scales).sum()
+            total = (torch.exp(scales) * loss - scales).sum()
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
         balancer.update(step, loss, ALL)
 
 
-def test_uncertainty_weights_come_to_rest_where_weighted_losses_are_one_half() -> None:
-    balancer = Balancer(TASKS, "uncertainty", learning_rate=0.02)
+@pytest.mark.parametrize(("strategy", "rest"), [("uncertainty", 0.5), ("imtl_l", 1.0)])
+def test_learned_weights_make_losses_equal_and_leave_loss_weights_their_say(strategy: str, rest: float) -> None:
+    balancer = Balancer(TASKS, strategy, learning_rate=0.02)
     losses = torch.tensor([0.2, 1.0, 5.0])
     for step in range(3000):
         balancer.update(step, losses, ALL)
-    torch.testing.assert_close(balancer.weights(0, ALL) * losses, torch.full((3,), 0.5), rtol=0.02, atol=0)
+    expected = rest * torch.tensor([task.loss_weight for task in TASKS])
+    torch.testing.assert_close(balancer.weights(0, ALL) * losses, expected, rtol=0.02, atol=0)
 
 
-def test_imtl_l_makes_weighted_losses_equal() -> None:
-    balancer = Balancer(TASKS, "imtl_l", learning_rate=0.02)
-    losses = torch.tensor([0.2, 1.0, 5.0])
-    for step in range(3000):
-        balancer.update(step, losses, ALL)
-    torch.testing.assert_close(balancer.weights(0, ALL) * losses, torch.ones(3), rtol=0.02, atol=0)
+@pytest.mark.parametrize("scale", ["none", "log_classes"])
+@pytest.mark.parametrize("strategy", ["log", "famo"])
+def test_a_loss_weight_is_a_factor_beside_what_logarithms_of_losses_say(strategy: str, scale: str) -> None:
+    losses, following = torch.tensor([0.2, 1.0, 5.0]), torch.tensor([0.1, 0.9, 4.0])
+    found = []
+    for weights in ([1.0, 1.0, 1.0], [3.0, 0.5, 2.0]):
+        tasks = [replace(task, loss_weight=weight) for task, weight in zip(TASKS, weights, strict=True)]
+        balancer = Balancer(tasks, strategy, scale=scale)
+        for step in range(5):
+            balancer.update(step, losses, ALL, following)
+        found.append(balancer.weights(5, ALL, losses))
+    torch.testing.assert_close(found[1] / found[0], torch.tensor([3.0, 0.5, 2.0]))
+
+
+def test_a_task_without_a_loss_has_no_weight_among_logarithms() -> None:
+    present = torch.tensor([True, False, True])
+    assert log_weights(torch.tensor([0.5, 0.0, 2.0]), present).tolist() == [2.0, 0.0, 0.5]
 
 
 @pytest.mark.parametrize("strategy", ["fixed", *LEARNED, "dwa", "random", "log", "maximum", "smooth_maximum"])

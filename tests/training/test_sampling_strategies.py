@@ -13,6 +13,7 @@ from nlp_mtl import Recipe, RecipeError, train
 from nlp_mtl.build import resampling, steps, trainer_arguments
 from nlp_mtl.build_data import prepare
 from nlp_mtl.data.rates import needed_rates
+from nlp_mtl.errors import DataError
 
 SETTINGS: dict[str, Any] = {
     "unimax": {"max_passes": 3},
@@ -99,6 +100,25 @@ def test_a_dataset_whose_need_nobody_sees_is_told(tmp_path: Path) -> None:
 def test_keys_that_do_not_go_with_the_strategy_are_told(tmp_path: Path, sampling: dict[str, Any], told: str) -> None:
     with pytest.raises(RecipeError, match=told):
         Recipe.from_dict({**values(tmp_path, num_epochs=3), "sampling": sampling})
+
+
+def test_a_run_longer_than_unimax_may_read_is_refused(tmp_path: Path) -> None:
+    given = {**values(tmp_path, max_steps=10_000, num_epochs=5), "sampling": {"strategy": "unimax", "max_passes": 3}}
+    recipe = Recipe.from_dict(given)
+    with pytest.raises(RecipeError, match=r"max_passes: 3 passes over all .* are 288 rows, and the run draws 480"):
+        steps(recipe, prepare(recipe))
+
+
+@pytest.mark.parametrize("how", ["oversample", "undersample"])
+def test_classes_of_a_dataset_without_labelled_rows_cannot_be_balanced(tmp_path: Path, how: str) -> None:
+    given = values(tmp_path)
+    (Path(given["data_dir"]) / "bare.jsonl").write_text('{"text": "good one", "label": null}\n' * 4)
+    files = {"train": "bare.jsonl", "validation": "texts/validation.jsonl"}
+    given["datasets"]["bare"] = {"data_files": files, "text": "text", how: "sentiment"}
+    given["tasks"]["sentiment"]["dataset"] = ["texts", "bare"]
+    recipe = Recipe.from_dict(given)
+    with pytest.raises(DataError, match=rf"`bare` has no train row with a label of `sentiment`.*datasets\.bare\.{how}"):
+        steps(recipe, prepare(recipe))
 
 
 @pytest.mark.parametrize("how", ["oversample", "undersample"])

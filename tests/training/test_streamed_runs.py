@@ -111,11 +111,13 @@ def test_a_stream_of_unknown_size_needs_counts_in_steps_and_shares(tmp_path: Pat
     given = streamed(tmp_path, max_steps=None, eval_every=None)
     del given["tasks"]["sentiment"]["label_names"]
     given["sampling"] = {"strategy": strategy}
+    given["balancing"] = {"strategy": "dwa"}
     recipe = Recipe.from_dict(given)
     with pytest.raises(RecipeError) as refused:
         prepare(recipe)
     assert [problem.path for problem in refused.value.problems] == [
         "tasks.sentiment.label_names", "sampling.strategy", "training.max_steps", "training.eval_every",
+        "balancing.period",
     ]  # fmt: skip
 
 

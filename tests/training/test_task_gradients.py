@@ -172,6 +172,19 @@ def test_a_task_without_a_row_or_a_weight_has_no_say(tmp_path: Path) -> None:
     assert {pair for line in loss_lines(tmp_path / "more") for pair in line["gradient_cosines"]} == {"ner/sentiment"}
 
 
+@pytest.mark.parametrize(("strategy", "length"), [("nash_mtl", 0.0), ("fairgrad", -1 / 3), ("upgrad", 1.0)])
+def test_a_task_that_is_alone_in_a_step_is_weighed_by_the_same_formula(
+    tmp_path: Path, strategy: str, length: float
+) -> None:
+    step = Step(tmp_path, strategy, batch_size=1)
+    while sum(map(bool, step.batches.counts.values())) > 1:
+        step.go_to(step.step + 1)
+    gradient = sum(step.one_by_one()[0])
+    assert isinstance(gradient, torch.Tensor)
+    step.go_to(step.step)
+    assert float(step.update().norm()) == pytest.approx(float(gradient.norm()) ** length, rel=1e-3)
+
+
 def test_layers_that_run_again_in_the_backward_pass_do_so_for_each_task(tmp_path: Path) -> None:
     one = recipe_of(tmp_path, "upgrad")
     train(one)
