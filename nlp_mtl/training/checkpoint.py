@@ -45,6 +45,8 @@ class TrainingState:
     """Training has ended: all steps done, or stopped early."""
     pending: dict[str, list[float]] = field(default_factory=dict)
     """Losses that wait for the next line of metrics.jsonl, by task."""
+    pending_weights: list[list[float]] = field(default_factory=list)
+    """[steps, tasks] The weights of the losses in the steps that no line has told yet."""
     data: str = ""
     """What was learned from, as :meth:`nlp_mtl.data.batches.StepDataset.digest` has it: a resumed run checks it."""
     score: float | None = None

@@ -25,7 +25,7 @@ class LossRecorder:
         self._waiting: list[tuple[int, Tensor, Tensor, dict[str, int], Tensor]] = []
         self._fetched: dict[str, list[float]] = {task.name: list(state.pending.get(task.name, [])) for task in tasks}
         self._since = {task.name: list(state.losses_since.get(task.name, [0.0, 0])) for task in tasks}
-        self._grad_norm, self._weights = 0.0, [task.loss_weight for task in tasks]
+        self._grad_norm, self._weights = 0.0, [list(weights) for weights in state.pending_weights]
         self._unseen = {task.name for task in tasks}
 
     def add(self, step: int, losses: Tensor, grad_norm: Tensor, counts: dict[str, int], weights: Tensor) -> None:
@@ -59,7 +59,8 @@ class LossRecorder:
                     since[:] = since[0] + value, since[1] + 1
             if not math.isfinite(norm):
                 raise self._not_finite(step, f"the norm of the gradient of {listed(present)} is {norm}", present)
-        self._grad_norm, self._weights = norms[-1], self._waiting[-1][-1].tolist()
+        self._grad_norm = norms[-1]
+        self._weights += torch.stack([weights for *_, weights in self._waiting]).tolist()
         self._waiting.clear()
 
     def _not_finite(self, step: int, what: str, tasks: Sequence[str]) -> TrainingError:
@@ -75,8 +76,13 @@ class LossRecorder:
     def line(self, step: int, learning_rates: Mapping[str, float]) -> dict[str, Any]:
         """The line for metrics.jsonl: mean losses since the last line, without tasks that had no row.
 
-        ``loss`` is their sum by the fixed weights; ``weights`` are those of the step itself.
+        ``loss`` is their sum by the fixed weights; ``weights`` are those of the step itself, ``weights_by_step`` those
+        of each step since the last line, where they changed.
         """
+        steps, self._weights = self._weights, []
+        names = [task.name for task in self.tasks]
+        changed = any(weights != steps[0] for weights in steps)
+        by_step = {"weights_by_step": dict(zip(names, map(list, zip(*steps, strict=True)), strict=True))}
         losses = {task: sum(values) / len(values) for task, values in self._fetched.items() if values}
         for values in self._fetched.values():
             values.clear()
@@ -85,7 +91,8 @@ class LossRecorder:
             "step": step,
             "loss": sum(fixed[task] * loss for task, loss in losses.items()),
             "losses": losses,
-            "weights": dict(zip((task.name for task in self.tasks), self._weights, strict=True)),
+            "weights": dict(zip(names, steps[-1], strict=True)),
+            **(by_step if changed else {}),
             "grad_norm": self._grad_norm,
             "learning_rates": dict(learning_rates),
         }
@@ -93,6 +100,10 @@ class LossRecorder:
     def pending(self) -> dict[str, list[float]]:
         """Fetched losses that no line has told yet."""
         return {task: list(values) for task, values in self._fetched.items() if values}
+
+    def pending_weights(self) -> list[list[float]]:
+        """[steps, tasks] The same of weights."""
+        return [list(weights) for weights in self._weights]
 
     def since_evaluation(self) -> dict[str, list[float]]:
         """``{task: [sum, steps]}`` of the fetched losses since :meth:`start_anew`."""

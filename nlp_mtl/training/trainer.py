@@ -218,6 +218,7 @@ def train(
             progress.tell(line["losses"])
             if accelerator.is_main_process:
                 metrics_log.append(metrics_file, line)
+            line.pop("weights_by_step", None)  # trackers draw numbers
             track({**line, "tokens_a_second": progress.speed}, state.step)
         if evaluating:
             scores, selection = evaluate(_scored(model, average))
@@ -236,7 +237,7 @@ def train(
             recorder.fetch()
         if saving or stopping:
             state.pending, state.cursors = recorder.pending(), {name: list(c) for name, c in batches.cursors.items()}
-            state.balancing = balancer.state()
+            state.balancing, state.pending_weights = balancer.state(), recorder.pending_weights()
             state.gradients = gradients.state() if gradients is not None else {}
             if resample is not None:
                 state.phases, state.losses_since = data.sampler.phases(), recorder.since_evaluation()

@@ -60,11 +60,27 @@ def test_random_weights_differ_from_step_to_step_and_are_logged(tmp_path: Path) 
     assert len(set(found)) == len(found) > 5
 
 
+def test_weights_of_all_steps_are_logged_also_where_lines_and_checkpoints_are_rarer(tmp_path: Path) -> None:
+    each = recipe_of(tmp_path, "random")
+    train(each)
+    rare = moved(each, tmp_path / "rare", log_every=4, save_every=3)
+    assert_resumes_exactly(rare, 6, tmp_path / "stopped")
+    expected = [line["weights"] for line in loss_lines(Path(each.output_dir))]
+    found: list[dict[str, float]] = []
+    for line in loss_lines(tmp_path / "rare"):
+        by_step = line.get("weights_by_step", {task: [weight] for task, weight in line["weights"].items()})
+        found += [dict(zip(by_step, weights, strict=True)) for weights in zip(*by_step.values(), strict=True)]
+        assert found[-1] == line["weights"]
+    assert found == expected
+
+
 def test_fixed_weights_are_the_tasks(tmp_path: Path) -> None:
     given = recipe_values(tmp_path, "fixed")
     given["tasks"]["pos"]["loss_weight"] = 0.25
     train(Recipe.from_dict(given))
-    assert loss_lines(tmp_path / "run")[-1]["weights"] == {"ner": 1.0, "pos": 0.25, "sentiment": 1.0}
+    line = loss_lines(tmp_path / "run")[-1]
+    assert line["weights"] == {"ner": 1.0, "pos": 0.25, "sentiment": 1.0}
+    assert "weights_by_step" not in line
 
 
 @pytest.mark.slow
