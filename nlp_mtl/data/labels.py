@@ -29,12 +29,12 @@ class LabelReader:
         labels: Sequence[str],
         names: Mapping[int, str] | None,
         label_map: Mapping[str, str],
-        indicators: bool = False,
+        indicators: int = 0,
     ) -> None:
         """
         Args:
             names: what numbers mean; None: the column holds names.
-            indicators: a row's list has a 0 or 1 for each of ``names``, rather than their numbers.
+            indicators: a row's list has so many 0 and 1, one for each of ``names``; 0: it has their numbers.
         """
         self.task = task
         self.indicators = indicators
@@ -63,7 +63,7 @@ class LabelReader:
 
     def key(self) -> list[str]:
         """What it reads as what, for cache keys."""
-        return [*sorted(map(str, self._ids.items())), *["indicators"] * self.indicators]
+        return [*sorted(map(str, self._ids.items())), *["indicators"] * bool(self.indicators)]
 
     def unknown(self, value: Any, where: str) -> DataError:
         """The error for a value that is not in the label set."""
@@ -113,15 +113,16 @@ def resolve_task(
         return task, {dataset: LabelReader(name, (), None, {}) for dataset in columns}
     label_map = dict(label_map or {})
     names_of: dict[str, dict[int, str] | None] = {}
-    indicators: dict[str, bool] = {}
+    indicators: dict[str, int] = {}
     found: dict[str, list[str]] = {}
     occurring: set[str] = set()
     mapped: set[str] = set()
     for dataset, column in columns.items():
         names = _names_of(name, type, loaded[dataset], column, label_names, label_map)
-        indicators[dataset] = (
+        are_indicators = (
             names is not None and kind.label_set == "many" and _are_indicators(loaded[dataset], column, label_names)
         )
+        indicators[dataset] = len(label_names or ()) if are_indicators else 0
         given = set((names or {}).values()) if indicators[dataset] else _occurring(loaded[dataset], column, names)
         if loaded[dataset].stream is not None and trained_labels is None:
             if why := names_needed(loaded[dataset], column, label_names):

@@ -23,8 +23,8 @@ class Reader(Protocol):
 
     task: str
     labels: tuple[str, ...]
-    indicators: bool
-    """Whether a row's list has a 0 or 1 for each name, rather than names or ids."""
+    indicators: int
+    """How long all lists are, if they have a 0 or 1 for each name; 0: they hold names or ids."""
 
     def __call__(self, value: Any, /) -> int:
         """The id of one value, MISSING for none; KeyError: it is unknown."""

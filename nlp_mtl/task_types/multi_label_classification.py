@@ -34,6 +34,12 @@ def target(reader: Reader, cell: Any, num_words: int, where: Callable[[], str]) 
     try:
         if reader.indicators:
             cell = _named(reader, cell, where)
+        elif (twice := _repeated_number(cell)) is not None:
+            raise DataError(
+                f"task `{reader.task}`: {where()} has {twice} more than once in {cell!r:.60}, so it is no list of ids. "
+                "Lists of a 0 or 1 for each label all have as many as there are names in `label_names`, in all splits: "
+                "write null for a row without labels, or leave a split out (`splits: {test: null}`)"
+            )
         ids = [reader(place := value) for value in cell]
     except KeyError as error:
         raise reader.unknown(place, where()) from error
@@ -47,10 +53,21 @@ def target(reader: Reader, cell: Any, num_words: int, where: Callable[[], str]) 
     return found
 
 
+def _repeated_number(cell: Sequence[Any]) -> int | float | None:
+    """A number that a list of ids would not have more than once."""
+    numbers = [value for value in cell if isinstance(value, int | float) and value not in (-1, MISSING)]
+    return next((value for value in numbers if numbers.count(value) > 1), None)
+
+
 def _named(reader: Reader, cell: Sequence[Any], where: Callable[[], str]) -> list[int]:
     """The places of the ones in a list of 0 and 1."""
     if cell and all(value in (-1, MISSING) for value in cell):
         return [MISSING]
+    if len(cell) != reader.indicators:
+        raise DataError(
+            f"task `{reader.task}`: {where()} has {len(cell)} values; expected {reader.indicators}, a 0 or 1 for each "
+            "label, as the rows before have (null for a row without labels)"
+        )
     odd = [value for value in cell if value not in (0, 1)]
     if odd:
         raise DataError(f"task `{reader.task}`: {where()} has {odd[0]!r} in a list of 0 and 1, one for each label")

@@ -136,7 +136,7 @@ class Reader:
     task, labels = "tags", TAGS.labels
 
     def __init__(self, indicators: bool = False) -> None:
-        self.indicators = indicators
+        self.indicators = 3 if indicators else 0
 
     def __call__(self, value: Any, /) -> int:
         return {

@@ -93,6 +93,21 @@ def test_floats_that_are_no_indicators_are_refused() -> None:
     assert "expected a 0 or 1 for each of `a`, `b`" in told
 
 
+@pytest.mark.parametrize("odd", [[], [0, 1], [0, 1, 0, 1]])
+def test_lists_of_0_and_1_are_not_taken_for_ids_where_one_has_another_length(odd: list[int]) -> None:
+    rows = [[0, 1, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0], odd]
+    dataset = held("d", rows)
+    task, readers = resolve(dataset, type=TYPE, label_names=["a", "b", "c"])
+    target = kind_of(task).target
+    with pytest.raises(DataError, match=r"row 3 has 0 more than once in \[0, 1, 0\], so it is no list of ids") as told:
+        target(readers["d"], rows[0], 3, lambda: "row 3")
+    assert "`splits: {test: null}`" in str(told.value)
+    _, readers = resolve(held("d", rows[:-1]), type=TYPE, label_names=["a", "b", "c"])
+    with pytest.raises(DataError, match=rf"row 3 has {len(odd)} values; expected 3, a 0 or 1 for each label"):
+        target(readers["d"], odd, 3, lambda: "row 3")  # of a stream, whose later rows nobody had seen
+    assert target(readers["d"], [-1], 3, lambda: "row 3") == target(readers["d"], None, 3, lambda: "row 3") == []
+
+
 def test_numbers_that_happen_to_be_whole_in_one_file_go_with_others(tmp_path: Path) -> None:
     given = values(tmp_path)
     file = tmp_path / "corpus" / "texts" / "validation.jsonl"
