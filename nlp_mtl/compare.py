@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,13 @@ from nlp_mtl.analysis.comparison_page import page
 from nlp_mtl.analysis.comparison_plots import draw_comparison
 from nlp_mtl.build_data import Prepared, prepare
 from nlp_mtl.compare_answers import kept_answers, rows_digest
-from nlp_mtl.compare_recipes import budget, groups, joint_recipe, measured, part_recipe
+from nlp_mtl.compare_recipes import Budget, budget, groups, joint_recipe, measured, part_recipe
 from nlp_mtl.compare_report import Asked, comparison_report
 from nlp_mtl.errors import DataError, Problem, RecipeError, RunError, RunStopped, listed
 from nlp_mtl.recipe import Recipe
 from nlp_mtl.run import train
 from nlp_mtl.run_folder import check_folder, command, learned_changes, saved_recipe, versions
-from nlp_mtl.storage import PARTIAL, remove, write_text, written_folder
+from nlp_mtl.storage import PARTIAL, held, remove, write_text, written_folder
 from nlp_mtl.training.launcher import launched_accelerator
 
 logger = logging.getLogger(__name__)
@@ -73,12 +74,36 @@ def compare(
         raise RunError(f"{seeds} seeds were asked for; at least one is needed")
     folder = Path(output_dir or f"{recipe.output_dir.rstrip('/')}-compare").expanduser().absolute()
     accelerator = launched_accelerator(recipe.training.mixed_precision)
-    _start(folder, recipe, overwrite, accelerator)
+    _check_folder(folder, recipe, overwrite)
+    accelerator.wait_for_everyone()  # all have seen what is there
+    with held(folder) if accelerator.is_main_process else nullcontext():
+        if accelerator.is_main_process:
+            _start_folder(folder, recipe, overwrite)
+        accelerator.wait_for_everyone()
+        report = _compared(
+            recipe, folder, accelerator, seeds, pairs, leave_one_out, same_steps, measure_conflicts, keep_checkpoints
+        )
+    return folder, report
+
+
+def _compared(
+    recipe: Recipe,
+    folder: Path,
+    accelerator: Accelerator,
+    seeds: int,
+    pairs: bool,
+    leave_one_out: bool,
+    same_steps: bool,
+    measure_conflicts: bool,
+    keep_checkpoints: bool,
+) -> dict[str, Any]:
+    """Train what is missing in a folder that is ready, and write the report."""
     prepared = prepare(recipe, accelerator=accelerator)
     models = groups([*recipe.tasks], pairs, leave_one_out)
     plan = budget(recipe, prepared)
+    _check_drawn(recipe, plan)
     gradients, unmeasured = (
-        measured(recipe, plan.steps)
+        measured(recipe, prepared, plan.steps)
         if measure_conflicts
         else (recipe.gradients.model_dump(mode="json"), "it was not asked for")
     )
@@ -105,11 +130,11 @@ def compare(
         report = comparison_report(asked, runs, recipes, unmeasured, pairs, leave_one_out)
         _save(folder, report)
     accelerator.wait_for_everyone()
-    return folder, report
+    return report
 
 
-def _start(folder: Path, recipe: Recipe, overwrite: bool, accelerator: Accelerator) -> None:
-    """Make the comparison's folder, or go on with what is there.
+def _check_folder(folder: Path, recipe: Recipe, overwrite: bool) -> None:
+    """That a comparison may use its folder, for the first time or to go on.
 
     Raises:
         RunError: it holds something else.
@@ -125,18 +150,33 @@ def _start(folder: Path, recipe: Recipe, overwrite: bool, accelerator: Accelerat
             f"the comparison in {folder} was started with another recipe: use another --output-dir, or --overwrite "
             "to remove it" + "".join(f"\n  {change}" for change in changes)
         )
-    accelerator.wait_for_everyone()  # all have seen what is there
-    if accelerator.is_main_process:
-        if overwrite:
-            remove(folder, _OURS)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_text(folder / "comparison.json", json.dumps({"versions": versions(), "command": command()}) + "\n")
-            write_text(folder / "recipe.yaml", recipe.to_yaml())
-            (folder / "predictions").mkdir(exist_ok=True)
-        except OSError as error:
-            raise RunError(f"{folder} cannot be written: {error.strerror}") from error
-    accelerator.wait_for_everyone()
+
+
+def _start_folder(folder: Path, recipe: Recipe, overwrite: bool) -> None:
+    if overwrite:
+        remove(folder, _OURS)
+    try:
+        write_text(folder / "comparison.json", json.dumps({"versions": versions(), "command": command()}) + "\n")
+        write_text(folder / "recipe.yaml", recipe.to_yaml())
+        (folder / "predictions").mkdir(exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written: {error.strerror}") from error
+
+
+def _check_drawn(recipe: Recipe, plan: Budget) -> None:
+    """That there is a budget for each task's own model.
+
+    Raises:
+        RecipeError: the joint run draws no row of a task's datasets.
+    """
+    for task, spec in recipe.tasks.items():
+        if not any(plan.rows.get(name) for name in spec.columns()):
+            where = "training.max_steps" if recipe.training.max_steps else "training.num_epochs"
+            message = (
+                f"in {plan.steps} steps the joint run draws no row of {listed(spec.columns())}, so `{task}` has no "
+                "budget to be trained alone with: take more steps, or a larger share of its rows"
+            )
+            raise RecipeError([Problem(where, message)])
 
 
 def _scored_splits(prepared: Prepared) -> dict[str, str]:

@@ -56,7 +56,7 @@ def kept_answers(
                     "it was, or start again, with --overwrite"
                 )
         found[task] = RowAnswers(
-            [(dataset, row) for dataset, one in datasets.items() for row in one["rows"]],
+            [(dataset, splits[task], row) for dataset, one in datasets.items() for row in one["rows"]],
             [label for one in datasets.values() for label in one["gold"]],
             [label for one in datasets.values() for label in one["predicted"]],
         )

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from nlp_mtl.build import scored_tasks, steps, steps_per_epoch
+from nlp_mtl.build import new_model, scored_tasks, steps, steps_per_epoch
 from nlp_mtl.build_data import Prepared
 from nlp_mtl.data.encoding import EncodedSplit, Split
 from nlp_mtl.data.items import Framing, item_lengths, read_items
 from nlp_mtl.data.steps import StepDataset
 from nlp_mtl.recipe import Recipe
 from nlp_mtl.recipe_reading import changed_keys
+from nlp_mtl.training.gradients import shared_parameters
 
 MEASURED_STEPS = 20
 """In about so many steps of a joint run the tasks' gradients are told apart."""
@@ -100,7 +101,7 @@ def _replayed(recipe: Recipe, prepared: Prepared, lines: Sequence[Mapping[str, A
     return data
 
 
-def measured(recipe: Recipe, num_steps: int) -> tuple[dict[str, Any], str]:
+def measured(recipe: Recipe, prepared: Prepared, num_steps: int) -> tuple[dict[str, Any], str]:
     """The section ``gradients`` of a joint run that measures conflicts, and why it does not (empty: it does)."""
     section = recipe.gradients.model_dump(mode="json")
     if recipe.gradients.strategy != "sum" or recipe.gradients.measure_every is not None:
@@ -108,7 +109,7 @@ def measured(recipe: Recipe, num_steps: int) -> tuple[dict[str, Any], str]:
     for key in ("compile", "unfreeze_every"):
         if getattr(recipe.training, key):
             return section, f"gradients cannot be told apart with `training.{key}`"
-    if recipe.training.frozen_layers == "encoder" and recipe.sharing.strategy not in ("mmoe", "ple"):
+    if recipe.training.frozen_layers and not shared_parameters(new_model(recipe, prepared)):
         return section, "the tasks share nothing that learns"
     # The last measured step before a line of metrics.jsonl is the one that it tells.
     every = recipe.training.log_every

@@ -4,6 +4,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +48,7 @@ from nlp_mtl.run_folder import (
     versions,
 )
 from nlp_mtl.run_push import RunPusher, remove_pushing, run_card
+from nlp_mtl.storage import held
 from nlp_mtl.training.checkpoint import TrainingState
 from nlp_mtl.training.compiled import try_compiler
 from nlp_mtl.training.determinism import deterministic_kernels
@@ -138,7 +140,10 @@ def _train(recipe: Recipe, accelerator: Accelerator, resume: bool, evaluated: Ev
         model.to(accelerator.device)
         try_compiler(model.encoder, prepared.framing.max_length, recipe.training.mixed_precision)
     pusher = RunPusher(recipe, recipe.hub, output_dir) if recipe.hub and accelerator.is_main_process else None
-    with tracked(accelerator, output_dir, recipe.to_dict(), resume=resume) as track:
+    with (
+        held(output_dir) if accelerator.is_main_process else nullcontext(),
+        tracked(accelerator, output_dir, recipe.to_dict(), resume=resume) as track,
+    ):
         # Only now is an old run removed: what could fail before has not.
         if accelerator.is_main_process and not resume:
             start_folder(output_dir, recipe, accelerator)

@@ -21,7 +21,7 @@ from nlp_mtl.analysis.plots import draw_plots
 from nlp_mtl.errors import RunError, first_line
 from nlp_mtl.recipe import COMPUTATION, Recipe
 from nlp_mtl.recipe_reading import changed_keys
-from nlp_mtl.storage import remove, write_text, written_folder
+from nlp_mtl.storage import remove, save_tokenizer, write_text, written_folder
 from nlp_mtl.training.checkpoint import checkpoints
 
 logger = logging.getLogger(__name__)
@@ -167,12 +167,7 @@ def save_model(
     """
     with written_folder(folder) as partial:
         model.save_pretrained(partial, state_dict=weights)
-        try:
-            tokenizer.save_pretrained(partial)
-        except Exception as error:  # the tokenizers library has no kind of its own for a full disk
-            if "os error" not in str(error):
-                raise
-            raise OSError(str(error)) from error
+        save_tokenizer(tokenizer, partial)
         if card is not None:
             (partial / "README.md").write_text(card, encoding="utf-8")
 

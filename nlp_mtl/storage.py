@@ -2,13 +2,20 @@
 
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
 from nlp_mtl.errors import RunError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 PARTIAL = ".partial"
 """The end of a name under which something is being written, or removed."""
@@ -71,6 +78,43 @@ def written_folder(folder: Path) -> Iterator[Path]:
     shutil.rmtree(before, ignore_errors=True)
 
 
+@contextmanager
+def held(folder: Path, wait: float = 10) -> Iterator[None]:
+    """A folder in which no other process works during the ``with`` block; made where there is none.
+
+    A killed process holds nothing, once those that it started have seen it (some seconds: ``wait`` for so many).
+    Nothing is held on systems and file systems without locks.
+
+    Raises:
+        RunError: another process holds it, or it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY) if fcntl is not None else None
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written: {error.strerror}") from error
+    if fcntl is None or handle is None:
+        yield
+        return
+    try:
+        end = time.monotonic() + wait
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > end:
+                    raise RunError(f"another process works in {folder}: wait for it, or use another folder") from error
+                time.sleep(0.1)
+            except OSError:
+                break  # no locks here
+        yield
+    finally:
+        with suppress(OSError):  # there were no locks
+            fcntl.flock(handle, fcntl.LOCK_UN)  # also for what was forked meanwhile
+        os.close(handle)
+
+
 def remove(folder: Path, names: Iterable[str]) -> None:
     """Remove files and folders in a folder, in that order; not all of them need be there.
 
@@ -85,6 +129,20 @@ def remove(folder: Path, names: Iterable[str]) -> None:
                 path.unlink(missing_ok=True)
         except OSError as error:
             raise RunError(f"{folder} cannot be written: {error.strerror}") from error
+
+
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write a tokenizer's files into a folder.
+
+    Raises:
+        OSError: they cannot be written. The tokenizers library has no kind of its own for that.
+    """
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:
+        if "os error" not in str(error):
+            raise
+        raise OSError(str(error)) from error
 
 
 def cannot_write(path: Path, error: Exception) -> RunError:

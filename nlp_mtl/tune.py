@@ -77,6 +77,8 @@ def tune(recipe: Recipe, *, overwrite: bool = False) -> dict[str, Any]:
 
 def _run_trials(study: "Study", recipe: Recipe, settings: TuneSpec, space: Sequence[Dimension], folder: Path) -> None:
     """Run what trials are left to run."""
+    from optuna.samplers import TPESampler
+
     if settings.method == "grid":
         wanted = min(settings.trials or grid_size(space), grid_size(space))
         points = grid(space, settings.seed)[:wanted]
@@ -90,8 +92,13 @@ def _run_trials(study: "Study", recipe: Recipe, settings: TuneSpec, space: Seque
         if number < len(trials) and trials[number].state.is_finished():
             tidy(run)  # it was killed before it could
             continue
-        trial = _opened(study, number, settings.seed)
-        point = {one.key: _value(trial, one) for one in space}
+        trial = _opened(study, number)
+        point = {}
+        for place, one in enumerate(space):
+            # A sampler for each value, so that what it draws does not depend on where the search was stopped.
+            seed = np.random.SeedSequence((settings.seed, number, place)).generate_state(1)[0]
+            study.sampler = TPESampler(seed=int(seed))
+            point[one.key] = _value(trial, one)
         logger.info("Trial %d of %d: %s", number, wanted, _told(point))
         _run_trial(study, trial, _trial_recipe(recipe, point, run), run, settings.prune)
         tidy(run)
@@ -102,13 +109,10 @@ def _run_trials(study: "Study", recipe: Recipe, settings: TuneSpec, space: Seque
     _save(study, recipe, settings, space, folder)
 
 
-def _opened(study: "Study", number: int, seed: int) -> "Trial":
+def _opened(study: "Study", number: int) -> "Trial":
     """The trial of a number: the next one, or the one that ran when the process ended."""
-    from optuna.samplers import TPESampler
     from optuna.trial import Trial, TrialState
 
-    # A sampler for each, so that what it draws does not depend on how often the search was stopped.
-    study.sampler = TPESampler(seed=int(np.random.SeedSequence((seed, number)).generate_state(1)[0]))
     trials = study.get_trials(deepcopy=False)
     if number < len(trials) and trials[number].state == TrialState.RUNNING:
         return Trial(study, trials[number]._trial_id)

@@ -10,19 +10,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from nlp_mtl.analysis.plots import draw_history
 from nlp_mtl.errors import RunError
 from nlp_mtl.recipe import Recipe
 from nlp_mtl.recipe_reading import changed_keys
 from nlp_mtl.run_folder import learned_changes, saved_recipe
-from nlp_mtl.storage import aside, cannot_write, remove, write_text
+from nlp_mtl.storage import aside, cannot_write, held, remove, write_text
 
 logger = logging.getLogger(__name__)
 
 DATABASE, TRIALS = "tune.db", "trials"
-_LOCK = "tune.lock"
 # The database is the last to go: it tells that a folder is a search's, and what may be removed.
 _OURS = ("recipe.yaml", "best.yaml", "trials.csv", "history.png", TRIALS, f"{DATABASE}-journal", DATABASE)
 
@@ -43,29 +40,22 @@ def study_folder(recipe: Recipe, overwrite: bool) -> Iterator[Path]:
         raise RunError(f"output_dir {folder} is a file")
     if folder.is_dir() and any(folder.iterdir()) and not _is_study(folder):
         raise RunError(f"output_dir {folder} already holds files, but no search: use another output_dir")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / _LOCK)
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise RunError(f"another process is searching in {folder}: wait for it, or use another output_dir") from error
-    except OSError as error:
-        raise RunError(f"output_dir {folder} cannot be written: {error.strerror}") from error
-    try:
+    with held(folder):
         if overwrite:
             remove(folder, _OURS)
         if (folder / "recipe.yaml").exists():
             _check_same(folder, recipe)
         # The database first: what holds one is ours to go on with, wherever it was left.
-        (folder / DATABASE).touch()
+        try:
+            (folder / DATABASE).touch()
+        except OSError as error:
+            raise cannot_write(folder / DATABASE, error) from error
         write_text(folder / "recipe.yaml", recipe.to_yaml())
         yield folder
-    finally:
-        lock.release()
 
 
 def _is_study(folder: Path) -> bool:
-    return (folder / DATABASE).is_file() or [path.name for path in folder.iterdir()] == [_LOCK]
+    return (folder / DATABASE).is_file()
 
 
 def _check_same(folder: Path, recipe: Recipe) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from nlp_mtl import compare as compare_module
 from nlp_mtl.analysis.bootstrap import RowAnswers, compare_runs
 from nlp_mtl.cli import main
 from nlp_mtl.compare import compare
+from nlp_mtl.storage import held
 from nlp_mtl.tasks import Task
 
 
@@ -48,6 +50,59 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     assert command(path, "--seeds", 2, "--pairs", "--leave-one-out", "seed=5") in (0, None)
     made = folder / "run-compare"
     return made, json.loads((made / "report.json").read_text())
+
+
+def test_a_comparison_that_another_process_works_on_is_left_alone(
+    done: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = done
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    monkeypatch.setattr("nlp_mtl.compare.held", partial(held, wait=0))
+    for overwrite in (False, True):
+        with held(folder), pytest.raises(RunError, match=f"another process works in {folder}"):
+            compare(Recipe.from_yaml(folder / "recipe.yaml"), seeds=2, output_dir=folder, overwrite=overwrite)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_a_run_that_another_process_trains_is_left_alone(
+    done: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = done[0] / "runs" / "joint-seed5"
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    monkeypatch.setattr("nlp_mtl.run.held", partial(held, wait=0))
+    with held(run), pytest.raises(RunError, match=f"another process works in {run}"):
+        train(Recipe.from_yaml(run / "recipe.yaml"), overwrite=True)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+@pytest.mark.parametrize("frozen", [2, "encoder"])
+def test_tasks_that_share_nothing_that_learns_are_compared_without_their_conflicts(
+    tmp_path: Path, frozen: int | str
+) -> None:
+    path = recipe_file(tmp_path, two_tasks(tmp_path, frozen_layers=frozen))
+    assert command(path, "--seeds", 1) in (0, None)
+    report = json.loads((tmp_path / "run-compare" / "report.json").read_text())
+    assert report["conflicts_missing"] == "the tasks share nothing that learns"
+
+
+def test_a_joint_run_that_draws_no_row_of_a_task_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    given = two_tasks(tmp_path, max_steps=2)
+    given["sampling"] = {"strategy": "fixed", "shares": {"words": 1, "texts": 0.001}}
+    with pytest.raises(RecipeError, match=r"training\.max_steps: in 2 steps the joint run draws no row of `texts`"):
+        compare(Recipe.from_dict(given))
+    assert not (tmp_path / "run-compare" / "runs").exists()
+
+
+def test_rows_of_different_splits_are_different_rows(tmp_path: Path) -> None:
+    given = values(tmp_path, max_steps=2, eval_every=2)
+    given["tasks"].pop("sentiment")
+    given["datasets"].pop("texts")
+    file = tmp_path / "corpus" / "words" / "test.jsonl"
+    rows = [json.loads(line) | {"upos": None} for line in file.read_text().splitlines()]
+    write_jsonl(file, rows)
+    _, report = compare(Recipe.from_dict(given), seeds=1, measure_conflicts=False)
+    assert [report["tasks"][task]["split"] for task in ("ner", "pos")] == ["test", "validation"]
+    assert report["mean"]["rows"] == sum(report["tasks"][task]["rows"] for task in ("ner", "pos"))
 
 
 RUNS = [f"{model}-seed{seed}" for seed in (5, 6) for model in ("joint", "only-ner", "only-sentiment")]

@@ -1,7 +1,10 @@
 """What is written is whole or absent, and what was there before survives every failure."""
 
+import errno
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ from tiny_runs import full_disk
 
 from nlp_mtl import storage
 from nlp_mtl.errors import RunError
-from nlp_mtl.storage import write_text, written_folder
+from nlp_mtl.storage import held, save_tokenizer, write_text, written_folder
 
 
 class Killed(BaseException):
@@ -31,6 +34,60 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     for text in ("one", "two, longer é", ""):
         write_text(tmp_path / "a.txt", text)
         assert contents(tmp_path) == {"a.txt": text}
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from nlp_mtl.storage import held
+with held(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_is_held_by_one_process_until_it_ends_however_it_ends(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match=f"another process works in {folder}"), held(folder, wait=0.2):
+            pass
+        holder.kill()
+    with held(folder), pytest.raises(RunError, match="another process works in"), held(folder, wait=0):
+        pass
+    with held(folder, wait=0):
+        assert not [*folder.iterdir()]
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(RunError, match="file cannot be written"), held(tmp_path / "file"):
+        pass
+
+
+def test_a_file_system_without_locks_holds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "no locks")
+
+    monkeypatch.setattr(storage.fcntl, "flock", refuse)
+    with held(tmp_path), held(tmp_path, wait=0):
+        pass
+
+
+def test_a_tokenizer_that_finds_no_room_is_an_os_error_and_other_errors_stay(tmp_path: Path) -> None:
+    class Full:
+        said = "No space left on device (os error 28)"
+
+        def save_pretrained(self, folder: Path) -> None:
+            raise Exception(self.said)
+
+    with pytest.raises(OSError, match="No space left"):
+        save_tokenizer(Full(), tmp_path)
+    Full.said = "something else"
+    with pytest.raises(Exception, match="something else") as told:
+        save_tokenizer(Full(), tmp_path)
+    assert not isinstance(told.value, OSError)
 
 
 def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:

@@ -6,23 +6,25 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 import yaml
-from filelock import FileLock
 from tiny_runs import finish, lines, score_lines, start, values, wait_for_lines, write_yaml
 
 import nlp_mtl.build_data
 import nlp_mtl.tune
+import nlp_mtl.tune_folder
 from nlp_mtl import Recipe, RunError, train
 from nlp_mtl.cli import main
 from nlp_mtl.errors import DataError
 from nlp_mtl.hub.portable import portable_recipe
 from nlp_mtl.run_folder import saved_recipe
 from nlp_mtl.search_space import grid, search_space
+from nlp_mtl.storage import held
 from nlp_mtl.training import checkpoint
 from nlp_mtl.tune import tune
 
@@ -196,6 +198,7 @@ def dies(monkeypatch: pytest.MonkeyPatch, place: Any, name: str, call: int) -> C
     [
         (optuna.Study, "ask", 1),
         (optuna.trial.Trial, "suggest_float", 2),
+        (optuna.trial.Trial, "suggest_float", 3),  # a trial has one of its values, and lacks the other
         (nlp_mtl.tune, "train_trial", 1),
         (optuna.trial.Trial, "report", 1),
         (checkpoint, "save_checkpoint", 2),  # right after an evaluation was reported
@@ -288,7 +291,8 @@ def test_a_folder_that_is_anothers_is_refused_and_left_as_it_is(
             tune(recipe, overwrite=overwrite)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["recipe.yaml"]
     (tmp_path / "run" / "recipe.yaml").unlink()
-    with FileLock(tmp_path / "run" / "tune.lock"), pytest.raises(RunError, match="another process is searching in"):
+    monkeypatch.setattr(nlp_mtl.tune_folder, "held", partial(held, wait=0))
+    with held(tmp_path / "run"), pytest.raises(RunError, match="another process works in"):
         tune(recipe)
     (tmp_path / "run" / "tune.db").write_text("no database" * 100)
     with pytest.raises(RunError, match=r"tune\.db cannot be read, --overwrite starts again"):

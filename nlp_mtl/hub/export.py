@@ -18,7 +18,7 @@ from nlp_mtl.models.heads import stock_model
 from nlp_mtl.models.loading import load_model
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.models.unshared import encoder_of_task
-from nlp_mtl.storage import write_text, written_folder
+from nlp_mtl.storage import save_tokenizer, write_text, written_folder
 from nlp_mtl.task_types import kind_of
 from nlp_mtl.tasks import Task
 
@@ -80,7 +80,7 @@ def export_task(
     made = stock(model, task)
     with written_folder(folder) as partial:
         made.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
+        save_tokenizer(tokenizer, partial)
         if card is not None:
             (partial / "README.md").write_text(card, encoding="utf-8")
 

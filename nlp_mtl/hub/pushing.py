@@ -20,7 +20,7 @@ from nlp_mtl.hub.portable import portable_recipe, portable_results
 from nlp_mtl.hub.repository import DatasetFacts, Repository
 from nlp_mtl.models.loading import load_model
 from nlp_mtl.models.multitask import MultiTaskModel
-from nlp_mtl.storage import cannot_write
+from nlp_mtl.storage import cannot_write, save_tokenizer
 
 _NOT_PUSHED = shutil.ignore_patterns(".*", "*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.partial")
 """What may lie in a model folder and has no place in a repository: pickles, and other programs' own files."""
@@ -126,7 +126,7 @@ def push_model(
     with _aside() as folder:
         model.save_pretrained(folder, max_shard_size=max_shard_size)
         if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
+            save_tokenizer(tokenizer, folder)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         about = About(tags=tuple(_several(tags) or ()))
         card = model_card(config, repository.repo_id, about=about)
