@@ -6,6 +6,7 @@ from typing import Any
 
 from nlp_mtl.errors import Problem, did_you_mean, listed
 from nlp_mtl.strategy_checks import (
+    alone_problems,
     balancing_problems,
     class_balance_problems,
     gradients_problems,
@@ -60,10 +61,13 @@ def cross_problems(values: dict[str, Any]) -> Iterator[Problem]:
     sharing = values.get("sharing")
     sharing = sharing if isinstance(sharing, dict) else {}
     yield from sharing_problems(sharing, training)
-    gradients = values.get("gradients")
-    yield from gradients_problems(gradients if isinstance(gradients, dict) else {}, training, sharing)
-    sampling = values.get("sampling")
-    yield from sampling_problems(sampling if isinstance(sampling, dict) else {}, training, datasets, tasks)
+    gradients, sampling, balancing = (
+        section if isinstance(section := values.get(key), dict) else {}
+        for key in ("gradients", "sampling", "balancing")
+    )
+    yield from gradients_problems(gradients, training, sharing)
+    yield from sampling_problems(sampling, training, datasets, tasks)
+    yield from alone_problems(sampling, balancing, gradients, tasks)
     hub = values.get("hub")
     if isinstance(hub, dict) and hub.get("push") == "every_save" and hub.get("create_pr") in (True, "true"):
         yield Problem("hub.create_pr", "with `push: every_save` there would be a pull request for each; choose one")

@@ -58,8 +58,9 @@ def print_comparison(report: Mapping[str, Any]) -> None:
     for one in (*report["tasks"].values(), report["mean"]):
         console.print(f"- {one['sentence']}", soft_wrap=True)
     cost = report["cost"]
+    asked = " and ".join(f"{cost[kind]:,} {kind}" for kind in ("texts", "pairs") if cost[kind])
     console.print(
-        f"\nTo answer all tasks for {cost['texts']:,} texts, the single-task models took {cost['ratio']:.2f} times as "
+        f"\nTo answer all tasks for {asked}, the single-task models took {cost['ratio']:.2f} times as "
         "long as the joint one on this machine.",
         soft_wrap=True,
     )

@@ -84,6 +84,27 @@ def gradients_problems(
             yield Problem("training.frozen_layers", message)
 
 
+def alone_problems(
+    sampling: dict[str, Any], balancing: dict[str, Any], gradients: dict[str, Any], tasks: dict[str, Any]
+) -> Iterator[Problem]:
+    """What weighs tasks against each other, where each step learns from one alone. Reads raw values."""
+    read = [task.get("dataset") for task in tasks.values() if isinstance(task, dict)]
+    names = [str(name) for one in read for name in (one if isinstance(one, list) else [one])]
+    if sampling.get("strategy") != "round_robin" or len(names) > len({*names}):
+        return
+    found = {"balancing.strategy": balancing.get("strategy"), "gradients.strategy": gradients.get("strategy")}
+    for key, strategy in found.items():
+        # GradNorm learns its weights over steps; the others find them in one.
+        if strategy in ("maximum", "smooth_maximum", "famo") or (
+            key.startswith("gradients") and strategy not in (None, "sum", "gradnorm")
+        ):
+            message = (
+                f"{strategy} weighs the tasks of a step against each other, but under `sampling: round_robin` each "
+                "step here has one task alone; leave one of both out"
+            )
+            yield Problem(key, message)
+
+
 SHARING_DEFAULTS: dict[str, Any] = {"num_layers": 2, "cross_stitch": True, "num_experts": 4, "expert_size": 256,
                                     "num_task_experts": 1, "num_levels": 1, "rank": 8, "alpha": 16}  # fmt: skip
 """What sharing strategies read, where the recipe does not say."""

@@ -77,6 +77,31 @@ def test_rows_are_drawn_by_the_shares_from_the_next_step_on(tmp_path: Path) -> N
     assert sum(one[0] for one in found[2:6]) == pytest.approx(56, abs=1)
 
 
+def test_dynamic_shares_that_can_never_change_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for eval_every, told in ((6, 1), (3, 0)):
+        given = values(tmp_path, max_steps=6, eval_every=eval_every)
+        recipe = Recipe.from_dict({**given, "sampling": {"strategy": "dynamic"}})
+        caplog.clear()
+        resampling(recipe, prepare(recipe))
+        assert [record.getMessage()[:26] for record in caplog.records].count("sampling.strategy dynamic ") == told
+
+
+@pytest.mark.parametrize(
+    ("section", "strategy"), [("gradients", "pcgrad"), ("balancing", "maximum"), ("balancing", "famo")]
+)
+def test_what_weighs_tasks_against_each_other_is_refused_where_each_step_has_one(
+    tmp_path: Path, section: str, strategy: str
+) -> None:
+    given = {**values(tmp_path), "sampling": {"strategy": "round_robin"}, section: {"strategy": strategy}}
+    Recipe.from_dict(given)  # two of the tasks learn from one dataset
+    del given["tasks"]["pos"]
+    with pytest.raises(
+        RecipeError, match=rf"{section}\.strategy: {strategy} weighs the tasks of a step against each other"
+    ):
+        Recipe.from_dict(given)
+    Recipe.from_dict({**given, section: {}})
+
+
 def test_a_dataset_whose_need_nobody_sees_is_told(tmp_path: Path) -> None:
     given = values(tmp_path)
     given["datasets"]["texts"]["validation_fraction"] = 0
