@@ -115,9 +115,10 @@ def _compared(
     for number, seed in enumerate(range(recipe.seed, recipe.seed + seeds)):
         joint = joint_recipe(recipe, seed, asked.run_folder("joint", seed), gradients)
         for place, (name, group) in enumerate(models.items()):
+            before = ", done before" if (asked.run_folder(name, seed) / "results.json").is_file() else ""
             logger.info(
-                "Run %d of %d: %s, seed %d", number * len(models) + place + 1, len(models) * seeds, name, seed
-            )  # fmt: skip
+                "Run %d of %d: %s, seed %d%s", number * len(models) + place + 1, len(models) * seeds, name, seed, before
+            )
             own = joint
             if name != "joint":
                 own = part_recipe(joint, group, plan, asked.run_folder(name, seed), same_steps=same_steps)
@@ -217,7 +218,9 @@ def _finished_run(asked: Asked, model: str, recipe: Recipe) -> FinishedRun:
         try:
             train(recipe, resume="auto")
         except RunStopped as error:
-            raise RunStopped(f"{model}, seed {recipe.seed}: {error} (the same command goes on there)") from error
+            stopped = RunStopped(f"{model}, seed {recipe.seed}: {error} (the same command goes on there)")
+            stopped.by_hand = error.by_hand
+            raise stopped from error
     if accelerator.is_main_process and not asked.keep_checkpoints and (folder / "checkpoints").is_dir():
         shutil.rmtree(folder / "checkpoints")
     log = folder / "metrics.jsonl"

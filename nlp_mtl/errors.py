@@ -68,7 +68,10 @@ class HubError(NlpMtlError):
 
 
 class RunStopped(NlpMtlError):
-    """A run was asked to end (SIGTERM), and saved a checkpoint before it did."""
+    """A run was asked to end (SIGTERM, Ctrl-C), and saved a checkpoint before it did."""
+
+    by_hand = False
+    """Whether it was Ctrl-C."""
 
 
 class MissingExtraError(NlpMtlError):

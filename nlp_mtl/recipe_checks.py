@@ -83,7 +83,7 @@ def cross_problems(values: dict[str, Any]) -> Iterator[Problem]:
         if name not in tasks:
             yield Problem(
                 f"training.selection_weights.{name}",
-                f"there is no such task.{did_you_mean(str(name), map(str, tasks))}",
+                f"there is no such task; there are {listed(tasks)}.{did_you_mean(str(name), map(str, tasks))}",
             )
     if isinstance(weights, dict) and weights and all(number(weight) == 0 for weight in weights.values()):
         yield Problem("training.selection_weights", "all weights are 0, so no model is better than another")

@@ -78,6 +78,8 @@ def _apply_override(values: dict[str, Any], override: str) -> Problem | None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         return Problem("", f"the override `{override}` is not of the form key=value")
+    if not text.strip():
+        return Problem(key, f"the override `{override}` has no value; `{key}=null` takes the default")
     try:
         value = yaml.load(text, _Loader)
     except _NOT_YAML as error:

@@ -131,6 +131,11 @@ def _train(recipe: Recipe, accelerator: Accelerator, resume: bool, evaluated: Ev
         raise DataError("no task that counts for the selection score has labels on validation, so no trial is better")
     where = {"process": accelerator.process_index, "num_processes": accelerator.num_processes}
     data = steps(recipe, prepared, device=accelerator.device.type, **where)
+    if recipe.training.max_steps is not None and len(data) < recipe.training.max_steps:
+        logger.warning(
+            "training.max_steps is %d, but after %d steps num_epochs (%g) is over: raise it to train longer",
+            recipe.training.max_steps, len(data), recipe.training.num_epochs,
+        )  # fmt: skip
     arguments = trainer_arguments(recipe, prepared)
     set_seed(recipe.seed)  # the heads' first weights
     model = new_model(recipe, prepared)

@@ -61,6 +61,8 @@ def check_folder(output_dir: Path, recipe: Recipe, resume: bool | Literal["auto"
     if occupied and not overwrite:
         what = "a run" if is_run else "files"
         hint = "--resume to go on with it, --overwrite to remove it, or " if is_run else ""
+        if is_run and not checkpoints(output_dir / "checkpoints") and not (output_dir / "results.json").exists():
+            hint = "--overwrite to start it again (it has no checkpoint to go on from), or "
         raise RunError(f"output_dir {output_dir} already holds {what}: use {hint}another output_dir")
     if occupied and not is_run:
         raise RunError(f"output_dir {output_dir} holds files but no run, so --overwrite does not remove them")

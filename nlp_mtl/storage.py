@@ -148,6 +148,8 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
 def cannot_write(path: Path, error: Exception) -> RunError:
     """The error for what cannot be written, and why."""
     reason = getattr(error, "strerror", None) or str(error)
+    if not path.parent.exists():
+        return RunError(f"{path} cannot be written: its folder is gone; was it removed meanwhile?")
     return RunError(f"{path} cannot be written: {reason}. What was there before is intact")
 
 

@@ -135,12 +135,14 @@ def sampling_problems(
         unchanged = given == default or (isinstance(default, float) and number(given) == default)
         if not unchanged and strategy != _READ_BY[key]:
             yield Problem(f"sampling.{key}", f"only `strategy: {_READ_BY[key]}` reads it")
+    if strategy in ("temperature", "annealed", "round_robin", "dynamic") and len(datasets) == 1:
+        yield Problem("sampling.strategy", f"there is one dataset, so {strategy} has nothing to mix: leave it out")
     yield from _share_problems(sampling, datasets)
     targets = sampling.get("targets")
     for name in targets if isinstance(targets, dict) else ():
         if name not in tasks:
             near = did_you_mean(str(name), map(str, tasks))
-            yield Problem(f"sampling.targets.{name}", f"there is no such task.{near}")
+            yield Problem(f"sampling.targets.{name}", f"there is no such task; there are {listed(tasks)}.{near}")
     if targets and sampling.get("need") == "loss":
         yield Problem("sampling.targets", "only `need: metric` reads them")
     if strategy == "dynamic" and sampling.get("need") == "loss" and (unlabelled := _without_labels(tasks)):
@@ -161,7 +163,8 @@ def _share_problems(sampling: dict[str, Any], datasets: dict[str, Any]) -> Itera
         for name in given:
             if name not in datasets:
                 near = did_you_mean(str(name), map(str, datasets))
-                yield Problem(f"sampling.shares.{name}", f"there is no such dataset.{near}")
+                there = f"there is no such dataset; there are {listed(datasets)}.{near}"
+                yield Problem(f"sampling.shares.{name}", there)
         missing = [name for name in datasets if name not in given]
         if missing:
             yield Problem("sampling.shares", f"say what {listed(missing)} gives; 0: it is not trained on")

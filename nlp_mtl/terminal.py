@@ -25,7 +25,7 @@ def told(verb: Callable[..., None]) -> Callable[..., None]:
             if is_first_process():
                 hint = " (--resume, or --resume auto)" if verb.__name__ == "train" else ""
                 print(f"nlp-mtl: {error}{hint}", file=sys.stderr)
-            raise typer.Exit(75) from error  # EX_TEMPFAIL of sysexits.h: try again
+            raise typer.Exit(130 if error.by_hand else 75) from error  # 75: EX_TEMPFAIL of sysexits.h, try again
         except NlpMtlError as error:
             if options["debug"]:
                 traceback.print_exception(error)
@@ -42,7 +42,7 @@ def told(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 _STOPPED = {
-    "train": ". `--resume` goes on from the newest checkpoint, if there is one yet",
+    "train": ". `--resume auto` goes on from the newest checkpoint, or starts again where there is none",
     "compare": ". The same command goes on",
     "tune": ". The same command goes on",
 }

@@ -208,7 +208,7 @@ def test_tasks_and_datasets_may_be_called_like_a_type(name):
         ("tasks/ner/dataset", [], "names no dataset"),
         ("tasks/ner/dataset", ["words", "words"], "stands twice"),
         ("tasks/ner/labels", {"words": "ner", "texts": "ner"}, "`texts` the task's datasets are `words`"),
-        ("training/selection_weights/nre", 1, "no such task Did you mean `ner`?"),
+        ("training/selection_weights/nre", 1, "no such task; Did you mean `ner`?"),
         ("training/selection_weights", {"ner": "0"}, "all weights are 0"),
         ("sampling/temperature", 5, "only `strategy: temperature` reads it"),
         ("sampling/shares", {"words": 1, "texts": 1}, "only `strategy: fixed` reads it"),
@@ -224,7 +224,11 @@ def test_a_wrong_value_is_told_with_what_was_found_and_what_is_allowed(path, wro
 @pytest.mark.parametrize(
     ("shares", "place", "told"),
     [
-        ({"wrds": 1, "words": 1, "texts": 1}, "sampling.shares.wrds", "no such dataset. Did you mean `words`?"),
+        (
+            {"wrds": 1, "words": 1, "texts": 1},
+            "sampling.shares.wrds",
+            "there are `words`, `texts`. Did you mean `words`?",
+        ),
         ({"words": 1}, "sampling.shares", "say what `texts` gives"),
         ({}, "sampling.shares", "say what `words`, `texts` gives"),
         ({"words": 0, "texts": 0}, "sampling.shares", "all shares are 0"),

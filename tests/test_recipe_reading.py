@@ -194,6 +194,7 @@ def test_an_override_fills_a_section_that_the_file_leaves_empty(path):
     [
         ("seed", "`seed` is not of the form key=value"),
         ("=3", "`=3` is not of the form key=value"),
+        ("training.max_steps=", "training.max_steps: the override `training.max_steps=` has no value"),
         ("seed=[", "seed: the override's value is not valid YAML"),
         ("seed=2024-13-45", "seed: the override's value is not valid YAML"),
         ("encoder.x=3", "encoder.x: `encoder` is a value"),
@@ -201,7 +202,7 @@ def test_an_override_fills_a_section_that_the_file_leaves_empty(path):
         ("trainng.max_steps=3", "Did you mean `training`?"),
         ("training.max_step=3", "training.max_step: unknown key `max_step`. Did you mean `max_steps`?"),
         (".seed=3", "unknown key"),
-        ("seed=", "seed: found nothing"),
+        ("seed=", "the override `seed=` has no value; `seed=null` takes the default"),
     ],
 )
 def test_a_wrong_override_is_told(path, override, words):

@@ -90,6 +90,11 @@ def test_a_tokenizer_that_finds_no_room_is_an_os_error_and_other_errors_stay(tmp
     assert not isinstance(told.value, OSError)
 
 
+def test_a_folder_that_was_removed_meanwhile_is_told_as_such(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"a\.txt cannot be written: its folder is gone; was it removed meanwhile\?"):
+        write_text(tmp_path / "gone" / "a.txt", "text")
+
+
 def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
     for text in ("one", "two"):
         fill(tmp_path / "new" / "folder", text)

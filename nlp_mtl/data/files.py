@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 from datasets.exceptions import DatasetGenerationError
 
 from nlp_mtl.data.text_files import (
@@ -150,6 +151,8 @@ def _read_file(
         if "Error tokenizing" in problem:
             problem += " (a field that holds the delimiter is put in double quotes; `delimiter` names another one)"
         raise DataError(f"dataset `{dataset}`, split {split}: {file} cannot be read: {problem}") from error
+    if form == "json":
+        check_utf8(f"dataset `{dataset}`, split {split}", rows, file)
     if columns and form != "conll" and list(rows[0].values()) == list(columns):
         raise DataError(
             f"dataset `{dataset}`, split {split}: {file} has a header of its own; leave out `columns`, "
@@ -160,6 +163,21 @@ def _read_file(
     if form == "conllu":
         rows = rows.map(clean_conllu, batched=True, desc=f"{dataset}: CoNLL-U")
     return rows
+
+
+def check_utf8(place: str, rows: datasets.Dataset, *files: str) -> None:
+    """That all texts are UTF-8, which the JSON reader takes for granted.
+
+    Raises:
+        DataError: some are not; it names the file and the line.
+    """
+    try:
+        rows.data.validate(full=True)
+    except pa.ArrowInvalid as error:
+        for file in files:
+            if problem := not_text(file):
+                raise DataError(f"{place}: {file} cannot be read: {problem}") from error
+        raise DataError(f"{place} cannot be read: {first_line(error)}") from error
 
 
 def _check_width(dataset: str, split: str, file: str, columns: Sequence[str], delimiter: str | None) -> None:

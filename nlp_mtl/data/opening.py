@@ -10,7 +10,7 @@ import yaml
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-from nlp_mtl.data.files import FORMATS, find_files, format_of, load_local, read_files, reader_of
+from nlp_mtl.data.files import FORMATS, check_utf8, find_files, format_of, load_local, read_files, reader_of
 from nlp_mtl.data.stream_sources import LibrarySource, Source, TextSource, known_size
 from nlp_mtl.data.text_files import TEXT_FORMATS
 from nlp_mtl.errors import DataError, did_you_mean, first_line, listed
@@ -165,6 +165,9 @@ def _load(
         if folder.is_dir() and not streaming:
             files = sorted(file for file in folder.rglob("*") if file.is_file())
             loaded: Any = load_local(source, files, **options)
+            json_files = [str(file) for file in files if {".json", ".jsonl"} & {*file.suffixes}]
+            for split, rows in loaded.items() if json_files else ():
+                check_utf8(f"dataset `{dataset}`, split {split}", rows, *json_files)
         else:
             if name is not None and revision == PARQUET_COPY:
                 options = {"data_dir": name, "data_files": data_files}

@@ -275,7 +275,7 @@ def _resume(
     newest = checkpoint.newest_sound(folder)
     if newest is None:
         kind = "sound checkpoint" if checkpoint.checkpoints(folder) else "checkpoint"
-        raise RunError(f"there is no {kind} to resume from in {folder}; start again, with --overwrite")
+        raise RunError(f"there is no {kind} to resume from in {folder}; start again, with --overwrite or --resume auto")
     state = checkpoint.restore(newest, model, optimizer, average and average.module)
     if average is not None:
         average.n_averaged.fill_(state.step)  # so that its next update is not taken for its first

@@ -221,6 +221,21 @@ def test_a_file_that_is_not_text_is_told_with_the_line(tmp_path: Path, name: str
     assert f"{tmp_path / name} cannot be read: line 2 is not text in UTF-8 (byte 0xe9): save it as UTF-8" in message
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+@pytest.mark.parametrize("row", [b'{"text": "caf\xe9", "label": "x"}\n', b'{"text": "caf", "label": "\xe9"}\n'])
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_a_json_line_with_a_byte_that_is_no_text_is_told(
+    tmp_path: Path, name: str, row: bytes, as_folder: bool
+) -> None:
+    content = b'{"text": "tea", "label": "y"}\n' * 3 + row
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    options = {"path": "folder"} if as_folder else {"data_files": f"folder/{name}"}
+    message = problem(tmp_path, **options)
+    assert f"{name} cannot be read: line 4 is not text in UTF-8 (byte 0xe9): save it as UTF-8" in message
+
+
 def test_columns_name_those_of_csv_without_a_header(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("one,x\ntwo,y\n")
     (tmp_path / "b.tsv").write_text("one\tx\ntwo\ty\n")

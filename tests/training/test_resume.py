@@ -270,7 +270,7 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(tmp_path: Path,
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cores")
-def test_a_run_that_is_interrupted_stops_at_once_and_can_be_resumed(tmp_path: Path) -> None:
+def test_a_run_that_is_interrupted_saves_its_step_first_and_can_be_resumed(tmp_path: Path) -> None:
     recipe, file = long_run(tmp_path / "files", num_workers=0)
     killed = tmp_path / "files" / "killed"
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
@@ -281,7 +281,11 @@ def test_a_run_that_is_interrupted_stops_at_once_and_can_be_resumed(tmp_path: Pa
     found, _, errors = finish(process, timeout=20)
     assert found == 130
     assert "Traceback" not in errors
-    assert lines(killed)[-1]["step"] < 120
+    assert "Ctrl-C again stops at once" in errors
+    step = lines(killed)[-1]["step"]
+    assert step < 120
+    assert (killed / "checkpoints" / f"step-{step}").is_dir()
+    assert f"stopped after step {step} of" in errors
     found, _, errors = finish(start("train", file, "--resume"))
     assert found == 0, errors
     train(recipe)

@@ -102,6 +102,18 @@ def test_what_weighs_tasks_against_each_other_is_refused_where_each_step_has_one
     Recipe.from_dict({**given, section: {}})
 
 
+def test_strategies_that_have_nothing_to_mix_are_refused(tmp_path: Path) -> None:
+    given = values(tmp_path)
+    given["datasets"].pop("texts")
+    given["tasks"].pop("sentiment")
+    for name in ("temperature", "annealed", "round_robin", "dynamic"):
+        with pytest.raises(
+            RecipeError, match=rf"sampling\.strategy: there is one dataset, so {name} has nothing to mix"
+        ):
+            Recipe.from_dict({**given, "sampling": {"strategy": name}})
+    Recipe.from_dict({**given, "sampling": {"strategy": "uniform"}})  # a stream of unknown size needs it
+
+
 def test_a_dataset_whose_need_nobody_sees_is_told(tmp_path: Path) -> None:
     given = values(tmp_path)
     given["datasets"]["texts"]["validation_fraction"] = 0

@@ -1,4 +1,4 @@
-"""SIGTERM is noted while a run trains, once, and left to others elsewhere."""
+"""SIGTERM and Ctrl-C are noted while a run trains, once, and left to others elsewhere."""
 
 import os
 import signal
@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from nlp_mtl.errors import RunStopped
 from nlp_mtl.training.termination import noted_termination
 
 
@@ -17,6 +18,40 @@ def test_the_first_termination_is_noted_and_the_second_would_end_the_process() -
         assert termination.agreed()
         assert termination.agreed()
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_the_first_ctrl_c_is_noted_and_told_and_the_second_stops_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    def interrupted_twice() -> None:
+        with noted_termination() as termination:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert termination.agreed()
+            assert "Ctrl-C again stops at once" in caplog.text
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_twice()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_was_stopped_knows_whether_it_was_by_hand(number: int) -> None:
+    def stopped() -> None:
+        with noted_termination():
+            os.kill(os.getpid(), number)
+            raise RunStopped("stopped")
+
+    with pytest.raises(RunStopped) as told:
+        stopped()
+    assert told.value.by_hand == (number == signal.SIGINT)
+
+
+def test_of_several_processes_none_ends_by_the_ctrl_c_that_their_launcher_sends_on() -> None:
+    with noted_termination() as termination:
+        termination.is_together = True
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert termination.asked
+        termination.is_together = False
 
 
 def test_behind_it_everything_is_as_before_also_behind_an_error() -> None:
