@@ -146,7 +146,7 @@ def _train(recipe: Recipe, accelerator: Accelerator, resume: bool, evaluated: Ev
         try_compiler(model.encoder, prepared.framing.max_length, recipe.training.mixed_precision)
     pusher = RunPusher(recipe, recipe.hub, output_dir) if recipe.hub and accelerator.is_main_process else None
     with (
-        held(output_dir) if accelerator.is_main_process else nullcontext(),
+        held(output_dir, key="output_dir") if accelerator.is_main_process else nullcontext(),
         tracked(accelerator, output_dir, recipe.to_dict(), resume=resume) as track,
     ):
         # Only now is an old run removed: what could fail before has not.

@@ -79,11 +79,11 @@ def written_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def held(folder: Path, wait: float = 10) -> Iterator[None]:
+def held(folder: Path, wait: float = 10, key: str = "") -> Iterator[None]:
     """A folder in which no other process works during the ``with`` block; made where there is none.
 
     A killed process holds nothing, once those that it started have seen it (some seconds: ``wait`` for so many).
-    Nothing is held on systems and file systems without locks.
+    Nothing is held on systems and file systems without locks. ``key``: the recipe's, which names the folder.
 
     Raises:
         RunError: another process holds it, or it cannot be made.
@@ -92,7 +92,7 @@ def held(folder: Path, wait: float = 10) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY) if fcntl is not None else None
     except OSError as error:
-        raise RunError(f"{folder} cannot be written: {error.strerror}") from error
+        raise RunError(f"{key} {folder} cannot be written: {error.strerror}".lstrip()) from error
     if fcntl is None or handle is None:
         yield
         return

@@ -40,7 +40,7 @@ def study_folder(recipe: Recipe, overwrite: bool) -> Iterator[Path]:
         raise RunError(f"output_dir {folder} is a file")
     if folder.is_dir() and any(folder.iterdir()) and not _is_study(folder):
         raise RunError(f"output_dir {folder} already holds files, but no search: use another output_dir")
-    with held(folder):
+    with held(folder, key="output_dir"):
         if overwrite:
             remove(folder, _OURS)
         if (folder / "recipe.yaml").exists():

@@ -253,12 +253,17 @@ def test_a_stream_of_unknown_size_gives_as_many_rows_to_the_step(tmp_path: Path)
 
 def test_conflicts_are_measured_where_they_can_be(tmp_path: Path) -> None:
     recipe = made(tmp_path, log_every=5)
-    assert measured(recipe, 1000) == (recipe.gradients.model_dump(mode="json") | {"measure_every": 50}, "")
-    assert measured(recipe, 7)[0]["measure_every"] == 5
+    prepared = prepare(recipe)
+    assert measured(recipe, prepared, 1000) == (recipe.gradients.model_dump(mode="json") | {"measure_every": 50}, "")
+    assert measured(recipe, prepared, 7)[0]["measure_every"] == 5
     own = made(tmp_path, {"gradients": {"measure_every": 3}})
-    assert measured(own, 1000) == (own.gradients.model_dump(mode="json"), "")
-    for training, why in (({"unfreeze_every": 5}, "unfreeze_every"), ({"frozen_layers": "encoder"}, "share nothing")):
-        section, told = measured(made(tmp_path, **training), 1000)
+    assert measured(own, prepared, 1000) == (own.gradients.model_dump(mode="json"), "")
+    for training, why in (
+        ({"unfreeze_every": 5}, "unfreeze_every"),
+        ({"frozen_layers": "encoder"}, "share nothing"),
+        ({"frozen_layers": 2}, "share nothing"),
+    ):
+        section, told = measured(made(tmp_path, **training), prepared, 1000)
         assert section["measure_every"] is None
         assert why in told
 
