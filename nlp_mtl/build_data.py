@@ -15,11 +15,11 @@ from nlp_mtl.data.items import Framing, frame
 from nlp_mtl.data.labels import LabelReader, names_needed, resolve_task
 from nlp_mtl.data.loading import LoadedDataset, load_splits
 from nlp_mtl.data.opening import is_on_hub
-from nlp_mtl.errors import ModelError, Problem, RecipeError, listed
+from nlp_mtl.errors import DataError, ModelError, Problem, RecipeError, listed
 from nlp_mtl.models.encoder import load_encoder_config, load_tokenizer, longest_input
 from nlp_mtl.recipe import SPLITS, Recipe
 from nlp_mtl.task_types import KINDS
-from nlp_mtl.tasks import Task, TaskType
+from nlp_mtl.tasks import Decoder, Task, TaskType
 
 DEFAULT_MAX_LENGTH = 512
 """Tokens in a window where the recipe does not say: more costs memory and time that few texts are worth."""
@@ -168,8 +168,19 @@ def _tasks(
             pairs=pairs,
             trained_labels=trained[name].labels if name in trained else None,
         )
-        tasks.append(replace(task, decoder=trained[name].decoder if name in trained else spec.decoder))
+        tasks.append(replace(task, decoder=_decoder(task, spec.decoder, trained.get(name))))
     return tasks, readers
+
+
+def _decoder(task: Task, wanted: Decoder | None, trained: Task | None) -> Decoder:
+    """How a task's labels are chosen. A trained model keeps a chain that it learned, and learns none later."""
+    if trained is not None and (wanted in (None, "crf") or trained.decoder == "crf"):
+        return trained.decoder
+    if wanted == "iob2" and not task.is_spans:
+        raise DataError(
+            f"task `{task.name}`: decoder iob2 needs IOB tags (O, B-X, I-X), but its labels are {listed(task.labels)}"
+        )
+    return wanted or ("iob2" if task.is_spans else "softmax")
 
 
 def _readings(

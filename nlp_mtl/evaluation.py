@@ -146,10 +146,7 @@ def _answers(
                 mixed_precision=mixed_precision,
                 on_rows=lambda count: bar.update(count * processes),
             )
-            chosen = [
-                {task.name: kind_of(task).choose(found[task.name][place]) for task in tasks}
-                for place in range(len(mine))
-            ]
+            chosen = [{task.name: found[task.name][place].chosen for task in tasks} for place in range(len(mine))]
             pairs = list(zip(mine.tolist(), chosen, strict=True))
             if processes > 1:
                 pairs = sorted(gather_object(pairs), key=lambda pair: pair[0])

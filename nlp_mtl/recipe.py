@@ -100,8 +100,9 @@ class TaskSpec(Section):
     """The label set in order. Needed where labels are bare numbers: their names from 0 on."""
     label_map: dict[str, str] = {}
     """Other names for labels, given name to wanted name: to merge datasets that name them differently."""
-    decoder: Decoder = "softmax"
-    """How the labels of words are chosen: ``softmax``, each for itself; ``crf``, together, with learned transitions."""
+    decoder: Decoder | None = None
+    """How the labels of words are chosen: ``softmax``, each for itself; ``iob2``, together, as IOB2 allows; ``crf``,
+    together, with learned transitions. Default: ``iob2`` for IOB tags, else ``softmax``."""
     metric: Metric | None = None
     """The main metric. Default: by type and labels, for example span_f1 for IOB tags."""
     init_from: str | None = Field(default=None, min_length=1)

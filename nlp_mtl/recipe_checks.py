@@ -138,7 +138,7 @@ def _task_problems(path: str, task: dict[str, Any], datasets: dict[str, Any], us
         for key in ("label_names", "label_map"):
             if task.get(key):
                 yield Problem(f"{path}.{key}", f"a {given} task has numbers, no labels: leave it out")
-    if kind is not None and task.get("decoder") == "crf" and not kind.reads_words:
+    if kind is not None and task.get("decoder") in ("iob2", "crf") and not kind.reads_words:
         yield Problem(
             f"{path}.decoder", f"a {given} task has no words whose labels could follow each other: leave it out"
         )

@@ -10,7 +10,7 @@ TaskType = Literal["token-classification", "text-classification", "multi-label-c
 Metric = Literal["span_f1", "accuracy", "macro_f1", "micro_f1", "exact_match", "pearson", "spearman"]
 """What can be a task's main metric: more is better, 1 is best."""
 
-Decoder = Literal["softmax", "crf"]
+Decoder = Literal["softmax", "iob2", "crf"]
 
 MISSING = -100
 """The id of "no label here": what torch's losses ignore."""
@@ -30,7 +30,8 @@ class Task:
     pairs: bool = False
     """Whether it reads pairs of texts; else single ones."""
     decoder: Decoder = "softmax"
-    """How labels of words are chosen: each for itself, or together (:mod:`nlp_mtl.task_types.crf`)."""
+    """How labels of words are chosen: each for itself; together, as IOB2 allows; or by what was learned of their order
+    (:mod:`nlp_mtl.task_types.crf`), and as IOB2 allows."""
 
     @property
     def is_spans(self) -> bool:

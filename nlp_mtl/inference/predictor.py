@@ -1,8 +1,7 @@
 """Texts in, plain values out: all tasks from one pass."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -13,10 +12,11 @@ from nlp_mtl.data.items import frame, paired, windowed
 from nlp_mtl.data.tokenization import encode_pairs, encode_words
 from nlp_mtl.errors import ModelError, did_you_mean, listed
 from nlp_mtl.inference.scoring import score_items
+from nlp_mtl.inference.texts import check_iterable, chunks, find_words, listed_texts
 from nlp_mtl.models.loading import load_model
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.task_types import kind_of
-from nlp_mtl.words import split_words
+from nlp_mtl.tasks import Task
 
 Answer = dict[str, Any]
 """``{task: answer}``: a list of entries for token tasks and for several labels, one entry for other text tasks."""
@@ -68,14 +68,24 @@ class Predictor:
 
     @overload  # a string is itself a sequence of strings, so order matters
     def __call__(  # type: ignore[overload-overlap]
-        self, texts: str, *, text_pair: str | None = None, tasks: Sequence[str] | None = None
+        self, texts: str, *, text_pair: str | None = None, tasks: Sequence[str] | None = None, all_scores: bool = False
     ) -> Answer: ...
     @overload
     def __call__(
-        self, texts: Texts, *, text_pair: Texts | None = None, tasks: Sequence[str] | None = None
+        self,
+        texts: Texts,
+        *,
+        text_pair: Texts | None = None,
+        tasks: Sequence[str] | None = None,
+        all_scores: bool = False,
     ) -> list[Answer]: ...
     def __call__(
-        self, texts: str | Texts, *, text_pair: str | Texts | None = None, tasks: Sequence[str] | None = None
+        self,
+        texts: str | Texts,
+        *,
+        text_pair: str | Texts | None = None,
+        tasks: Sequence[str] | None = None,
+        all_scores: bool = False,
     ) -> Answer | list[Answer]:
         """Answer for one text or pair of texts, or for several.
 
@@ -86,29 +96,64 @@ class Predictor:
                 more tokens than the model reads at once are cut, the longer text first; a warning tells how many.
             tasks: names of the tasks to answer; default: all that read what is given, pairs or single texts. Other
                 heads are not run.
+            all_scores: give the probabilities of all labels as well.
 
         Returns:
             ``{task: answer}``, or a list of them in the order of the texts. Spans and words have ``text``, ``label``,
             ``start``, ``end`` and ``score``; a text has ``label`` and ``score`` (None where it holds no word), a list
-            of such for a task of several labels, or a ``value`` for regression.
+            of such for a task of several labels, or a ``value`` for regression. With ``all_scores`` also ``scores``,
+            ``{label: probability}``, of a span the mean over its words; of several labels all are listed, and
+            ``holds`` tells which hold.
 
         Raises:
             ModelError: there is no such task, or it reads pairs where single texts are given, or the reverse.
             TypeError: a text is not a string or a list of strings; ``tasks`` is not a list of names.
             ValueError: there are more texts than second ones, or fewer.
         """
-        chosen = self._choose(tasks, is_pair=text_pair is not None)
         if isinstance(texts, str):
             if not isinstance(text_pair, str | None):
                 raise TypeError(f"the second text of one text should be a string, but it is {text_pair!r:.60}")
-            return self._answer([texts], None if text_pair is None else [text_pair], chosen)[0]
-        given = _listed_texts(texts)
-        others = None if text_pair is None else _listed_texts(text_pair)
+            pair = None if text_pair is None else [text_pair]
+            return next(self.stream([texts], text_pair=pair, tasks=tasks, all_scores=all_scores))
+        given = listed_texts(texts)
+        others = None if text_pair is None else listed_texts(text_pair)
         if others is not None and len(others) != len(given):
             raise ValueError(f"found {len(given)} texts, but {len(others)} in text_pair; each needs one")
-        return self._answer(given, others, chosen)
+        return list(self.stream(given, text_pair=others, tasks=tasks, all_scores=all_scores))
 
-    def _choose(self, names: Sequence[str] | None, is_pair: bool) -> list[Any]:
+    def stream(
+        self,
+        texts: Texts,
+        *,
+        text_pair: Texts | None = None,
+        tasks: Sequence[str] | None = None,
+        all_scores: bool = False,
+    ) -> Iterator[Answer]:
+        """Answers one by one, in the order of the texts, which are asked for only as far as they are needed.
+
+        However many there are, no more than a thousand of them, or a million characters, are held at a time: these are
+        sorted by length and answered together. Arguments and errors are those of a call; what is wrong with a text is
+        told when it is its turn.
+        """
+        for given in (texts, *([] if text_pair is None else [text_pair])):
+            check_iterable(given)
+        return self._stream(texts, text_pair, self._choose(tasks, is_pair=text_pair is not None), all_scores)
+
+    def _stream(
+        self, texts: Iterable[Any], text_pair: Iterable[Any] | None, tasks: list[Task], all_scores: bool
+    ) -> Iterator[Answer]:
+        place, cut = 0, 0
+        for firsts, seconds in chunks(texts, text_pair):
+            answers, cut_here = self._answer(firsts, seconds, tasks, all_scores, place)
+            place, cut = place + len(firsts), cut + cut_here
+            yield from answers
+        if cut:
+            logger.warning(
+                "%d of %d pairs of texts are longer than %d tokens: the longer text of each was cut",
+                cut, place, self._framing.max_length,
+            )  # fmt: skip
+
+    def _choose(self, names: Sequence[str] | None, is_pair: bool) -> list[Task]:
         known = {task.name: task for task in self.tasks}
         fit = [task for task in self.tasks if task.pairs == is_pair]
         if names is None and (fit or not self.tasks):
@@ -133,11 +178,13 @@ class Predictor:
         self,
         texts: Sequence[str | Sequence[str]],
         text_pair: Sequence[str | Sequence[str]] | None,
-        tasks: list[Any],
-    ) -> list[Answer]:
-        if not tasks:
-            return [{} for _ in texts]
-        whole, spans, words = self._words(texts)
+        tasks: list[Task],
+        all_scores: bool,
+        first_place: int,
+    ) -> tuple[list[Answer], int]:
+        """The answers, and how many pairs were cut."""
+        whole, spans, words = self._words(texts, first_place)
+        cut = 0
         if text_pair is None:
             pieces, starts = encode_words(self.tokenizer, words)
             items = [
@@ -146,33 +193,32 @@ class Predictor:
                 for item in windowed(place, pieces[place], starts[place], {}, self._framing)
             ]
         else:
-            _, other_spans, other_words = self._words(text_pair)
+            _, other_spans, other_words = self._words(text_pair, first_place)
             spans = [[*one, *other] for one, other in zip(spans, other_spans, strict=True)]
             pieces, _, second = encode_pairs(self.tokenizer, words, other_words)
             items = [paired(place, pieces[place], second[place][0], {}, self._framing) for place in range(len(texts))]
-            if cut := sum(len(found) > self._framing.pair_capacity for found in pieces):
-                logger.warning(
-                    "%d of %d pairs of texts are longer than %d tokens: the longer text of each was cut",
-                    cut, len(texts), self._framing.max_length,
-                )  # fmt: skip
-        max_tokens = max(self.max_tokens, self._framing.max_length)
+            cut = sum(len(found) > self._framing.pair_capacity for found in pieces)
+        if not tasks:
+            return [{} for _ in texts], cut
         found = score_items(
             self.model, items, len(texts), tasks, self._framing,
-            max_tokens=max_tokens, packed=self.packed, mixed_precision=self.mixed_precision,
+            max_tokens=max(self.max_tokens, self._framing.max_length), packed=self.packed,
+            mixed_precision=self.mixed_precision,
         )  # fmt: skip
-        return [
-            {
-                task.name: kind_of(task).answer(task, found[task.name][place], whole[place], spans[place])
-                for task in tasks
-            }
-            for place in range(len(texts))
-        ]
+        columns = {}
+        for task in tasks:
+            decisions, to_answer = found[task.name], kind_of(task).answer
+            columns[task.name] = [
+                to_answer(task, *row, all_scores) for row in zip(decisions, whole, spans, strict=True)
+            ]
+        return [{name: rows[place] for name, rows in columns.items()} for place in range(len(texts))], cut
 
     def _words(
-        self, texts: Sequence[str | Sequence[str]]
+        self, texts: Sequence[str | Sequence[str]], first_place: int
     ) -> tuple[list[str], list[list[tuple[int, int]]], list[list[str]]]:
         """Texts, where the words of each lie, and these words."""
-        found = [_find_words(text, place, self.model.config.word_splitter) for place, text in enumerate(texts)]
+        splitter = self.model.config.word_splitter
+        found = [find_words(text, place, splitter) for place, text in enumerate(texts, first_place)]
         words = [[text[a:b] for a, b in spans] for text, spans in found]
         return [text for text, _ in found], [spans for _, spans in found], words
 
@@ -182,28 +228,6 @@ def _unfit(names: Iterable[str], is_pair: bool) -> str:
     if is_pair:
         return f"{listed(names)} learned from single texts: leave out text_pair"
     return f"{listed(names)} learned from pairs of texts: give the second text as text_pair"
-
-
-def _listed_texts(texts: Any) -> list[Any]:
-    unordered = isinstance(texts, bytes | bytearray | Mapping | AbstractSet | str)
-    if unordered or not isinstance(texts, Iterable):
-        raise TypeError(f"expected a text or a list of texts, but found {type(texts).__name__}: {texts!r:.60}")
-    return list(texts)
-
-
-def _find_words(text: str | Sequence[str], place: int, word_splitter: str) -> tuple[str, list[tuple[int, int]]]:
-    """A text and where its words lie."""
-    if isinstance(text, str):
-        return text, split_words(text, word_splitter)
-    if not isinstance(text, list | tuple) or not all(isinstance(word, str) for word in text):
-        raise TypeError(f"text {place} should be a string or a list of words, but it is {text!r:.60}")
-    joined = ""
-    spans = []
-    for word in text:
-        joined += " " * bool(joined and word)  # an empty word takes no place, and no space
-        spans.append((len(joined), len(joined) + len(word)))
-        joined += word
-    return joined, spans
 
 
 def load(path: str | Path, *, revision: str | None = None, device: str | None = None, **options: Any) -> Predictor:

@@ -17,11 +17,11 @@ from nlp_mtl.models.fully_sharded import is_sharded, missing_passes, reshard
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.models.precision import autocast
 from nlp_mtl.task_types import kind_of
+from nlp_mtl.task_types.kind import Decision
 from nlp_mtl.tasks import Task, transitions_key
 
-Decisions = dict[str, list[Any]]
-"""``{task: [one a row]}``, what :attr:`nlp_mtl.task_types.TaskKind.decide` gives: for labels their probabilities,
-[words, labels] for token tasks, [labels] for text tasks."""
+Decisions = dict[str, list[Decision]]
+"""``{task: [one a row]}``, what :attr:`nlp_mtl.task_types.TaskKind.decide` gives."""
 
 
 @torch.inference_mode()
@@ -37,7 +37,7 @@ def score_items(
     mixed_precision: str = "no",
     on_rows: Callable[[float], object] = lambda count: None,
 ) -> Decisions:
-    """Probabilities of every label, for each word or text (or its number), from one pass over the items.
+    """The label or labels of each word or text (or its number), with their scores, from one pass over the items.
 
     A word is answered by the window that shows most text around it; a text in several windows by the mean of
     their logits.
@@ -83,19 +83,22 @@ def score_items(
         model(torch.zeros((1, 4), dtype=torch.long, device=device), tasks=names)
     reshard(model)
     model.train(was_training)
-    return {task.name: _rows(task, items, logits[task.name], num_rows, transitions.get(task.name)) for task in tasks}
+    return {
+        task.name: kind_of(task).decide(
+            task, _rows(task, items, logits[task.name], num_rows), transitions.get(task.name)
+        )
+        for task in tasks
+    }
 
 
-def _rows(
-    task: Task, items: Iterable[Item], logits: Sequence[np.ndarray], num_rows: int, transitions: np.ndarray | None
-) -> list[Any]:
+def _rows(task: Task, items: Iterable[Item], logits: Sequence[np.ndarray], num_rows: int) -> list[np.ndarray]:
+    """The logits of each row."""
     kind = kind_of(task)
     parts: list[list[np.ndarray]] = [[] for _ in range(num_rows)]
     for item, values in zip(items, logits, strict=True):
         parts[item.place].append(values if kind.reads_words else values * item.share)
     join = np.concatenate if kind.reads_words else _sum
-    given = () if transitions is None else (transitions,)
-    return [kind.decide(join(part), *given) for part in parts]
+    return [part[0] if len(part) == 1 else join(part) for part in parts]
 
 
 def _sum(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -13,8 +13,8 @@ from nlp_mtl.task_types.kind import TaskKind
 from nlp_mtl.task_types.multi_label_classification import MULTI_LABEL_CLASSIFICATION
 from nlp_mtl.task_types.regression import REGRESSION
 from nlp_mtl.task_types.text_classification import TEXT_CLASSIFICATION
-from nlp_mtl.task_types.token_classification import TOKEN_CLASSIFICATION
-from nlp_mtl.tasks import Task, TaskType
+from nlp_mtl.task_types.token_classification import IOB2_TOKEN_CLASSIFICATION, TOKEN_CLASSIFICATION
+from nlp_mtl.tasks import Decoder, Task, TaskType
 
 __all__ = ["KINDS", "TaskKind", "kind_named", "kind_of", "score_task"]
 
@@ -26,6 +26,10 @@ KINDS: dict[TaskType, TaskKind] = {
 }
 
 
+DECODERS: dict[Decoder, TaskKind] = {"iob2": IOB2_TOKEN_CLASSIFICATION, "crf": CRF_TOKEN_CLASSIFICATION}
+"""Ways to choose the labels of words together."""
+
+
 def kind_named(type: Any) -> TaskKind | None:
     """The kind of that name; None: there is none."""
     return next((kind for name, kind in KINDS.items() if name == type), None)
@@ -33,7 +37,7 @@ def kind_named(type: Any) -> TaskKind | None:
 
 def kind_of(task: Task) -> TaskKind:
     """What a task is."""
-    return CRF_TOKEN_CLASSIFICATION if task.decoder == "crf" else KINDS[task.type]
+    return DECODERS.get(task.decoder, KINDS[task.type])
 
 
 def score_task(task: Task, gold: Sequence[Any], predicted: Sequence[Any]) -> Scores:

@@ -8,11 +8,13 @@ are always those of a whole text.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from nlp_mtl.task_types.token_classification import TOKEN_CLASSIFICATION, entries
+from nlp_mtl.task_types.chains import best_sequence, iob2_transitions, marginals
+from nlp_mtl.task_types.kind import Decision
+from nlp_mtl.task_types.token_classification import TOKEN_CLASSIFICATION
 from nlp_mtl.tasks import MISSING, Task
 
 if TYPE_CHECKING:
@@ -29,15 +31,6 @@ class Chains(NamedTuple):
     0."""
     ends: "Tensor"
     """[r] 1 where the last step ends its text; else 0."""
-
-
-class Path(NamedTuple):
-    """What a chain decides for a row."""
-
-    labels: np.ndarray
-    """[words] The best sequence."""
-    marginals: np.ndarray
-    """[words, labels] The probability of each label over all sequences."""
 
 
 def links_of(ids: np.ndarray, first_word: int, num_words: int) -> tuple[np.ndarray, float]:
@@ -92,50 +85,16 @@ def summed_loss(logits: "Tensor", transitions: "Tensor", targets: "Tensor", chai
     return (torch.logsumexp(forward + chains.ends[:, None] * end, dim=-1) - scores).sum()
 
 
-def decide(logits: np.ndarray, transitions: np.ndarray) -> Path:
-    """The best sequence (Viterbi 1967), and how sure each label is (forward and backward).
+def decide(task: Task, logits: Sequence[np.ndarray], transitions: np.ndarray | None) -> list[Decision]:
+    """The best sequence of each text, and the probability of each label over all its sequences.
 
     Args:
-        logits: [words, labels] of a whole text.
-        transitions: as in :func:`summed_loss`.
+        transitions: as in :func:`summed_loss`. What IOB2 forbids is left out, where labels are its tags.
     """
-    if not len(logits):
-        return Path(np.zeros(0, dtype=np.int64), logits)
-    between, begin, end = transitions[:-2], transitions[-2], transitions[-1]
-    logits = logits.astype(np.float64)
-    best, forward, backward = (np.zeros_like(logits) for _ in range(3))
-    came_from = np.zeros(logits.shape, dtype=np.int64)
-    best[0] = forward[0] = logits[0] + begin
-    for word in range(1, len(logits)):
-        candidates = best[word - 1][:, None] + between
-        came_from[word] = candidates.argmax(0)
-        best[word] = candidates.max(0) + logits[word]
-        forward[word] = _logsumexp(forward[word - 1][:, None] + between, axis=0) + logits[word]
-    backward[-1] = end
-    for word in range(len(logits) - 2, -1, -1):
-        backward[word] = _logsumexp(between + logits[word + 1] + backward[word + 1], axis=1)
-    labels = np.zeros(len(logits), dtype=np.int64)
-    labels[-1] = (best[-1] + end).argmax()
-    for word in range(len(logits) - 1, 0, -1):
-        labels[word - 1] = came_from[word, labels[word]]
-    both = forward + backward
-    return Path(labels, np.exp(both - _logsumexp(both, axis=1)[:, None]).astype(np.float32))
+    assert transitions is not None, "a chain comes with its transitions"
+    allowed = transitions + iob2_transitions(task.labels)
+    return [Decision(best_sequence(one, allowed), marginals(one, allowed)) for one in logits]
 
 
-def _logsumexp(values: np.ndarray, axis: int) -> np.ndarray:
-    largest = values.max(axis=axis, keepdims=True)
-    return np.asarray(np.log(np.exp(values - largest).sum(axis=axis)) + largest.squeeze(axis))
-
-
-def choose(path: Path) -> np.ndarray:
-    """[words] The best sequence."""
-    return path.labels
-
-
-def answer(task: Task, path: Path, text: str, words: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
-    """As without a chain; ``score`` is the label's probability over all sequences, of a span the mean of its words'."""
-    return entries(task, path.labels, path.marginals, text, words)
-
-
-CRF_TOKEN_CLASSIFICATION = replace(TOKEN_CLASSIFICATION, decide=decide, choose=choose, answer=answer)
+CRF_TOKEN_CLASSIFICATION = replace(TOKEN_CLASSIFICATION, decide=decide)
 """Its loss needs more than logits: :func:`summed_loss`. An item is a word: guessing loses the same with and without."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -33,6 +33,15 @@ class Reader(Protocol):
         """The error for a value that is unknown."""
 
 
+class Decision(NamedTuple):
+    """What a row's logits decide."""
+
+    chosen: np.ndarray
+    """In the form of a target: [words] label ids; [1] a label's id; [labels] 0 or 1; [1] a number."""
+    scores: np.ndarray
+    """Probabilities, [words, labels] or [labels]; [1] a number."""
+
+
 @dataclass(frozen=True)
 class TaskKind:
     """A task type. No function here may need torch when it is imported: recipes are read without."""
@@ -60,17 +69,16 @@ class TaskKind:
     """``(logits, targets, weights)``: the sum of the losses of all labelled items; differentiable, 0 of none."""
     guess_loss: Callable[[Task], float] | None
     """What an item loses that is guessed, for scales; None: the label set does not tell."""
-    decide: Callable[..., Any]
-    """A row's logits ([words, labels] or [labels]) to what ``choose`` and ``answer`` read: mostly probabilities. A
-    chain of words is also given its transitions."""
-    choose: Callable[[Any], np.ndarray]
-    """What ``decide`` found, to what is answered, in the form of a target."""
+    decide: Callable[[Task, Sequence[np.ndarray], np.ndarray | None], list[Decision]]
+    """``(task, logits, transitions)``: rows' logits ([words, labels] or [labels] each) to a decision for each, all rows
+    at once. ``transitions``: of labels that are learned with what stands beside them; others need none."""
     compared: Callable[[Task, np.ndarray, np.ndarray], tuple[list[Any], list[Any]]]
     """``(task, target, chosen)`` of a row to what ``scores`` reads: gold, predicted."""
     scores: Callable[[Task, Sequence[Any], Sequence[Any]], Scores]
     """``(task, gold, predicted)`` of all rows to metrics; those of ``metrics`` are among them."""
-    answer: Callable[[Task, Any, str, Sequence[tuple[int, int]]], Any]
-    """``(task, what decide found, text, where its words lie)`` to what a user gets: plain values."""
+    answer: Callable[[Task, Decision, str, Sequence[tuple[int, int]], bool], Any]
+    """``(task, decision, text, where its words lie, with the scores of all labels?)`` to what a user gets: plain
+    values."""
 
     @property
     def reads_words(self) -> bool:

@@ -8,8 +8,8 @@ import numpy as np
 
 from nlp_mtl.errors import DataError
 from nlp_mtl.metrics import Scores, set_scores
-from nlp_mtl.task_types.kind import Reader, Target, TaskKind
-from nlp_mtl.task_types.probabilities import sigmoid
+from nlp_mtl.task_types.kind import Decision, Reader, Target, TaskKind
+from nlp_mtl.task_types.probabilities import each_row, sigmoid, stacked
 from nlp_mtl.tasks import MISSING, Metric, Task
 
 if TYPE_CHECKING:
@@ -95,9 +95,10 @@ def guess_loss(task: Task) -> float:
     return len(task.labels) * math.log(2)
 
 
-def choose(probabilities: np.ndarray) -> np.ndarray:
-    """[labels] 1 where a label holds."""
-    return np.asarray(probabilities > THRESHOLD, dtype=np.int32)
+def decide(task: Task, logits: Sequence[np.ndarray], transitions: np.ndarray | None = None) -> list[Decision]:
+    """1 where a label holds."""
+    scores = sigmoid(stacked(logits))
+    return each_row((scores > THRESHOLD).astype(np.int32), scores)
 
 
 def compared(task: Task, target: np.ndarray, chosen: np.ndarray) -> tuple[list[Any], list[Any]]:
@@ -111,13 +112,26 @@ def scores(task: Task, gold: Sequence[set[str]], predicted: Sequence[set[str]]) 
     return set_scores(gold, predicted) if gold else {}
 
 
-def answer(task: Task, probabilities: np.ndarray, text: str, words: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
-    """``label`` and ``score`` of the labels that hold, the surest first; none for a text without a word."""
+def answer(
+    task: Task, decision: Decision, text: str, words: Sequence[tuple[int, int]], all_scores: bool = False
+) -> list[dict[str, Any]]:
+    """``label`` and ``score`` of the labels that hold, the surest first; none for a text without a word.
+
+    If asked, those of all labels, each with ``holds``.
+    """
     if not words:
         return []
-    places = np.flatnonzero(choose(probabilities))
-    order = places[np.argsort(-probabilities[places], kind="stable")]
-    return [{"label": task.labels[i], "score": float(probabilities[i])} for i in order]
+    chosen, scores = decision
+    places = np.arange(len(chosen)) if all_scores else np.flatnonzero(chosen)
+    order = places[np.argsort(-scores[places], kind="stable")]
+    return [
+        {
+            "label": task.labels[i],
+            "score": float(scores[i]),
+            **({"holds": bool(chosen[i])} if all_scores else {}),
+        }
+        for i in order
+    ]
 
 
 MULTI_LABEL_CLASSIFICATION = TaskKind(
@@ -132,8 +146,7 @@ MULTI_LABEL_CLASSIFICATION = TaskKind(
     tensor=tensor,
     summed_loss=summed_loss,
     guess_loss=guess_loss,
-    decide=sigmoid,
-    choose=choose,
+    decide=decide,
     compared=compared,
     scores=scores,
     answer=answer,

@@ -8,7 +8,8 @@ import numpy as np
 
 from nlp_mtl.errors import DataError
 from nlp_mtl.metrics import Scores, number_scores
-from nlp_mtl.task_types.kind import Reader, Target, TaskKind
+from nlp_mtl.task_types.kind import Decision, Reader, Target, TaskKind
+from nlp_mtl.task_types.probabilities import each_row, stacked
 from nlp_mtl.tasks import Metric, Task
 
 if TYPE_CHECKING:
@@ -46,9 +47,10 @@ def summed_loss(logits: "Tensor", targets: "Tensor", weights: "Tensor") -> "Tens
     return ((logits.float().squeeze(-1) - targets).square() * weights).sum()
 
 
-def decide(logits: np.ndarray) -> np.ndarray:
-    """[1] The number itself."""
-    return logits
+def decide(task: Task, logits: Sequence[np.ndarray], transitions: np.ndarray | None = None) -> list[Decision]:
+    """The numbers themselves."""
+    numbers = stacked(logits)
+    return each_row(numbers, numbers)
 
 
 def compared(task: Task, target: np.ndarray, chosen: np.ndarray) -> tuple[list[Any], list[Any]]:
@@ -61,9 +63,11 @@ def scores(task: Task, gold: Sequence[float], predicted: Sequence[float]) -> Sco
     return number_scores(gold, predicted) if gold else {}
 
 
-def answer(task: Task, values: np.ndarray, text: str, words: Sequence[tuple[int, int]]) -> dict[str, Any]:
+def answer(
+    task: Task, decision: Decision, text: str, words: Sequence[tuple[int, int]], all_scores: bool = False
+) -> dict[str, Any]:
     """``value``; None for a text without a word."""
-    return {OUTPUT: float(values[0]) if words else None}
+    return {OUTPUT: float(decision.chosen[0]) if words else None}
 
 
 REGRESSION = TaskKind(
@@ -79,7 +83,6 @@ REGRESSION = TaskKind(
     summed_loss=summed_loss,
     guess_loss=None,
     decide=decide,
-    choose=decide,
     compared=compared,
     scores=scores,
     answer=answer,

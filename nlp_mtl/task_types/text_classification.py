@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nlp_mtl.metrics import Scores, label_metrics
-from nlp_mtl.task_types.kind import Reader, Target, TaskKind
-from nlp_mtl.task_types.probabilities import softmax
+from nlp_mtl.task_types.kind import Decision, Reader, Target, TaskKind
+from nlp_mtl.task_types.probabilities import by_label, each_row, softmax, stacked
 from nlp_mtl.tasks import MISSING, Metric, Task
 
 if TYPE_CHECKING:
@@ -48,9 +48,10 @@ def guess_loss(task: Task) -> float:
     return math.log(len(task.labels))
 
 
-def choose(probabilities: np.ndarray) -> np.ndarray:
-    """[1] The likeliest label."""
-    return np.asarray([probabilities.argmax()])
+def decide(task: Task, logits: Sequence[np.ndarray], transitions: np.ndarray | None = None) -> list[Decision]:
+    """The likeliest label of each text."""
+    scores = softmax(stacked(logits))
+    return each_row(scores.argmax(-1)[:, None] if len(scores) else scores, scores)
 
 
 def compared(task: Task, target: np.ndarray, chosen: np.ndarray) -> tuple[list[Any], list[Any]]:
@@ -63,12 +64,15 @@ def scores(task: Task, gold: Sequence[str], predicted: Sequence[str]) -> Scores:
     return label_metrics(gold, predicted) if gold else {}
 
 
-def answer(task: Task, probabilities: np.ndarray, text: str, words: Sequence[tuple[int, int]]) -> dict[str, Any]:
-    """``label`` and ``score``; both None for a text without a word. ``probabilities``: [labels]."""
+def answer(
+    task: Task, decision: Decision, text: str, words: Sequence[tuple[int, int]], all_scores: bool = False
+) -> dict[str, Any]:
+    """``label`` and ``score``, and ``scores`` of all labels if asked; None for a text without a word."""
     if not words:
-        return {"label": None, "score": None}
-    best = int(probabilities.argmax())
-    return {"label": task.labels[best], "score": float(probabilities[best])}
+        return {"label": None, "score": None, **({"scores": None} if all_scores else {})}
+    best = int(decision.chosen[0])
+    found = {"label": task.labels[best], "score": float(decision.scores[best])}
+    return {**found, "scores": by_label(task.labels, decision.scores)} if all_scores else found
 
 
 TEXT_CLASSIFICATION = TaskKind(
@@ -83,8 +87,7 @@ TEXT_CLASSIFICATION = TaskKind(
     tensor=tensor,
     summed_loss=summed_loss,
     guess_loss=guess_loss,
-    decide=softmax,
-    choose=choose,
+    decide=decide,
     compared=compared,
     scores=scores,
     answer=answer,

@@ -1,14 +1,16 @@
 """A label for each word: entities, parts of speech."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nlp_mtl.errors import DataError
 from nlp_mtl.metrics import Scores, label_metrics, span_scores
-from nlp_mtl.task_types.kind import Reader, Target, TaskKind
-from nlp_mtl.task_types.probabilities import softmax
+from nlp_mtl.task_types.chains import best_sequence, breaks, iob2_transitions
+from nlp_mtl.task_types.kind import Decision, Reader, Target, TaskKind
+from nlp_mtl.task_types.probabilities import by_label, softmax
 from nlp_mtl.task_types.text_classification import guess_loss
 from nlp_mtl.tasks import MISSING, Metric, Task, are_iob, iob_spans
 
@@ -58,9 +60,37 @@ def summed_loss(logits: "Tensor", targets: "Tensor", weights: "Tensor") -> "Tens
     return cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=MISSING, reduction="sum")
 
 
-def choose(probabilities: np.ndarray) -> np.ndarray:
-    """[words] The likeliest label of each."""
-    return np.asarray(probabilities.argmax(-1))
+def decide(task: Task, logits: Sequence[np.ndarray], transitions: np.ndarray | None = None) -> list[Decision]:
+    """The likeliest label of each word, whatever stands beside it."""
+    found, scores, ends = _likeliest(logits)
+    return _by_row(found, scores, ends)
+
+
+def decide_iob2(task: Task, logits: Sequence[np.ndarray], transitions: np.ndarray | None = None) -> list[Decision]:
+    """The likeliest labels of each text that IOB2 allows together; scores are those of each word for itself."""
+    chosen, scores, ends = _likeliest(logits)
+    allowed = iob2_transitions(task.labels)
+    starts = np.concatenate([[0], ends])
+    is_first = np.isin(np.arange(len(chosen)), starts)
+    broken = np.flatnonzero(breaks(chosen, is_first, allowed))
+    # Where the likeliest labels break no rule they are the best sequence.
+    for row in np.unique(np.searchsorted(ends, broken, side="right")):
+        chosen[starts[row] : ends[row]] = best_sequence(logits[row], allowed)
+    return _by_row(chosen, scores, ends)
+
+
+def _likeliest(logits: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of all rows' words: their likeliest labels, [words], and probabilities, [words, labels]; where rows end."""
+    scores = softmax(np.concatenate(logits) if logits else np.zeros((0, 1), dtype=np.float32))
+    return scores.argmax(-1), scores, np.cumsum([len(one) for one in logits], dtype=np.int64)
+
+
+def _by_row(chosen: np.ndarray, scores: np.ndarray, ends: np.ndarray) -> list[Decision]:
+    found, start = [], 0
+    for end in ends.tolist():
+        found.append(Decision(chosen[start:end], scores[start:end]))
+        start = end
+    return found
 
 
 def compared(task: Task, target: np.ndarray, chosen: np.ndarray) -> tuple[list[Any], list[Any]]:
@@ -82,46 +112,44 @@ def scores(task: Task, gold: Sequence[Sequence[str]], predicted: Sequence[Sequen
     return {**found, **spans, "items": items, "per_label": per_label}
 
 
-def answer(task: Task, probabilities: np.ndarray, text: str, words: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+def answer(
+    task: Task, decision: Decision, text: str, words: Sequence[tuple[int, int]], all_scores: bool = False
+) -> list[dict[str, Any]]:
     """For IOB tags the spans, else one entry a word.
 
     Args:
-        probabilities: [words, labels].
         text: the user's text.
         words: where each word lies in it.
+        all_scores: with the scores of all labels: of a span, the mean over its words of each tag's.
 
     Returns:
         entries with ``text``, ``label``, ``start``, ``end`` (so that ``text[start:end]`` is it) and ``score``, for a
         span the mean probability of its words' labels.
     """
-    return entries(task, choose(probabilities), probabilities, text, words)
-
-
-def entries(
-    task: Task, chosen: np.ndarray, probabilities: np.ndarray, text: str, words: Sequence[tuple[int, int]]
-) -> list[dict[str, Any]]:
-    """:func:`answer` with the chosen labels, [words]."""
     if not len(words):
         return []
-    scores = probabilities[np.arange(len(words)), chosen]
+    chosen = decision.chosen.tolist()
+    sure = decision.scores[np.arange(len(words)), decision.chosen]
     labels = [task.labels[i] for i in chosen]
-    if task.is_spans:
-        found = [span for span in iob_spans(labels) if words[span[1]][0] < words[span[2] - 1][1]]  # not of empty words
-    else:
-        found = [(label, place, place + 1) for place, label in enumerate(labels)]
-    answers = []
-    for label, first, stop in found:
+    if not task.is_spans:
+        found = [
+            {"text": text[start:end], "label": label, "start": start, "end": end, "score": score}
+            for (start, end), label, score in zip(words, labels, sure.tolist(), strict=True)
+        ]
+        if all_scores:
+            for entry, scores in zip(found, decision.scores, strict=True):
+                entry["scores"] = by_label(task.labels, scores)
+        return found
+    found = []
+    for label, first, stop in iob_spans(labels):
         start, end = words[first][0], words[stop - 1][1]
-        answers.append(
-            {
-                "text": text[start:end],
-                "label": label,
-                "start": start,
-                "end": end,
-                "score": float(scores[first:stop].mean()),
-            }
-        )
-    return answers
+        if start < end:  # empty words are no span
+            score = float(sure[first:stop].mean())
+            entry = {"text": text[start:end], "label": label, "start": start, "end": end, "score": score}
+            if all_scores:
+                entry["scores"] = by_label(task.labels, decision.scores[first:stop].mean(0))
+            found.append(entry)
+    return found
 
 
 TOKEN_CLASSIFICATION = TaskKind(
@@ -136,9 +164,11 @@ TOKEN_CLASSIFICATION = TaskKind(
     tensor=tensor,
     summed_loss=summed_loss,
     guess_loss=guess_loss,
-    decide=softmax,
-    choose=choose,
+    decide=decide,
     compared=compared,
     scores=scores,
     answer=answer,
 )
+
+IOB2_TOKEN_CLASSIFICATION = replace(TOKEN_CLASSIFICATION, decide=decide_iob2)
+"""Its labels are IOB2 tags, and so are its answers."""

@@ -4,6 +4,7 @@ import itertools
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from nlp_mtl.training.balancing import summed_loss as task_loss
 
 LABELS = 3
 TAGS = Task("ner", "token-classification", ("O", "B-PER", "I-PER"), "span_f1", decoder="crf")
+LETTERS = replace(TAGS, labels=("a", "b", "c"))
 MOOD = Task("mood", "text-classification", ("bad", "good"), "accuracy")
 
 
@@ -108,15 +110,15 @@ def test_the_answer_is_the_best_of_all_sequences_and_its_marginals_are_theirs(le
     links = [1.0] * length
     sequences = all_sequences(length)
     scores = np.array([score(one, logits, transitions, links, 1.0) for one in sequences], dtype=np.float64)
-    path = decide(logits, transitions)
-    assert tuple(path.labels) == sequences[int(scores.argmax())]
+    path = decide(LETTERS, [logits], transitions)[0]
+    assert tuple(path.chosen) == sequences[int(scores.argmax())]
     shares = np.exp(scores - scores.max())
     shares /= shares.sum()
     marginals = [
         [sum(shares[n] for n, one in enumerate(sequences) if one[w] == label) for label in range(LABELS)]
         for w in range(length)
     ]
-    np.testing.assert_allclose(path.marginals, marginals, atol=1e-5)
+    np.testing.assert_allclose(path.scores, marginals, atol=1e-5)
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
@@ -224,12 +226,13 @@ def test_a_run_learns_transitions_and_answers_are_the_best_sequence(run: Path) -
     words = ["anna", "loves", "new", "paris", "."]
     with torch.no_grad():
         ids = torch.tensor([[tiny.CLS, *(tiny.VOCABULARY[word] for word in words), tiny.SEP]])
-        path = decide(nlp.model(ids)["ner"][0, 1:-1].numpy(), transitions.detach().numpy())
+        logits = nlp.model(ids)["ner"][0, 1:-1].numpy()
     task = next(task for task in nlp.tasks if task.name == "ner")
+    (path,) = decide(task, [logits], transitions.detach().numpy())
     joined = [
         (sum(len(word) + 1 for word in words[:n]), sum(len(word) + 1 for word in words[: n + 1]) - 1) for n in range(5)
     ]
-    expected = kind_of(task).answer(task, path, " ".join(words), joined)
+    expected = kind_of(task).answer(task, path, " ".join(words), joined, False)
     answer = nlp([words], tasks=["ner"])[0]["ner"]
     assert [one["label"] for one in answer] == [one["label"] for one in expected]
     assert [one["score"] for one in answer] == pytest.approx([one["score"] for one in expected], abs=1e-4)

@@ -121,13 +121,16 @@ def test_guessing_loses_a_coin_for_each_label_and_is_not_known_of_numbers() -> N
 
 def test_labels_of_more_than_half_a_probability_are_answered_the_surest_first() -> None:
     kind = KINDS[TAGS.type]
-    decided = kind.decide(np.array([0.1, -900.0, 2.0]))
-    assert kind.choose(decided).tolist() == [1, 0, 1]
-    assert [one["label"] for one in kind.answer(TAGS, decided, "good film", [(0, 4)])] == ["c", "a"]
-    assert kind.answer(TAGS, decided, "good film", [(0, 4)])[1]["score"] == pytest.approx(1 / (1 + math.exp(-0.1)))
-    assert kind.answer(TAGS, decided, " ", []) == []
-    assert KINDS[RATING.type].answer(RATING, np.array([2.5]), "good", [(0, 4)]) == {"value": 2.5}
-    assert KINDS[RATING.type].answer(RATING, np.array([2.5]), "", []) == {"value": None}
+    (decided,) = kind.decide(TAGS, [np.array([0.1, -900.0, 2.0])], None)
+    assert decided.chosen.tolist() == [1, 0, 1]
+    assert [one["label"] for one in kind.answer(TAGS, decided, "good film", [(0, 4)], False)] == ["c", "a"]
+    assert kind.answer(TAGS, decided, "good film", [(0, 4)], False)[1]["score"] == pytest.approx(
+        1 / (1 + math.exp(-0.1))
+    )
+    assert kind.answer(TAGS, decided, " ", [], False) == []
+    (number,) = KINDS[RATING.type].decide(RATING, [np.array([2.5])], None)
+    assert KINDS[RATING.type].answer(RATING, number, "good", [(0, 4)], False) == {"value": 2.5}
+    assert KINDS[RATING.type].answer(RATING, number, "", [], False) == {"value": None}
 
 
 class Reader:
@@ -161,7 +164,7 @@ def test_the_example_of_the_docs_is_a_kind_of_its_own() -> None:
     logits, targets = torch.tensor([[0.0], [1.0]]), kind.tensor([[2.0], [3.0]])
     expected = torch.nn.PoissonNLLLoss(reduction="sum")(logits[:, 0], targets)
     torch.testing.assert_close(kind.summed_loss(logits, targets, torch.ones(2)), expected)
-    assert kind.choose(kind.decide(np.array([math.log(3)]))) == pytest.approx(3)
+    assert kind.decide(RATING, [np.array([math.log(3)])], None)[0].chosen == pytest.approx(3)
     assert read(kind, 4) == [4.0]
     with pytest.raises(DataError, match="row 7 has -1; expected a count"):
         read(kind, -1)

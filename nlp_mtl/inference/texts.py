@@ -1,0 +1,68 @@
+"""Texts as users give them: one, several or a stream, as running text or as words."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from itertools import zip_longest
+from typing import Any
+
+from nlp_mtl.words import split_words
+
+TEXTS_AT_ONCE = 1024
+"""Texts that are sorted by length together; with the next, bounds the memory that a stream takes."""
+
+CHARACTERS_AT_ONCE = 1_000_000
+
+_NONE: Any = object()
+
+
+def listed_texts(texts: Any) -> list[Any]:
+    """All of several texts."""
+    check_iterable(texts)
+    return list(texts)
+
+
+def check_iterable(texts: Any) -> None:
+    """TypeError, if it is not several texts in some order."""
+    unordered = isinstance(texts, bytes | bytearray | Mapping | AbstractSet | str)
+    if unordered or not isinstance(texts, Iterable):
+        raise TypeError(f"expected a text or a list of texts, but found {type(texts).__name__}: {texts!r:.60}")
+
+
+def find_words(text: str | Sequence[str], place: int, word_splitter: str) -> tuple[str, list[tuple[int, int]]]:
+    """A text and where its words lie."""
+    if isinstance(text, str):
+        return text, split_words(text, word_splitter)
+    if not isinstance(text, list | tuple) or not all(isinstance(word, str) for word in text):
+        raise TypeError(f"text {place} should be a string or a list of words, but it is {text!r:.60}")
+    joined = ""
+    spans = []
+    for word in text:
+        joined += " " * bool(joined and word)  # an empty word takes no place, and no space
+        spans.append((len(joined), len(joined) + len(word)))
+        joined += word
+    return joined, spans
+
+
+def chunks(texts: Iterable[Any], text_pair: Iterable[Any] | None) -> Iterator[tuple[list[Any], list[Any] | None]]:
+    """Texts and their second ones, as many as are answered together."""
+    firsts: list[Any] = []
+    seconds: list[Any] = []
+    size = 0
+    for first, second in zip_longest(texts, () if text_pair is None else text_pair, fillvalue=_NONE):
+        if text_pair is not None and (first is _NONE or second is _NONE):
+            raise ValueError("there are more texts than in text_pair, or fewer; each needs one")
+        firsts.append(first)
+        seconds.append(second)
+        size += sum(map(_size, (first, second)))
+        if len(firsts) == TEXTS_AT_ONCE or size >= CHARACTERS_AT_ONCE:
+            yield firsts, None if text_pair is None else seconds
+            firsts, seconds, size = [], [], 0
+    if firsts:
+        yield firsts, None if text_pair is None else seconds
+
+
+def _size(text: Any) -> int:
+    """Characters of a text or of its words; 0 of what is none, which is refused when it is looked at."""
+    if isinstance(text, list | tuple):
+        return sum(map(_size, text))
+    return len(text) if isinstance(text, str) else 0
