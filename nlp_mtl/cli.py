@@ -1,15 +1,15 @@
 """The command line: verbs, no logic. Heavy imports are inside the verbs, so that ``--help`` is quick."""
 
 import io
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from nlp_mtl.cli_predict import predict
 from nlp_mtl.terminal import nobody_reads, quiet_libraries, told
-from nlp_mtl.text_streams import answered, as_json_line, comma_separated, lines_given, texts_given
+from nlp_mtl.text_streams import as_json_line, comma_separated
 
 app = typer.Typer(
     help="Multi-task natural language processing with one shared encoder.",
@@ -106,53 +106,7 @@ def evaluate(
         print_scores({split: scores}, main_metrics(scores))
 
 
-@app.command()
-@told
-def predict(
-    model: Annotated[str, typer.Argument(help="A run folder, a model folder, or a Hub id.")],
-    texts: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[TEXT... | -]", help="Texts. Without any, or with -: the lines of standard input."),
-    ] = None,
-    text_pair: Annotated[
-        list[str] | None, typer.Option(help="The second text, for tasks that read pairs; as often as there are texts.")
-    ] = None,
-    json_lines: Annotated[
-        bool,
-        typer.Option("--json-lines", help="Lines are JSON objects with `text` and, for pairs, `text_pair`."),
-    ] = False,
-    tasks: Annotated[list[str] | None, typer.Option(help="Tasks to answer, comma separated. Default: all.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
-    debug: Debug = False,
-) -> None:
-    """Answer for texts, all tasks from one pass: one JSON object a line."""
-    if not texts and sys.stdin.isatty():
-        raise typer.BadParameter("give texts, or - to read lines from standard input", param_hint="TEXT")
-    if texts and "-" in texts and len(texts) > 1:
-        raise typer.BadParameter("`-` (read standard input) and texts exclude each other", param_hint="TEXT")
-    reads_lines = not texts or texts == ["-"]
-    if text_pair is not None and (reads_lines or len(text_pair) != len(texts or ())):
-        raise typer.BadParameter("give one for each text; for pairs in lines: --json-lines", param_hint="--text-pair")
-    if json_lines and not reads_lines:
-        raise typer.BadParameter("it is about lines of standard input: leave out the texts", param_hint="--json-lines")
-    for text in () if reads_lines else texts or ():
-        if os.path.isfile(text):
-            print(f"nlp-mtl: {text} is taken as a text; for the lines of that file: - < {text}", file=sys.stderr)
-    quiet_libraries()
-    from nlp_mtl.inference.predictor import load
-
-    nlp = load(model, revision=revision)
-    chosen = comma_separated(tasks)
-    if chosen == []:
-        raise typer.BadParameter("names no task", param_hint="--tasks")
-    from tqdm.auto import tqdm
-
-    given = lines_given(json_lines) if reads_lines else texts_given(texts or (), text_pair)
-    # Answers on the terminal are progress enough.
-    with tqdm(desc="Predicting", unit="text", disable=sys.stdout.isatty() or not sys.stderr.isatty()) as bar:
-        for lines in answered(nlp, given, chosen):
-            print(*lines, sep="\n", flush=True)
-            bar.update(len(lines))
+app.command()(told(predict))
 
 
 Private = Annotated[

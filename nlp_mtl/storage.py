@@ -32,13 +32,24 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         RunError: it cannot be written.
     """
+    with written_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def written_file(path: Path) -> Iterator[Path]:
+    """Where to write a file that gets its name at the end of the ``with`` block.
+
+    Raises:
+        RunError: it cannot be written; what was there before is untouched.
+    """
     partial = aside(path)
     try:
         try:
-            partial.write_text(text, encoding="utf-8")
+            yield partial
             _sync(partial)
             os.replace(partial, path)
-        except OSError:
+        except BaseException:
             partial.unlink(missing_ok=True)
             raise
     except OSError as error:

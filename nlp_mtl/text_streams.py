@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from nlp_mtl.errors import DataError
+from nlp_mtl.inference.texts import as_json
 
 TextOrPair = tuple[str, str | None]
 """A text, and the second one of a pair."""
@@ -66,13 +67,8 @@ def texts_in_json(json_lines: Iterable[str]) -> Iterator[TextOrPair]:
 
 
 def as_json_line(value: Any) -> str:
-    """A line of JSON; what standard output cannot hold (emoji in ASCII, lone surrogates anywhere) is escaped."""
-    line = json.dumps(value, ensure_ascii=False)
-    try:
-        line.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:
-        return json.dumps(value)
-    return line
+    """A line of JSON for standard output."""
+    return as_json(value, sys.stdout.encoding or "utf-8")
 
 
 def comma_separated(given: Sequence[str] | None) -> list[str] | None:
@@ -80,12 +76,14 @@ def comma_separated(given: Sequence[str] | None) -> list[str] | None:
     return None if given is None else [part.strip() for one in given for part in one.split(",") if part.strip()]
 
 
-def answered(nlp: Callable[..., Any], given: Iterator[TextOrPair], tasks: Sequence[str] | None) -> Iterator[list[str]]:
+def answered(
+    nlp: Callable[..., Any], given: Iterator[TextOrPair], tasks: Sequence[str] | None, all_scores: bool = False
+) -> Iterator[list[str]]:
     """Lines of JSON with texts and their answers, some hundreds at a time."""
     for chunk in chunks(given, 256):
         firsts = [text for text, _ in chunk]
         seconds = [second for _, second in chunk if second is not None] or None
-        answers = nlp(firsts, text_pair=seconds, tasks=tasks)
+        answers = nlp(firsts, text_pair=seconds, tasks=tasks, all_scores=all_scores)
         yield [
             as_json_line({"text": text, **({} if second is None else {"text_pair": second}), "predictions": answer})
             for (text, second), answer in zip(chunk, answers, strict=True)

@@ -62,7 +62,7 @@ def open_splits(
         for key, told in (("columns", columns), ("delimiter", delimiter)):
             if told:
                 raise DataError(f"dataset `{dataset}`: `{key}` is for CSV, TSV and CoNLL files, named by `data_files`")
-        source = _load(dataset, path, name, revision, data_files, data_dir, streaming)
+        source = load_source(dataset, path, name, revision, data_files, data_dir, streaming)
         own_names = _name_splits(dataset, source, splits)
         if not streaming:
             return Opened(own_names, {own: source[own] for own in own_names.values()}, {})
@@ -141,7 +141,7 @@ def _name_splits(dataset: str, source: Mapping[str, Any], splits: Mapping[str, s
     return named
 
 
-def _load(
+def load_source(
     dataset: str, path: str, name: str | None, revision: str | None, data_files: Any, data_dir: str, streaming: bool
 ) -> dict[str, Any]:
     """The splits of a folder or of a dataset on the Hub: ``{split: {"": rows}}``, or streams, ``{split: rows}``."""

@@ -1,6 +1,9 @@
 """Texts in, plain values out: all tasks from one pass."""
 
+import hashlib
+import json
 import logging
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -10,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from nlp_mtl.data.items import frame, paired, windowed
 from nlp_mtl.data.tokenization import encode_pairs, encode_words
-from nlp_mtl.errors import ModelError, did_you_mean, listed
+from nlp_mtl.errors import ModelError, did_you_mean, first_line, listed
 from nlp_mtl.inference.scoring import score_items
 from nlp_mtl.inference.texts import check_iterable, chunks, find_words, listed_texts
 from nlp_mtl.models.loading import load_model
@@ -137,7 +140,7 @@ class Predictor:
         """
         for given in (texts, *([] if text_pair is None else [text_pair])):
             check_iterable(given)
-        return self._stream(texts, text_pair, self._choose(tasks, is_pair=text_pair is not None), all_scores)
+        return self._stream(texts, text_pair, self.chosen_tasks(tasks, is_pair=text_pair is not None), all_scores)
 
     def _stream(
         self, texts: Iterable[Any], text_pair: Iterable[Any] | None, tasks: list[Task], all_scores: bool
@@ -153,7 +156,13 @@ class Predictor:
                 cut, place, self._framing.max_length,
             )  # fmt: skip
 
-    def _choose(self, names: Sequence[str] | None, is_pair: bool) -> list[Task]:
+    def chosen_tasks(self, names: Sequence[str] | None, is_pair: bool) -> list[Task]:
+        """The tasks that answer single texts or pairs of them: all that can, or those of these names.
+
+        Raises:
+            ModelError: there is no such task, or it cannot.
+            TypeError: ``names`` is not a list of names.
+        """
         known = {task.name: task for task in self.tasks}
         fit = [task for task in self.tasks if task.pairs == is_pair]
         if names is None and (fit or not self.tasks):
@@ -213,6 +222,15 @@ class Predictor:
             ]
         return [{name: rows[place] for name, rows in columns.items()} for place in range(len(texts))], cut
 
+    def digest(self) -> str:
+        """A checksum of the weights, and of what else the answers follow from."""
+        config = self.model.config
+        settings = {key: getattr(config, key) for key in ("tasks", "word_splitter", "max_length", "window_overlap")}
+        digest = hashlib.sha256(json.dumps(settings).encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
     def _words(
         self, texts: Sequence[str | Sequence[str]], first_place: int
     ) -> tuple[list[str], list[list[tuple[int, int]]], list[list[str]]]:
@@ -230,17 +248,36 @@ def _unfit(names: Iterable[str], is_pair: bool) -> str:
     return f"{listed(names)} learned from pairs of texts: give the second text as text_pair"
 
 
-def load(path: str | Path, *, revision: str | None = None, device: str | None = None, **options: Any) -> Predictor:
+def load(
+    path: str | Path,
+    *,
+    revision: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    **options: Any,
+) -> Predictor:
     """A predictor from a run folder, a model folder, or a Hub id.
 
     Args:
         revision: branch, tag or commit on the Hub.
-        device: where to run; default: the GPU if there is one.
+        device: where to run; default: the GPU if there is one (of several processes, each has its own).
+        threads: of the CPU, for all that torch does in this process; default: as it was.
         options: ``max_tokens``, ``layout`` and ``mixed_precision`` of :class:`Predictor`.
 
     Raises:
-        ModelError: there is no model, or it is not one of ours.
+        ModelError: there is no model, or it is not one of ours; or there is no such device.
     """
+    if threads is not None:
+        torch.set_num_threads(threads)
     model, tokenizer = load_model(path, revision=revision)
-    torch.nn.Module.to(model, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        torch.nn.Module.to(model, device or _default_device())
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"the device `{device}` cannot be used: {first_line(error)}") from error
     return Predictor(model, tokenizer, **options)
+
+
+def _default_device() -> str:
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"

@@ -1,5 +1,6 @@
 """Texts as users give them: one, several or a stream, as running text or as words."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import zip_longest
@@ -34,13 +35,27 @@ def find_words(text: str | Sequence[str], place: int, word_splitter: str) -> tup
         return text, split_words(text, word_splitter)
     if not isinstance(text, list | tuple) or not all(isinstance(word, str) for word in text):
         raise TypeError(f"text {place} should be a string or a list of words, but it is {text!r:.60}")
-    joined = ""
-    spans = []
+    spans, end = [], 0
     for word in text:
-        joined += " " * bool(joined and word)  # an empty word takes no place, and no space
-        spans.append((len(joined), len(joined) + len(word)))
-        joined += word
-    return joined, spans
+        start = end + bool(end and word)  # an empty word takes no place, and no space
+        end = start + len(word)
+        spans.append((start, end))
+    return joined(text), spans
+
+
+def joined(text: str | Sequence[str]) -> str:
+    """A text that may have come as words: what offsets index into."""
+    return text if isinstance(text, str) else " ".join(filter(None, text))
+
+
+def as_json(value: Any, encoding: str = "utf-8") -> str:
+    """A line of JSON; what the encoding cannot hold (lone surrogates; emoji in ASCII) is escaped."""
+    line = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        line.encode(encoding)
+    except UnicodeEncodeError:
+        return json.dumps(value, default=str)
+    return line
 
 
 def chunks(texts: Iterable[Any], text_pair: Iterable[Any] | None) -> Iterator[tuple[list[Any], list[Any] | None]]:
