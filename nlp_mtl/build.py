@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nlp_mtl.build_consistency import consistency
 from nlp_mtl.build_data import Prepared
 from nlp_mtl.data.class_balance import oversampled, undersampled
 from nlp_mtl.data.encoding import EncodedSplit, Split, StreamedSplit
@@ -194,6 +195,7 @@ def new_model(recipe: Recipe, prepared: Prepared) -> MultiTaskModel:
         max_length=prepared.framing.max_length,
         window_overlap=recipe.window_overlap,
         sharing=sharing(recipe),
+        consistency=consistency(recipe, prepared),
     )
     for task in prepared.tasks:
         spec = recipe.tasks[task.name]

@@ -167,6 +167,7 @@ def part_recipe(
             "balancing": _balancing(joint, group, scale),
             "gradients": _gradients(joint, group),
             "sharing": _sharing(joint, group),
+            "consistency": [one for one in values["consistency"] if {*one["tasks"]} <= {*group}],
             "training": _training(joint, group, rows, passes, budget, num_rows, num_steps) | {"batch_size": batch_size},
         }
     )

@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field, field_validator
 
 from nlp_mtl.recipe_checks import BUFFER_SIZE, HELD_OUT
-from nlp_mtl.recipe_parts import HubSpec, TuneSpec
+from nlp_mtl.recipe_parts import ConsistencySpec, HubSpec, TuneSpec
 from nlp_mtl.recipe_reading import read_yaml, validate
 from nlp_mtl.recipe_strategies import (
     BalancingSpec,
@@ -224,6 +224,8 @@ class Recipe(Section):
     gradients: GradientsSpec = GradientsSpec()
     sharing: SharingSpec = SharingSpec()
     training: TrainingSpec = TrainingSpec()
+    consistency: list[ConsistencySpec] = []
+    """Pairs of tasks whose labels are chosen together."""
     seed: Integer = Field(default=0, ge=0, lt=2**32)
     split_seed: Annotated[Integer, Field(ge=0, lt=2**32)] | None = None
     """Of which rows are held out, and which ``max_rows`` keeps: with it, runs of several seeds have the same rows.

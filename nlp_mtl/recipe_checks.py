@@ -9,6 +9,7 @@ from nlp_mtl.strategy_checks import (
     alone_problems,
     balancing_problems,
     class_balance_problems,
+    consistency_problems,
     gradients_problems,
     number,
     sampling_problems,
@@ -56,8 +57,6 @@ def cross_problems(values: dict[str, Any]) -> Iterator[Problem]:
             yield Problem(f"datasets.{name}", "no task learns from this dataset; remove it or give it to a task")
     training = values.get("training")
     training = training if isinstance(training, dict) else {}
-    balancing = values.get("balancing")
-    yield from balancing_problems(balancing if isinstance(balancing, dict) else {}, tasks)
     sharing = values.get("sharing")
     sharing = sharing if isinstance(sharing, dict) else {}
     yield from sharing_problems(sharing, training)
@@ -65,9 +64,12 @@ def cross_problems(values: dict[str, Any]) -> Iterator[Problem]:
         section if isinstance(section := values.get(key), dict) else {}
         for key in ("gradients", "sampling", "balancing")
     )
+    yield from balancing_problems(balancing, tasks)
     yield from gradients_problems(gradients, training, sharing)
     yield from sampling_problems(sampling, training, datasets, tasks)
     yield from alone_problems(sampling, balancing, gradients, tasks)
+    consistency = values.get("consistency")
+    yield from consistency_problems(consistency if isinstance(consistency, list) else [], tasks, datasets)
     hub = values.get("hub")
     if isinstance(hub, dict) and hub.get("push") == "every_save" and hub.get("create_pr") in (True, "true"):
         yield Problem("hub.create_pr", "with `push: every_save` there would be a pull request for each; choose one")

@@ -1,12 +1,12 @@
 """Parts of a recipe that say where the model goes, and how the recipe is searched."""
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from nlp_mtl.recipe_strategies import Integer, Positive, Section
+from nlp_mtl.recipe_strategies import Integer, Number, Positive, Section
 
 Scalar = bool | int | float | str | None
 
@@ -45,6 +45,18 @@ class HubSpec(Section):
     def _yaml_norwegian(cls, value: Any) -> Any:
         given = value if isinstance(value, list) else [value]
         return ["no" if one is False else one for one in given]  # YAML reads a bare no as false
+
+
+class ConsistencySpec(Section):
+    """Two tasks whose labels are chosen together in evaluation and prediction."""
+
+    tasks: list[str] = Field(min_length=2, max_length=2)
+    """Their names."""
+    weight: Annotated[Number, Field(ge=0)] | Literal["auto"] = "auto"
+    """How much it counts which labels came together in the training rows; 0: nothing. ``auto``: as much as gives the
+    best scores of both tasks on validation."""
+    allowed: dict[str, list[str]] = {}
+    """``{label of the first task, or kind of span: the only labels of the second that go with it}``."""
 
 
 class TuneSpec(Section):

@@ -24,6 +24,7 @@ from nlp_mtl.build import (
     task_gradients,
     trainer_arguments,
 )
+from nlp_mtl.build_consistency import settle_consistency
 from nlp_mtl.build_data import Prepared, describe_data, prepare
 from nlp_mtl.data.items import frame
 from nlp_mtl.data.steps import StepDataset
@@ -213,6 +214,7 @@ def _trained(
             accelerator=accelerator, output_dir=output_dir, resume=resume, stop=termination.agreed, track=told,
             saved=saved, **arguments,
         )  # fmt: skip
+    settle_consistency(recipe, prepared, model, lambda: score("validation", model))
     scores = {split: found for split in ("validation", "test") if (found := score(split, model))}
     track({"best": scores}, state.step)
     results = _results(recipe, prepared, state, scores)

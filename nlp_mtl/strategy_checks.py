@@ -88,8 +88,7 @@ def alone_problems(
     sampling: dict[str, Any], balancing: dict[str, Any], gradients: dict[str, Any], tasks: dict[str, Any]
 ) -> Iterator[Problem]:
     """What weighs tasks against each other, where each step learns from one alone. Reads raw values."""
-    read = [task.get("dataset") for task in tasks.values() if isinstance(task, dict)]
-    names = [str(name) for one in read for name in (one if isinstance(one, list) else [one])]
+    names = [str(name) for task in tasks.values() if isinstance(task, dict) for name in _read_by(task)]
     if sampling.get("strategy") != "round_robin" or len(names) > len({*names}):
         return
     found = {"balancing.strategy": balancing.get("strategy"), "gradients.strategy": gradients.get("strategy")}
@@ -103,6 +102,37 @@ def alone_problems(
                 "step here has one task alone; leave one of both out"
             )
             yield Problem(key, message)
+
+
+def consistency_problems(consistency: list[Any], tasks: dict[str, Any], datasets: dict[str, Any]) -> Iterator[Problem]:
+    """Pairs of tasks whose labels cannot be chosen together. Reads raw values, whatever they are."""
+    used: set[str] = set()
+    for place, one in enumerate(consistency):
+        names = one.get("tasks") if isinstance(one, dict) else None
+        if not isinstance(names, list) or len(names) != 2 or not all(isinstance(name, str) for name in names):
+            continue  # the schema tells
+        path = f"consistency.{place}.tasks"
+        if unknown := [name for name in names if name not in tasks]:
+            yield Problem(path, f"there is no task `{unknown[0]}`.{did_you_mean(unknown[0], map(str, tasks))}")
+            continue
+        if again := [name for name in names if name in used] or names[1:] * (names[0] == names[1]):
+            yield Problem(path, f"`{again[0]}` stands twice: a task's labels go together with those of one other")
+        used.update(names)
+        both = [task for name in names if isinstance(task := tasks[name], dict)]
+        kinds = [kind for task in both if (kind := kind_named(task.get("type"))) is not None]
+        alike = {kind.reads_words for kind in kinds}, {kind.label_set for kind in kinds}
+        if kinds and (len(alike[0]) > 1 or alike[1] != {"one"}):
+            yield Problem(path, "two token-classification or two text-classification tasks go together, no others")
+        if all(task.get("decoder") == "crf" for task in both):
+            yield Problem(path, "both have the decoder crf; one of both can have a chain of its own")
+        pairs = {bool(datasets[name].get("text_pair")) for task in both for name in _read_by(task) if name in datasets}
+        if len(pairs) > 1:
+            yield Problem(path, "one reads pairs of texts and the other single ones")
+
+
+def _read_by(task: dict[str, Any]) -> list[Any]:
+    dataset = task.get("dataset")
+    return dataset if isinstance(dataset, list) else [dataset]
 
 
 SHARING_DEFAULTS: dict[str, Any] = {"num_layers": 2, "cross_stitch": True, "num_experts": 4, "expert_size": 256,

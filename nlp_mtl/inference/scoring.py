@@ -17,6 +17,7 @@ from nlp_mtl.models.fully_sharded import is_sharded, missing_passes, reshard
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.models.precision import autocast
 from nlp_mtl.task_types import kind_of
+from nlp_mtl.task_types.consistency import decide_together
 from nlp_mtl.task_types.kind import Decision
 from nlp_mtl.tasks import Task, transitions_key
 
@@ -51,7 +52,11 @@ def score_items(
     device = model.device
     was_training = model.training
     model.eval()
-    names = [task.name for task in tasks]
+    given = {task.name: task for task in tasks}
+    pairs = [one for one in model.config.pairs() if {one.first.name, one.second.name} & {*given}]
+    # Both labels are chosen together, also where one of them alone is asked for.
+    known = {task.name: task for pair in pairs for task in pair[:2]} | given
+    tasks, names = [*known.values()], [*known]
     logits: dict[str, list[Any]] = {name: [None] * len(items) for name in names}
     transitions: dict[str, np.ndarray] = {}
     cost = MICRO_BATCH_COST.get(device.type, MICRO_BATCH_COST["cuda"])
@@ -83,12 +88,17 @@ def score_items(
         model(torch.zeros((1, 4), dtype=torch.long, device=device), tasks=names)
     reshard(model)
     model.train(was_training)
-    return {
-        task.name: kind_of(task).decide(
-            task, _rows(task, items, logits[task.name], num_rows), transitions.get(task.name)
-        )
-        for task in tasks
-    }
+    rows = {task.name: _rows(task, items, logits[task.name], num_rows) for task in tasks}
+    decisions: Decisions = {}
+    for pair in pairs:
+        both = (pair.first.name, pair.second.name)
+        pair = pair._replace(first=known[both[0]], second=known[both[1]])
+        found = decide_together(pair, [rows[name] for name in both], [transitions.get(name) for name in both])
+        decisions |= zip(both, found, strict=True)
+    for task in tasks:
+        if task.name not in decisions:
+            decisions[task.name] = kind_of(task).decide(task, rows[task.name], transitions.get(task.name))
+    return {name: decisions[name] for name in given}
 
 
 def _rows(task: Task, items: Iterable[Item], logits: Sequence[np.ndarray], num_rows: int) -> list[np.ndarray]:

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import numpy as np
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from nlp_mtl.task_types.consistency import Consistency
 from nlp_mtl.tasks import Task, task_from_dict
 
 
@@ -27,9 +29,26 @@ class MultiTaskConfig(PreTrainedConfig):
     sharing: dict[str, Any] | None = None
     """What lies between encoder and heads: ``strategy`` and what it reads, as in a recipe; None: nothing."""
 
+    consistency: list[dict[str, Any]] | None = None
+    """Pairs of tasks whose labels are chosen together: ``tasks`` (two names), ``table`` (a number for each label of the
+    first and of the second), its ``weight``, and ``forbidden``, places in it that are never chosen."""
+
     def task_list(self) -> list[Task]:
         """The tasks."""
         return [task_from_dict(values) for values in self.tasks or []]
+
+    def pairs(self) -> list[Consistency]:
+        """Tasks whose labels are chosen together."""
+        known = {task.name: task for task in self.task_list()}
+        found = []
+        for values in self.consistency or []:
+            first, second = (known[name] for name in values["tasks"])
+            table = np.array(values["table"], dtype=np.float64).reshape(len(first.labels), len(second.labels))
+            table = table * values["weight"]
+            for one, other in values["forbidden"]:
+                table[one, other] = -np.inf
+            found.append(Consistency(first, second, table))
+        return found
 
 
 AutoConfig.register(MultiTaskConfig.model_type, MultiTaskConfig)

@@ -314,11 +314,13 @@ def from_encoder(
     max_length: int = 512,
     window_overlap: int = 64,
     sharing: Mapping[str, Any] | None = None,
+    consistency: Sequence[Mapping[str, Any]] = (),
 ) -> MultiTaskModel:
     """A multi-task model on a loaded encoder, with new heads (initialized from torch's global seed).
 
     Args:
         sharing: what lies between encoder and heads; see :func:`nlp_mtl.models.sharing.build_sharing`. None: nothing.
+        consistency: tasks whose labels are chosen together, as :class:`MultiTaskConfig` has them.
 
     Raises:
         ModelError: the encoder is of a family that has no such heads, or cannot be shared so.
@@ -334,6 +336,7 @@ def from_encoder(
         max_length=max_length,
         window_overlap=window_overlap,
         sharing=None if sharing is None else dict(sharing),
+        consistency=[dict(one) for one in consistency] or None,
     )
     return MultiTaskModel(config, encoder)
 
