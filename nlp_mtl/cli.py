@@ -124,7 +124,9 @@ Tags = Annotated[list[str] | None, typer.Option(help="For the card, comma separa
 def export(
     model: Annotated[str, typer.Argument(help="A run folder, a model folder, or a Hub id.")],
     folder: Annotated[Path, typer.Argument(help="A new folder, or an empty one.")],
-    task: Annotated[str, typer.Option(help="Which task.")],
+    task: Annotated[str | None, typer.Option(help="Which task, as a stock checkpoint.")] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="All tasks, as one ONNX graph (the extra `onnx`).")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="With matrices in 8 bits: faster, a little less exact.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")] = None,
     push_to: Annotated[str | None, typer.Option("--push", metavar="USER/NAME", help="Push it to the Hub.")] = None,
     private: Private = None,
@@ -134,12 +136,29 @@ def export(
     language: Language = None,
     debug: Debug = False,
 ) -> None:
-    """Write one task as a stock transformers checkpoint, which needs no nlp_mtl to be used."""
+    """Write one task as a stock transformers checkpoint, which needs no nlp_mtl; or all as a graph for onnxruntime."""
+    if (task is None) == (not onnx):
+        raise typer.BadParameter("give either --task NAME or --onnx", param_hint="--task")
+    if int8 and not onnx:
+        raise typer.BadParameter("only --onnx reads it", param_hint="--int8")
+    given: dict[str, Any]
+    given = {"--push": push_to, "--license": license, "--language": language} if onnx else {}
+    for option, value in given.items():
+        if value is not None:
+            raise typer.BadParameter("only --task reads it", param_hint=option)
     given = {"--private/--public": private, "--create-pr": create_pr or None, "--message": message}
     for option, value in given.items():
         if push_to is None and value is not None:
             raise typer.BadParameter("only --push reads it", param_hint=option)
     quiet_libraries()
+    if onnx:
+        from nlp_mtl.inference.onnx import export_onnx
+        from nlp_mtl.models.loading import load_model
+
+        export_onnx(*load_model(model, revision=revision), folder.expanduser(), int8=int8)
+        print(f'Written. To use it: nlp-mtl predict {folder} "..."')
+        return
+    assert task is not None
     from nlp_mtl.hub.export import export as export_task
 
     kind, address = export_task(

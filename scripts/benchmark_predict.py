@@ -5,10 +5,10 @@
 
 RUN is the run folder of `recipes/ewt_sst2_agnews.yaml`. Its tasks are exported to stock checkpoints, which answer with
 the same weights: each text goes through four pipelines of transformers, 32 texts a batch. Texts are those of the test
-rows of the three datasets, equally many of each, in random order. Answers hold decoded labels, spans and offsets on both
-sides.
+rows of the three datasets, equally many of each, in random order. Answers hold decoded labels, spans and offsets, on
+both sides.
 
-Each part has a process of its own, in which it answers some texts before it is timed. All parts take their turn, several
+Each part has a process of its own, in which it answers some texts before it is timed. All take their turn, several
 times, and the median counts: what slows the machine for a while slows all.
 
 - texts/s: texts a second, all tasks

@@ -117,7 +117,7 @@ def test_the_name_of_a_file_is_a_text_and_told_to_be_one(trained: Path, run: Any
     file = str(trained / "recipe.yaml")
     done = run("predict", trained / "run", file, "anna", "--tasks", "sentiment")
     assert [json.loads(line)["text"] for line in done.out.splitlines()] == [file, "anna"]
-    assert f"- < {file}" in done.err
+    assert f"--input {file}" in done.err
 
 
 def test_check_tells_rows_labels_sampling_and_padding(trained: Path, run: Any) -> None:

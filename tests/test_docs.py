@@ -26,7 +26,7 @@ from nlp_mtl.recipe import (
     TaskSpec,
     TrainingSpec,
 )
-from nlp_mtl.recipe_parts import HubSpec, TuneSpec
+from nlp_mtl.recipe_parts import ConsistencySpec, HubSpec, TuneSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -160,6 +160,7 @@ def test_files_that_the_docs_link_or_map_exist() -> None:
         ("`gradients`", GradientsSpec),
         ("`sharing`", SharingSpec),
         ("`training`", TrainingSpec),
+        ("`consistency`", ConsistencySpec),
         ("`hub`", HubSpec),
         ("`tune`", TuneSpec),
     ],

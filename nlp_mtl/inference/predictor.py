@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from nlp_mtl.data.items import frame, paired, windowed
 from nlp_mtl.data.tokenization import encode_pairs, encode_words
 from nlp_mtl.errors import ModelError, did_you_mean, first_line, listed
+from nlp_mtl.inference.onnx import GRAPH, OnnxModel, load_onnx
 from nlp_mtl.inference.scoring import score_items
 from nlp_mtl.inference.texts import check_iterable, chunks, find_words, listed_texts
 from nlp_mtl.models.loading import load_model
@@ -36,7 +37,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: MultiTaskModel,
+        model: MultiTaskModel | OnnxModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
         max_tokens: int = 4096,
@@ -61,6 +62,8 @@ class Predictor:
             raise ValueError(f"layout is {layout!r}; expected 'auto', 'padded' or 'packed'")
         if max_tokens < 1:
             raise ValueError(f"max_tokens is {max_tokens}; expected at least 1")
+        if mixed_precision != "no" and isinstance(model, OnnxModel):
+            raise ValueError("mixed_precision is for models of torch: a graph has the formats that it was written with")
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.tasks = model.config.task_list()
@@ -228,7 +231,8 @@ class Predictor:
         settings = {key: getattr(config, key) for key in ("tasks", "word_splitter", "max_length", "window_overlap")}
         digest = hashlib.sha256(json.dumps(settings).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+            plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            digest.update(name.encode() + plain.numpy().tobytes())
         return digest.hexdigest()
 
     def _words(
@@ -256,7 +260,7 @@ def load(
     threads: int | None = None,
     **options: Any,
 ) -> Predictor:
-    """A predictor from a run folder, a model folder, or a Hub id.
+    """A predictor from a run folder, a model folder, a folder with an ONNX graph, or a Hub id.
 
     Args:
         revision: branch, tag or commit on the Hub.
@@ -269,6 +273,11 @@ def load(
     """
     if threads is not None:
         torch.set_num_threads(threads)
+    folder = Path(path).expanduser()
+    if (folder / GRAPH).is_file():
+        if revision is not None or device not in (None, "cpu"):
+            raise ModelError(f"{path} is an ONNX graph in a folder, for the CPU: leave out revision and device")
+        return Predictor(*load_onnx(folder, threads), **options)
     model, tokenizer = load_model(path, revision=revision)
     try:
         torch.nn.Module.to(model, device or _default_device())

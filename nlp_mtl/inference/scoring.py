@@ -13,6 +13,7 @@ from accelerate.utils import send_to_device
 from nlp_mtl.data.batches import collate
 from nlp_mtl.data.items import Framing, Item, item_lengths, word_positions
 from nlp_mtl.data.layout import MICRO_BATCH_COST, cut, pack_sorted
+from nlp_mtl.inference.onnx import OnnxModel
 from nlp_mtl.models.fully_sharded import is_sharded, missing_passes, reshard
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.models.precision import autocast
@@ -27,7 +28,7 @@ Decisions = dict[str, list[Decision]]
 
 @torch.inference_mode()
 def score_items(
-    model: MultiTaskModel,
+    model: MultiTaskModel | OnnxModel,
     items: Sequence[Item],
     num_rows: int,
     tasks: Sequence[Task],

@@ -75,7 +75,7 @@ def adapt(
     A task without rows takes one along, of which nothing is left: its adapter still takes part in the backward pass.
     ``segments``: ``token_type_ids``, where there are pairs of texts and the encoder tells them apart.
     """
-    every = torch.arange(len(input_ids), device=input_ids.device)
+    every = torch.arange(input_ids.shape[0], device=input_ids.device)
     chosen = {task: every if places is None else places for task, places in rows.items()}
     read = {task: places if len(places) else every[:1] for task, places in chosen.items()}
     names = [key(task) for task, places in read.items() for _ in range(len(places))]

@@ -69,6 +69,20 @@ def load_model(path: str | Path, *, revision: str | None = None) -> tuple[MultiT
     return model.eval(), load_tokenizer(name, revision, cached)
 
 
+def load_config(folder: Path) -> MultiTaskConfig:
+    """The configuration of a folder with one of our models, in any form.
+
+    Raises:
+        ModelError: it is not one of ours.
+    """
+    _check_is_ours(folder)
+    config = MultiTaskConfig.from_pretrained(folder)
+    if not config.tasks:
+        raise ModelError(f"`{folder}` is not a model of nlp_mtl: its config has no tasks")
+    _check_config(config, str(folder))
+    return config
+
+
 def _check_config(config: MultiTaskConfig, name: str) -> None:
     """That what only an answer would run into is sound."""
     try:

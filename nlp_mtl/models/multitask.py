@@ -185,7 +185,7 @@ class MultiTaskModel(PreTrainedModel):
         self, task: str, output: BaseModelOutputWithPooling, attention_mask: Tensor, rows: Tensor | None
     ) -> Tensor:
         if self._sharing_settings["strategy"] == "towers":
-            output = rows_of(output, self._tower(task, len(attention_mask)))
+            output = rows_of(output, self._tower(task, attention_mask.shape[0]))
         if rows is not None:
             output, attention_mask = rows_of(output, rows), attention_mask[rows]
         if self.sharing is not None:

@@ -92,8 +92,9 @@ def test_parquet_holds_what_json_lines_hold(file: Path, tmp_path: Path, all_scor
         ("t.csv", "text,n\n" + "".join(f"{text},1\n" for text in TEXTS[:7])),
         ("t.tsv", "n\tsentence\n" + "".join(f"1\t{text}\n" for text in TEXTS[:7])),
         ("t.jsonl", "".join(json.dumps({"text": text or None}) + "\n" for text in TEXTS[:7])),
-        ("t.txt.gz", gzip.compress("\r\n".join(TEXTS[:7]).encode())),
+        ("t.txt.gz", gzip.compress("\r\n".join(TEXTS[:7]).encode(), mtime=0)),
     ],
+    ids=["lines", "csv", "tsv", "json lines", "packed lines"],
 )
 def test_texts_come_in_files_of_many_kinds(tmp_path: Path, name: str, written: str | bytes) -> None:
     path = tmp_path / name

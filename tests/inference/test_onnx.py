@@ -1,0 +1,126 @@
+"""One graph with all heads answers as the model it was made of; in 8 bits almost."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mixed_steps import TASKS
+from pair_values import SAME
+from stock_models import saved, tiny_model
+from tiny import tokenizer
+
+from nlp_mtl import MissingExtraError, ModelError, load
+from nlp_mtl.inference import onnx
+from nlp_mtl.inference.onnx import GRAPH, OnnxModel, export_onnx
+from nlp_mtl.inference.predictor import Predictor
+from nlp_mtl.models.multitask import MultiTaskModel
+from nlp_mtl.tasks import Task
+
+TEXTS = ["anna loves rome .", "", "bob", "the good film of acme " * 9, " \t\n", "uning teas ! ?", "x" * 60]
+EVERY = [
+    Task("tags", "token-classification", ("O", "B-X", "I-X"), "span_f1", decoder="crf"),
+    Task("several", "multi-label-classification", ("a", "b", "c"), "micro_f1"),
+    Task("rating", "regression", ("value",), "pearson"),
+    *TASKS,
+]
+
+
+def rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 3)
+    if isinstance(value, dict):
+        return {key: rounded(one) for key, one in value.items()}
+    return [rounded(one) for one in value] if isinstance(value, list) else value
+
+
+def graph_of(model: MultiTaskModel, folder: Path, **options: Any) -> Predictor:
+    export_onnx(model, tokenizer(), folder, **options)
+    nlp = load(folder)
+    assert isinstance(nlp.model, OnnxModel)
+    return nlp
+
+
+LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("roberta", "electra", "deberta-v2")]
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert", *LONG])
+def test_a_graph_answers_as_its_model(family: str, tmp_path: Path) -> None:
+    model = tiny_model(family, tasks=EVERY)
+    with torch.no_grad():
+        model.head("tags").get_parameter("transitions").normal_()
+    nlp = graph_of(model, tmp_path / "graph")
+    expected = Predictor(tiny_model(family, tasks=EVERY), tokenizer(), layout="padded")
+    expected.model.load_state_dict(model.state_dict())
+    assert rounded(nlp(TEXTS)) == rounded(expected(TEXTS))
+    assert rounded(nlp(TEXTS, tasks=["rating", "pos"])) == rounded(expected(TEXTS, tasks=["rating", "pos"]))
+
+
+@pytest.mark.parametrize(
+    "sharing",
+    [{"strategy": "gate"}, {"strategy": "towers", "num_layers": 1, "cross_stitch": True}, {"strategy": "layer_mix"}],
+    ids=lambda sharing: sharing["strategy"],
+)
+def test_what_lies_between_encoder_and_heads_is_in_the_graph(sharing: dict[str, Any], tmp_path: Path) -> None:
+    model = tiny_model(sharing=sharing)
+    assert rounded(graph_of(model, tmp_path / "graph")(TEXTS)) == rounded(Predictor(model, tokenizer())(TEXTS))
+
+
+def test_pairs_keep_their_segments(tmp_path: Path) -> None:
+    model = tiny_model(tasks=[SAME])
+    nlp = graph_of(model, tmp_path / "graph")
+    firsts, seconds = ["anna loves rome", "bob", ""], ["bob", "anna " * 40, "x"]
+    expected = Predictor(model, tokenizer())(firsts, text_pair=seconds)
+    assert rounded(nlp(firsts, text_pair=seconds)) == rounded(expected)
+
+
+def test_eight_bits_are_close_and_smaller(tmp_path: Path) -> None:
+    whole, small = (graph_of(tiny_model(), tmp_path / name, int8=name == "int8") for name in ("float", "int8"))
+    kinds = {one.op_type for one in __import__("onnx").load(tmp_path / "int8" / GRAPH).graph.node}
+    assert "MatMulInteger" in kinds
+    scores = [
+        np.array([word["score"] for answer in nlp(TEXTS, all_scores=True) for word in answer["pos"]])
+        for nlp in (whole, small)
+    ]
+    assert 0 < np.abs(scores[0] - scores[1]).mean() < 0.1
+    files = [{path.name for path in (tmp_path / name).iterdir()} for name in ("int8", "float")]
+    assert files[0] == files[1]
+
+
+def test_a_folder_holds_all_that_is_needed_and_nothing_else(tmp_path: Path) -> None:
+    export_onnx(tiny_model(), tokenizer(), tmp_path / "graph")
+    names = {path.name for path in (tmp_path / "graph").iterdir()}
+    assert names == {GRAPH, "config.json", "tokenizer.json", "tokenizer_config.json"}
+    config = json.loads((tmp_path / "graph" / "config.json").read_text())
+    assert [task["name"] for task in config["tasks"]] == [task.name for task in TASKS]
+
+
+def test_what_cannot_be_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "graph"
+    export_onnx(tiny_model(), tokenizer(), folder)
+    with pytest.raises(ModelError, match="holds something already"):
+        export_onnx(tiny_model(), tokenizer(), folder)
+    with pytest.raises(ModelError, match="leave out revision and device"):
+        load(folder, device="cuda")
+    with pytest.raises(ModelError, match="an ONNX graph reads padded texts"):
+        load(folder, layout="packed")
+    with pytest.raises(ValueError, match="a graph has the formats that it was written with"):
+        load(folder, mixed_precision="bf16")
+    (folder / GRAPH).write_bytes((folder / GRAPH).read_bytes()[:1000])
+    with pytest.raises(ModelError, match=r"model\.onnx cannot be read"):
+        load(folder)
+    monkeypatch.setattr(onnx, "TOLERANCE", -1)
+    with pytest.raises(ModelError, match="answers otherwise than the model"):
+        export_onnx(tiny_model(), tokenizer(), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'nlp_mtl\[onnx\]'"):
+        load(folder)
+
+
+def test_a_saved_model_and_its_graph_have_checksums_of_their_own(tmp_path: Path) -> None:
+    nlp = graph_of(tiny_model(), tmp_path / "graph")
+    other = load(saved(tmp_path / "model"), device="cpu")
+    assert nlp.digest() == load(tmp_path / "graph").digest() != other.digest()
