@@ -254,16 +254,14 @@ def resampling(recipe: Recipe, prepared: Prepared) -> Resample | None:
     sampling = recipe.sampling
     if sampling.strategy != "dynamic":
         return None
-    num_steps = math.ceil(_sampler(recipe, _drawn_from(recipe, prepared)).num_rows / recipe.training.batch_size)
+    train = _drawn_from(recipe, prepared)
+    num_steps = math.ceil(_sampler(recipe, train).num_rows / recipe.training.batch_size)
     if (recipe.training.eval_every or steps_per_epoch(recipe, prepared)) >= num_steps:
         logger.warning(
             "sampling.strategy dynamic looks at evaluations during training, of which there is none: shares stay "
             "uniform. Set a smaller `training.eval_every`"
         )
-    readers = {
-        name: [task for task in prepared.tasks if task.name in split.tasks]
-        for name, split in _drawn_from(recipe, prepared).items()
-    }
+    readers = {name: [task for task in prepared.tasks if task.name in split.tasks] for name, split in train.items()}
     if sampling.need == "metric":
         scored = scored_tasks(prepared)
         readers = {name: [task for task in tasks if task.name in scored] for name, tasks in readers.items()}

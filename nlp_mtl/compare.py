@@ -218,9 +218,8 @@ def _finished_run(asked: Asked, model: str, recipe: Recipe) -> FinishedRun:
         try:
             train(recipe, resume="auto")
         except RunStopped as error:
-            stopped = RunStopped(f"{model}, seed {recipe.seed}: {error} (the same command goes on there)")
-            stopped.by_hand = error.by_hand
-            raise stopped from error
+            message = f"{model}, seed {recipe.seed}: {error} (the same command goes on there)"
+            raise RunStopped(message, error.by_hand) from error
     if accelerator.is_main_process and not asked.keep_checkpoints and (folder / "checkpoints").is_dir():
         shutil.rmtree(folder / "checkpoints")
     log = folder / "metrics.jsonl"

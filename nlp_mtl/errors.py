@@ -70,8 +70,10 @@ class HubError(NlpMtlError):
 class RunStopped(NlpMtlError):
     """A run was asked to end (SIGTERM, Ctrl-C), and saved a checkpoint before it did."""
 
-    by_hand = False
-    """Whether it was Ctrl-C."""
+    def __init__(self, message: str, by_hand: bool = False) -> None:
+        """``by_hand``: whether it was Ctrl-C."""
+        super().__init__(message)
+        self.by_hand = by_hand
 
 
 class MissingExtraError(NlpMtlError):

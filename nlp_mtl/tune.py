@@ -163,9 +163,7 @@ def _run_trial(study: "Study", trial: "Trial", recipe: Recipe, run: Path, prune:
         trial.set_user_attr("reason", first_line(error))
         study.tell(trial, state=TrialState.FAIL)
     except RunStopped as error:
-        stopped = RunStopped(f"trial {trial.number} {error} by the same command")
-        stopped.by_hand = error.by_hand
-        raise stopped from error
+        raise RunStopped(f"trial {trial.number} {error} by the same command", error.by_hand) from error
     else:
         before, score = _best(study), results["selection"]["score"]
         trial.set_user_attr("step", results["step"])

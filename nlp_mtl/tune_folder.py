@@ -38,7 +38,7 @@ def study_folder(recipe: Recipe, overwrite: bool) -> Iterator[Path]:
     folder = Path(recipe.output_dir).absolute()
     if folder.exists() and not folder.is_dir():
         raise RunError(f"output_dir {folder} is a file")
-    if folder.is_dir() and any(folder.iterdir()) and not _is_study(folder):
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / DATABASE).is_file():
         raise RunError(f"output_dir {folder} already holds files, but no search: use another output_dir")
     with held(folder, key="output_dir"):
         if overwrite:
@@ -52,10 +52,6 @@ def study_folder(recipe: Recipe, overwrite: bool) -> Iterator[Path]:
             raise cannot_write(folder / DATABASE, error) from error
         write_text(folder / "recipe.yaml", recipe.to_yaml())
         yield folder
-
-
-def _is_study(folder: Path) -> bool:
-    return (folder / DATABASE).is_file()
 
 
 def _check_same(folder: Path, recipe: Recipe) -> None:

@@ -36,6 +36,15 @@ def saved(folder: Path, *, family: str = "bert", own_tokenizer: Any = None) -> P
     return folder
 
 
+def rounded(value: Any) -> Any:
+    """Answers whose scores have three digits."""
+    if isinstance(value, float):
+        return round(value, 3)
+    if isinstance(value, dict):
+        return {key: rounded(one) for key, one in value.items()}
+    return [rounded(one) for one in value] if isinstance(value, list) else value
+
+
 def stock(model: MultiTaskModel, task: Task) -> PreTrainedModel:
     """A task as the stock class of its own, with the same weights."""
     is_token = task.type == "token-classification"

@@ -4,11 +4,11 @@ import logging
 import os
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import FullyShardedDataParallelPlugin, GradientAccumulationPlugin
 
 from nlp_mtl.errors import RunError, listed
+from nlp_mtl.inference.processes import check_found, started_processes
 
 logger = logging.getLogger(__name__)
 
@@ -39,17 +39,11 @@ def launched_accelerator(mixed_precision: str, **tracking: Any) -> Accelerator:
         )  # fmt: skip
     # The trainer says itself what runs in bfloat16, and which micro-batches make a step.
     steps = GradientAccumulationPlugin(num_steps=1)
-    started = int(os.environ.get("WORLD_SIZE", "1"))
-    # Without a GPU, Accelerate takes no notice of several processes unless it is told to use the CPU.
-    on_cpu = started > 1 and not torch.accelerator.is_available()
+    started, on_cpu = started_processes()
     accelerator = Accelerator(
         mixed_precision="no", gradient_accumulation_plugin=steps, fsdp_plugin=sharding, cpu=on_cpu, **tracking
     )
-    if accelerator.num_processes != started:
-        raise RunError(
-            f"the launcher started {started} processes, but Accelerate sees {accelerator.num_processes}: "
-            "start one, or set ACCELERATE_USE_CPU=true to use the CPUs"
-        )
+    check_found(started, accelerator.num_processes)
     check_kind(accelerator, sharding)
     return accelerator
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pair_values import SAME
-from stock_models import saved, tiny_model
+from stock_models import rounded, saved, tiny_model
 from tiny import tokenizer
 from tiny_runs import finish, full_disk, start
 
@@ -52,14 +52,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
-
-
-def rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return round(value, 4)
-    if isinstance(value, dict):
-        return {key: rounded(one) for key, one in value.items()}
-    return [rounded(one) for one in value] if isinstance(value, list) else value
 
 
 def test_json_lines_hold_each_row_in_order_with_what_is_kept(file: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from mixed_steps import TASKS
 from pair_values import SAME
-from stock_models import saved, tiny_model
+from stock_models import rounded, saved, tiny_model
 from tiny import tokenizer
 
 from nlp_mtl import MissingExtraError, ModelError, load
@@ -26,14 +26,6 @@ EVERY = [
     Task("rating", "regression", ("value",), "pearson"),
     *TASKS,
 ]
-
-
-def rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return round(value, 3)
-    if isinstance(value, dict):
-        return {key: rounded(one) for key, one in value.items()}
-    return [rounded(one) for one in value] if isinstance(value, list) else value
 
 
 def graph_of(model: MultiTaskModel, folder: Path, **options: Any) -> Predictor:

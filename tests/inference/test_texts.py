@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from pair_values import SAME
-from stock_models import tiny_model
+from stock_models import rounded, tiny_model
 from tiny import tokenizer
 
 from nlp_mtl import ModelError
@@ -28,14 +28,6 @@ class Asked:
         for value in self.values:
             self.count += 1
             yield value
-
-
-def rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return round(value, 4)
-    if isinstance(value, dict):
-        return {key: rounded(one) for key, one in value.items()}
-    return [rounded(one) for one in value] if isinstance(value, list) else value
 
 
 @pytest.mark.parametrize("limits", [(1, 10**6), (4, 10**6), (1000, 20)])
