@@ -13,18 +13,28 @@ TextOrPair = tuple[str, str | None]
 
 
 def lines() -> Iterator[str]:
-    """The lines of standard input; what is not UTF-8 in them is told once, and becomes the replacement character."""
+    """The lines of standard input."""
     sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
+    return readable((line.rstrip("\r\n") for line in sys.stdin), "line")
+
+
+def readable(texts: Iterable[str], called: str) -> Iterator[str]:
+    """Texts in UTF-8; what is none in them, told once, becomes the replacement character.
+
+    Args:
+        texts: whose bytes that are no UTF-8 are surrogates, as Python reads arguments.
+        called: what a text is, for the message.
+    """
     told = False
-    for number, line in enumerate(sys.stdin, start=1):
-        text = line.rstrip("\r\n")
+    for number, text in enumerate(texts, start=1):
         try:
             text.encode()
-        except UnicodeEncodeError:  # a bad line does not stop the others
+        except UnicodeEncodeError:  # a bad text does not stop the others
             text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
             if not told:
                 print(
-                    f"nlp-mtl: line {number} is not text in UTF-8; what cannot be read becomes \ufffd", file=sys.stderr
+                    f"nlp-mtl: {called} {number} is not text in UTF-8; what cannot be read becomes \ufffd",
+                    file=sys.stderr,
                 )
                 told = True
         yield text
@@ -37,7 +47,8 @@ def lines_given(are_json: bool) -> Iterator[TextOrPair]:
 
 def texts_given(texts: Sequence[str], text_pair: Sequence[str] | None) -> Iterator[TextOrPair]:
     """Those of the command itself. ``text_pair``: as many, or none."""
-    return zip(texts, text_pair if text_pair is not None else [None] * len(texts), strict=True)
+    seconds = [None] * len(texts) if text_pair is None else readable(text_pair, "--text-pair")
+    return zip(readable(texts, "text"), seconds, strict=True)
 
 
 def texts_in_json(json_lines: Iterable[str]) -> Iterator[TextOrPair]:

@@ -113,6 +113,12 @@ def test_a_line_that_is_not_utf_8_is_answered_and_told(
     assert done.err.count("line 2 is not text in UTF-8") == done.err.count("nlp-mtl:") == 1
 
 
+def test_a_text_that_is_not_utf_8_is_answered_and_told(trained: Path, run: Any) -> None:
+    done = run("predict", trained / "run", "anna", "caf\udce9", "\udcff", "--tasks", "sentiment")
+    assert [json.loads(line)["text"] for line in done.out.splitlines()] == ["anna", "caf\ufffd", "\ufffd"]
+    assert done.err.count("text 2 is not text in UTF-8") == done.err.count("nlp-mtl:") == 1
+
+
 def test_the_name_of_a_file_is_a_text_and_told_to_be_one(trained: Path, run: Any) -> None:
     file = str(trained / "recipe.yaml")
     done = run("predict", trained / "run", file, "anna", "--tasks", "sentiment")

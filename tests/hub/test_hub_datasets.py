@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import spawned
+from hub_runs import nlp_mtl
 from tiny_runs import values, write_yaml
 from writable_hub import TOKEN, Fault, Hub, writable_hub
 
@@ -129,3 +130,19 @@ def test_what_fails_for_the_moment_while_data_is_read_is_tried_again(hub: Hub, t
     assert code == 0, errors
     assert left == [0] * 4
     assert results["steps"] == 2
+
+
+@pytest.mark.slow
+def test_the_rows_of_a_private_dataset_are_answered_by_its_id(hub: Hub, run: Path, tmp_path: Path) -> None:
+    output = tmp_path / "answers.jsonl"
+    options = ["--input", "me/reviews", "--keep", "label", "--output", output]
+    environment = {"HF_HOME": str(tmp_path / "home")}
+    told = nlp_mtl(hub, "predict", run, *options, **environment)
+    assert told.returncode == 2
+    assert "has the splits `train`, `validation`, `test`: say which" in told.stderr
+
+    done = nlp_mtl(hub, "predict", run, *options, "--split", "test", **environment)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == 10
+    assert all(row["text"] and row["label"] in (0, 1) and row["predictions"]["sentiment"]["label"] for row in rows)
