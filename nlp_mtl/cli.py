@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from nlp_mtl.cli_predict import predict
+from nlp_mtl.cli_serve import serve
 from nlp_mtl.terminal import nobody_reads, quiet_libraries, told
 from nlp_mtl.text_streams import as_json_line, comma_separated
 
@@ -107,6 +108,7 @@ def evaluate(
 
 
 app.command()(told(predict))
+app.command()(told(serve))
 
 
 Private = Annotated[

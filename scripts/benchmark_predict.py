@@ -15,6 +15,11 @@ times, and the median counts: what slows the machine for a while slows all.
 - ratio: to the stock pipelines
 - p50, p99: milliseconds for one text alone, all tasks
 - memory: the most that the process held
+
+The parts `onnx` and `onnx-int8` run graphs that `nlp-mtl export --onnx` writes of the same model. The part `server` is
+`nlp-mtl serve`, asked by 64 clients at a time, each text a request of its own (scripts/load_server.py, on the same
+machine): its ratio is to one pass without a server, its times are those of a request among the others, and answers that
+are missing are told.
 """
 
 import argparse
@@ -41,15 +46,22 @@ from transformers import pipeline
 
 from nlp_mtl import load
 from nlp_mtl.hub.export import export_task
+from nlp_mtl.inference.onnx import export_onnx
 from nlp_mtl.models.loading import load_model
 from nlp_mtl.task_types import kind_of
 
 PARTS = {
     "one-pass": "one pass for all tasks",
     "one-pass-bf16": "one pass for all tasks, bf16",
+    "onnx": "one pass for all tasks, ONNX",
+    "onnx-int8": "one pass for all tasks, ONNX, int8",
+    "server": "one pass for all tasks, served to 64 clients",
     "stock": "stock pipelines, batches of 32 texts as they come",
     "stock-sorted": "stock pipelines, batches of 32 texts sorted by length",
 }
+
+CLIENTS = 64
+MEMORY_UNIT = 1 if sys.platform == "darwin" else 1024
 
 Answer = Callable[[list[str]], Any]
 
@@ -67,11 +79,13 @@ def texts_of(data: Path, count: int, seed: int = 0) -> list[str]:
 
 def answerer(part: str, model: str, exported: Path) -> Answer:
     """What answers texts, all tasks."""
+    if part.startswith("onnx"):
+        return load(exported / part)
     if part.startswith("one-pass"):
         nlp = load(model, mixed_precision="bf16" if part.endswith("bf16") else "no")
         return lambda texts: nlp(texts)
     stock = []
-    for folder in sorted(exported.iterdir()):
+    for folder in sorted(exported.glob("*@*")):
         kind = folder.name.split("@")[0]
         options = {"aggregation_strategy": "first"} if kind == "token-classification" else {}
         stock.append(pipeline(kind, str(folder), batch_size=32, **options))
@@ -90,6 +104,8 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     datasets.disable_progress_bars()
     logging.disable(logging.WARNING)
     texts = texts_of(Path(options.data), options.texts)
+    if options.only == ["server"]:
+        return measure_server(options.model, texts)
     answer = answerer(options.only[0], options.model, Path(options.exported))
     answer(texts[:64])
     start = time.perf_counter()
@@ -101,15 +117,42 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         answer([text])
         alone.append(1000 * (time.perf_counter() - start))
     marks = statistics.quantiles(alone, n=100, method="inclusive")
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MEMORY_UNIT
     return {"texts_a_second": len(texts) / seconds, "p50": marks[49], "p99": marks[98], "memory": memory}
 
 
-def export_all(model: str, folder: Path) -> None:
-    """Each task as a stock checkpoint."""
+def measure_server(model: str, texts: list[str]) -> dict[str, float]:
+    """A server, in a process of its own, asked by another."""
+    command = [sys.executable, "-m", "nlp_mtl", "serve", model, "--port", "0"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    try:
+        url = next(line.split()[2] for line in server.stdout if line.startswith("Serving on "))
+        client = [sys.executable, str(Path(__file__).with_name("load_server.py")), url, "--clients", str(CLIENTS)]
+        for given in (texts[: 2 * CLIENTS], texts):  # the first to warm up
+            lines = "".join(f"{json.dumps(text)}\n" for text in given)
+            found = json.loads(
+                subprocess.run(client, input=lines, stdout=subprocess.PIPE, text=True, check=True).stdout
+            )
+    finally:
+        server.terminate()
+        server.wait()
+    return {
+        "texts_a_second": found["answered"] / found["seconds"], "p50": found["p50"], "p99": found["p99"],
+        "memory": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * MEMORY_UNIT,
+        "lost": found["asked"] - found["answered"],
+    }  # fmt: skip
+
+
+def export_all(model: str, folder: Path, parts: list[str]) -> None:
+    """What the parts need: each task as a stock checkpoint, all as a graph."""
     multi_task, tokenizer = load_model(model)
-    for task in multi_task.config.task_list():
-        export_task(multi_task, tokenizer, task.name, folder / f"{kind_of(task).stock}@{task.name}")
+    for part in ("onnx", "onnx-int8"):
+        if part in parts:
+            export_onnx(multi_task, tokenizer, folder / part, int8=part == "onnx-int8")
+    if any(part.startswith("stock") for part in parts):
+        for task in multi_task.config.task_list():
+            export_task(multi_task, tokenizer, task.name, folder / f"{kind_of(task).stock}@{task.name}")
 
 
 def main() -> None:
@@ -132,8 +175,7 @@ def main() -> None:
         return
     found: dict[str, list[dict[str, float]]] = {part: [] for part in options.only}
     with tempfile.TemporaryDirectory() as folder:
-        if any(part.startswith("stock") for part in options.only):
-            export_all(options.model, Path(folder))
+        export_all(options.model, Path(folder), options.only)
         given = ["--model", options.model, "--data", options.data, "--texts", str(options.texts), "--exported", folder]
         for _ in range(options.repeats):
             for part in options.only:
@@ -147,11 +189,13 @@ def main() -> None:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads"
     print(f"\n{options.texts} texts; {device}; medians of {options.repeats}")
     print(f"\n{'':56}texts/s  ratio     p50     p99  memory")
-    base = report.get("stock", {}).get("texts_a_second")
     for part, one in report.items():
+        base = report.get("one-pass" if part == "server" else "stock", {}).get("texts_a_second")
         ratio = f"{one['texts_a_second'] / base:.2f}" if base else "-"
         times = f"{one['p50']:6.1f}  {one['p99']:6.1f}"
         print(f"{PARTS[part]:56}{one['texts_a_second']:7.1f}  {ratio:>5}  {times}  {one['memory'] / 2**30:.1f} GB")
+    if lost := sum(run.get("lost", 0) for run in found.get("server", [])):
+        print(f"\nThe server left {lost:.0f} texts without an answer")
     if options.json:
         print(json.dumps(report))
 

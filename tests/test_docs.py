@@ -1,21 +1,17 @@
 """The README's commands and programs work, and the docs name what exists."""
 
-import io
 import re
-import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import yaml
+from docs_project import ROOT, blocks, commands, page, run_command, tiny_project
 from writable_hub import writable_hub
 
 from nlp_mtl import train
-from nlp_mtl.cli import main
 from nlp_mtl.recipe import (
     BalancingSpec,
     DatasetSpec,
@@ -28,8 +24,7 @@ from nlp_mtl.recipe import (
 )
 from nlp_mtl.recipe_parts import ConsistencySpec, HubSpec, TuneSpec
 
-ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = page("README.md")
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
@@ -40,56 +35,26 @@ PAGES = [
 
 
 THE_HUB = README[README.index("## The Hub\n") : README.index("| page | about |")]
-
-
-def blocks(language: str, text: str = README.replace(THE_HUB, "")) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
-
-
-def commands(program: str, text: str = README.replace(THE_HUB, "")) -> list[list[str]]:
-    """The README's commands of a program, as their words."""
-    lines = [line for block in blocks("bash", text) for line in block.splitlines()]
-    return [shlex.split(line, comments=True) for line in lines if line.startswith(program)]
+WITHOUT_HUB = README.replace(THE_HUB, "")
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the project's recipes whose demo has a tiny encoder and few steps, as the current directory."""
-    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
-    tiny.save_encoder(tmp_path / "encoder")
-    file = tmp_path / "recipes" / "demo.yaml"
-    values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    values["encoder"] = str(tmp_path / "encoder")
-    values["training"] |= {"num_epochs": 0.1, "max_tokens": 256}
-    file.write_text(yaml.safe_dump(values), encoding="utf-8")
-    (tmp_path / "texts.txt").write_text("Anna moved to Oslo.\n")
-    monkeypatch.chdir(tmp_path)
+    """The project, tiny, as the current directory."""
+    monkeypatch.chdir(tiny_project(tmp_path))
     return tmp_path
 
 
 def test_the_commands_of_the_readme_work_in_their_order(
     project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = commands("nlp-mtl")
-    assert {words[1] for words in found} == {
-        "check",
-        "train",
-        "tune",
-        "evaluate",
-        "predict",
-        "export",
-        "compare",
-        "copy",
-    }
+    monkeypatch.setattr("nlp_mtl.serving.server.serve", lambda *_, **__: None)  # docs/serving.md is tried elsewhere
+    found = commands("nlp-mtl", WITHOUT_HUB)
+    verbs = {"check", "train", "tune", "evaluate", "predict", "serve", "export", "compare", "copy"}
+    assert {words[1] for words in found} == verbs
     for words in found:
-        if "<" in words:
-            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path(words.pop()).read_bytes())))
-            words.remove("<")
         words += ["--seeds", "1"] * (words[1] == "compare")  # it takes its time
-        with pytest.raises(SystemExit) as exit_:
-            main(words[1:])
-        assert exit_.value.code in (0, None), (words, capsys.readouterr().err)
-        assert capsys.readouterr().out, words
+        assert run_command(words, monkeypatch, capsys), words
 
 
 @pytest.mark.slow
@@ -107,7 +72,7 @@ def test_the_hub_section_of_the_readme_works_against_a_hub(project: Path) -> Non
 
 
 def test_the_shortest_program_gives_the_keys_that_the_readme_prints(project: Path) -> None:
-    program, printed = blocks("python")
+    program, printed = blocks("python", WITHOUT_HUB)
     names: dict[str, Any] = {}
     exec(compile(program, "README", "exec"), names)
     exec(compile(program, "README", "exec"), names)  # as it is after scripts/quickstart: the run is there
@@ -120,21 +85,21 @@ def test_the_shortest_program_gives_the_keys_that_the_readme_prints(project: Pat
 
 
 def test_the_recipe_of_the_readme_is_valid() -> None:
-    (text,) = blocks("yaml")
+    (text,) = blocks("yaml", WITHOUT_HUB)
     assert list(Recipe.from_dict(yaml.safe_load(text)).tasks) == ["pos", "topic"]
 
 
 def test_scripts_that_the_docs_name_can_be_run() -> None:
-    named = {name for page in PAGES for name in re.findall(r"\bscripts/(\w+)", page.read_text(encoding="utf-8"))}
+    named = {name for file in PAGES for name in re.findall(r"\bscripts/(\w+)", file.read_text(encoding="utf-8"))}
     assert {"quickstart", "test"} <= named
     for name in named:
         assert (ROOT / "scripts" / name).stat().st_mode & 0o100, name
 
 
 def test_files_that_the_docs_link_or_map_exist() -> None:
-    for page in PAGES:
-        for link in re.findall(r"\]\(((?!https?:)[^)#:]+)[^)]*\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / link).exists(), (page.name, link)
+    for file in PAGES:
+        for link in re.findall(r"\]\(((?!https?:)[^)#:]+)[^)]*\)", file.read_text(encoding="utf-8")):
+            assert (file.parent / link).exists(), (file.name, link)
     mapped = [
         name for row in re.findall(r"^\| (`nlp_mtl/.*?) \|", README, flags=re.MULTILINE) for name in row.split(", ")
     ]
@@ -166,8 +131,7 @@ def test_files_that_the_docs_link_or_map_exist() -> None:
     ],
 )
 def test_every_key_of_a_recipe_is_told_with_its_default(title: str, section: Any) -> None:
-    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
-    part = page.split(f"## {title}\n")[1].split("\n## ")[0]
+    part = page("docs/recipes.md").split(f"## {title}\n")[1].split("\n## ")[0]
     told = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", part, flags=re.MULTILINE))
     assert list(told) == list(section.model_fields)
     for key, default in told.items():

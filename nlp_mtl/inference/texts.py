@@ -68,7 +68,7 @@ def chunks(texts: Iterable[Any], text_pair: Iterable[Any] | None) -> Iterator[tu
             raise ValueError("there are more texts than in text_pair, or fewer; each needs one")
         firsts.append(first)
         seconds.append(second)
-        size += sum(map(_size, (first, second)))
+        size += num_characters(first) + num_characters(second)
         if len(firsts) == TEXTS_AT_ONCE or size >= CHARACTERS_AT_ONCE:
             yield firsts, None if text_pair is None else seconds
             firsts, seconds, size = [], [], 0
@@ -76,8 +76,8 @@ def chunks(texts: Iterable[Any], text_pair: Iterable[Any] | None) -> Iterator[tu
         yield firsts, None if text_pair is None else seconds
 
 
-def _size(text: Any) -> int:
-    """Characters of a text or of its words; 0 of what is none, which is refused when it is looked at."""
+def num_characters(text: Any) -> int:
+    """How large a text is, or a list of words; 0 of what is neither, which is refused when it is looked at."""
     if isinstance(text, list | tuple):
-        return sum(map(_size, text))
+        return sum(len(word) + 1 for word in text if isinstance(word, str))
     return len(text) if isinstance(text, str) else 0

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from answers import ODD, TEXTS, assert_alike
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mixed_steps import POS, SENTIMENT, TASKS
@@ -18,38 +19,11 @@ from nlp_mtl.inference.predictor import Predictor
 from nlp_mtl.words import WORD_SPLITTERS, split_words
 
 PREDICTOR = Predictor(tiny_model(), tokenizer())
-TEXTS = ["anna loves rome .", "", "bob", "the good film of acme " * 9, " \t\n", "uning teas ! ?"]
-ODD = [
-    "👩‍👩‍👧 anna 🇫🇷 👍🏽!",
-    "e\u0301te\u0301 ne\u0308w",
-    "a\tb\r\n\u2028c\u00a0d",
-    "אנה אוהבת את rome, مرحبا بالعالم",
-    "a\ud800b \udfff x",
-    "\u200b \u200d x\u200by \ufeff \u2060",
-    "𝒜𝒷 東京タワー \x00\x1f\x85",
-    "x" * 60 + " anna",
-]
 
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(tmp_path_factory.mktemp("saved") / "model")
-
-
-def assert_alike(one: Any, two: Any) -> None:
-    """Equal but for the last digits of scores."""
-    if isinstance(one, float):
-        assert two == pytest.approx(one, abs=2e-5)
-    elif isinstance(one, list):
-        assert len(one) == len(two)
-        for a, b in zip(one, two, strict=True):
-            assert_alike(a, b)
-    elif isinstance(one, dict):
-        assert list(one) == list(two)
-        for key in one:
-            assert_alike(one[key], two[key])
-    else:
-        assert one == two
 
 
 # ---- offsets

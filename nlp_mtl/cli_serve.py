@@ -1,0 +1,114 @@
+"""The verb ``serve``: a model behind HTTP."""
+
+import ipaddress
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nlp_mtl.errors import MissingExtraError, RunError
+from nlp_mtl.terminal import quiet_libraries
+
+TOKEN = "NLP_MTL_TOKEN"
+"""The environment variable that holds the token: other users of a machine see its commands, not this."""
+
+_LIMITS = "What clients may do"
+_HOW = "How it runs"
+
+
+def serve(
+    model: Annotated[str, typer.Argument(help="A run folder, a model folder, a folder with a graph, or a Hub id.")],
+    host: Annotated[str, typer.Option(help="The address; 0.0.0.0 is all of this machine's.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 8000,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help=f"A file with the token that clients have to send. Or set {TOKEN}.", rich_help_panel=_LIMITS),
+    ] = None,
+    max_texts: Annotated[int, typer.Option(min=1, help="Of a request.", rich_help_panel=_LIMITS)] = 1000,
+    max_characters: Annotated[int, typer.Option(min=1, help="Of a text.", rich_help_panel=_LIMITS)] = 100_000,
+    max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request.", rich_help_panel=_LIMITS)] = 4 * 2**20,
+    max_queue: Annotated[int, typer.Option(min=1, help="Texts that wait.", rich_help_panel=_LIMITS)] = 2048,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until an answer.", rich_help_panel=_LIMITS)] = 60.0,
+    batch_wait: Annotated[
+        float, typer.Option(min=0, max=10, help="Seconds that a text waits for others.", rich_help_panel=_HOW)
+    ] = 0.002,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: the GPU if there is one.", rich_help_panel=_HOW)
+    ] = None,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Faster, a little less exact.", rich_help_panel=_HOW)] = False,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of the CPU. Default: as many as cores.", rich_help_panel=_HOW)
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="In a micro-batch.", rich_help_panel=_HOW)] = 4096,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Serve a model on HTTP, with a page to try it."""
+    token = _token(token_file)
+    try:
+        import fastapi  # noqa: F401
+        import fastapi_offline  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(f"serving needs {error.name}: pip install 'nlp_mtl[serve]'") from error
+    quiet_libraries()
+    from nlp_mtl.inference.predictor import load
+    from nlp_mtl.serving.app import Settings
+    from nlp_mtl.serving.server import serve as serve_model
+
+    nlp = load(
+        model, revision=revision, device=device, threads=threads, max_tokens=max_tokens,
+        mixed_precision="bf16" if bf16 else "no",
+    )  # fmt: skip
+    folder = Path(model).expanduser()
+    settings = Settings(
+        name=folder.resolve().name if folder.is_dir() else model, max_texts=max_texts, max_characters=max_characters,
+        max_body=max_body, max_queue=max_queue, timeout=timeout, batch_wait=batch_wait, token=token,
+    )  # fmt: skip
+    if token is None and not _is_local(host):
+        print(
+            f"nlp-mtl: whoever reaches {host} can ask this server; --token-file or {TOKEN} asks for a token",
+            file=sys.stderr,
+        )
+    print(f"Loaded {settings.name}: {', '.join(task.name for task in nlp.tasks)}", flush=True)
+    serve_model(
+        nlp,
+        settings,
+        host=host,
+        port=port,
+        on_ready=lambda url: print(f"Serving on {url} (Ctrl-C ends it)", flush=True),
+    )
+
+
+def _tell_address(url: str) -> None:
+    print(f"Serving on {url} (Ctrl-C ends it)", flush=True)
+
+
+def _token(file: Path | None) -> str | None:
+    """What clients have to send; None: nothing.
+
+    Raises:
+        RunError: there is none where there should be, or it cannot be sent.
+    """
+    if file is None and TOKEN not in os.environ:
+        return None
+    where = TOKEN if file is None else str(file)
+    try:
+        token = os.environ[TOKEN] if file is None else file.expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise RunError(f"{where} cannot be read: {error}") from error
+    token = token.strip()
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise RunError(f"{where} holds no token: expected a line of letters, digits and signs, without spaces")
+    return token
+
+
+def _is_local(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,97 @@
+"""The process that serves: its socket, its end."""
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+
+import uvicorn
+
+from nlp_mtl.errors import RunError
+from nlp_mtl.inference.predictor import Predictor
+from nlp_mtl.serving.app import Settings, make_app
+
+
+def serve(
+    nlp: Predictor, settings: Settings, *, host: str = "127.0.0.1", port: int = 8000,
+    on_ready: Callable[[str], object] = lambda url: None,
+) -> None:  # fmt: skip
+    """Serve until SIGTERM or Ctrl-C; what is asked by then is still answered.
+
+    Args:
+        port: 0 takes a free one.
+        on_ready: told the address when the first request can come.
+
+    Raises:
+        RunError: the address cannot be had.
+        KeyboardInterrupt: it was Ctrl-C.
+    """
+    with listening(host, port) as listener:
+        _allow_many_connections()
+        server = make_server(nlp, settings, lambda: on_ready(address(listener, host)))
+        signal.signal(signal.SIGTERM, lambda *_: None)  # the server gives it back when it has ended, and that is an end
+        server.run([listener])
+
+
+def make_server(nlp: Predictor, settings: Settings, on_ready: Callable[[], object]) -> uvicorn.Server:
+    """A server that was not started yet. ``on_ready`` is called when it was."""
+    config = uvicorn.Config(
+        make_app(nlp, settings), log_config=None, access_log=False, server_header=False, loop="asyncio",
+        timeout_keep_alive=30, timeout_graceful_shutdown=int(settings.timeout), ws="none", lifespan="on",
+    )  # fmt: skip
+    return _Server(config, on_ready)
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], object]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_ready()
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket at an address.
+
+    Raises:
+        RunError: it cannot be had.
+    """
+    try:
+        flags = socket.AI_PASSIVE
+        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)[0]
+        # With its protocol, by which asyncio knows it as one whose answers must not wait for more (TCP_NODELAY).
+        listener = socket.socket(family, kind, protocol)
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise _unavailable(host, port, error) from error
+    try:
+        if os.name == "posix":  # elsewhere it lets two servers have one port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(place)
+        listener.listen(2048)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise _unavailable(host, port, error) from error
+    return listener
+
+
+def _unavailable(host: str, port: int, error: Exception) -> RunError:
+    return RunError(f"cannot serve on {host}, port {port}: {error}. Choose others with --host and --port")
+
+
+def address(listener: socket.socket, host: str) -> str:
+    """Where a browser finds a socket."""
+    port = listener.getsockname()[1]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _allow_many_connections() -> None:
+    """As many open files as the system allows: each connection is one."""
+    try:
+        import resource
+    except ImportError:  # not on Windows, where there is no such limit
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
