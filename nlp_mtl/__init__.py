@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from nlp_mtl.inference.predictor import Predictor, load
     from nlp_mtl.models.configuration import MultiTaskConfig
     from nlp_mtl.models.multitask import MultiTaskModel
-    from nlp_mtl.run import evaluate, train
+    from nlp_mtl.run import train
+    from nlp_mtl.run_evaluation import evaluate
 
 __version__ = "0.1.0"
 
@@ -55,7 +56,7 @@ _LAZY = {
     "MultiTaskModel": "nlp_mtl.models.multitask",
     "Predictor": "nlp_mtl.inference.predictor",
     "load": "nlp_mtl.inference.predictor",
-    "evaluate": "nlp_mtl.run",
+    "evaluate": "nlp_mtl.run_evaluation",
     "train": "nlp_mtl.run",
 }
 

@@ -8,9 +8,12 @@ import numpy as np
 
 from nlp_mtl.build_data import Prepared
 from nlp_mtl.errors import DataError, Problem, RecipeError, did_you_mean, listed
+from nlp_mtl.inference.onnx import OnnxModel
 from nlp_mtl.metrics import Scores
+from nlp_mtl.models.configuration import MultiTaskConfig
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.recipe import Recipe
+from nlp_mtl.recipe_parts import ConsistencySpec
 from nlp_mtl.task_types.consistency import association, only_allowed
 from nlp_mtl.tasks import Task
 
@@ -30,10 +33,7 @@ def consistency(recipe: Recipe, prepared: Prepared) -> list[dict[str, Any]]:
     known, found = {task.name: task for task in prepared.tasks}, []
     for place, spec in enumerate(recipe.consistency):
         first, second = (known[name] for name in spec.tasks)
-        for label, others in spec.allowed.items():
-            _check_label(f"consistency.{place}.allowed", first, label, kinds=True)
-            for other in others:
-                _check_label(f"consistency.{place}.allowed.{label}", second, other)
+        forbidden = _forbidden(f"consistency.{place}.allowed", spec, first, second)
         table = np.zeros((len(first.labels), len(second.labels)))
         if spec.weight != 0:
             counts = [
@@ -48,9 +48,38 @@ def consistency(recipe: Recipe, prepared: Prepared) -> list[dict[str, Any]]:
                     "only `allowed` counts"
                 )
             table = association(np.sum(counts, axis=0))
-        forbidden = np.argwhere(np.isneginf(only_allowed(first, second, spec.allowed))).tolist()
         weight = 0.0 if spec.weight == "auto" else spec.weight
         found.append({"tasks": spec.tasks, "weight": weight, "table": table.tolist(), "forbidden": forbidden})
+    return found
+
+
+def is_another(recipe: Recipe, config: MultiTaskConfig) -> bool:
+    """Whether a recipe says something else of it than a trained model was told; one that says nothing does not.
+
+    Raises:
+        RecipeError: a label does not exist.
+    """
+    own = config.consistency or []
+    if "consistency" not in recipe.model_fields_set:
+        return False
+    if [spec.tasks for spec in recipe.consistency] != [one["tasks"] for one in own]:
+        return True
+    known = {task.name: task for task in config.task_list()}
+    for place, (spec, one) in enumerate(zip(recipe.consistency, own, strict=True)):
+        first, second = (known[name] for name in spec.tasks)
+        forbidden = _forbidden(f"consistency.{place}.allowed", spec, first, second)
+        if spec.weight not in ("auto", one["weight"]) or forbidden != one["forbidden"]:
+            return True
+    return False
+
+
+def _forbidden(key: str, spec: ConsistencySpec, first: Task, second: Task) -> list[list[int]]:
+    """Pairs of labels that are never chosen together, by their ids."""
+    for label, others in spec.allowed.items():
+        _check_label(key, first, label, kinds=True)
+        for other in others:
+            _check_label(f"{key}.{label}", second, other)
+    found: list[list[int]] = np.argwhere(np.isneginf(only_allowed(first, second, spec.allowed))).tolist()
     return found
 
 
@@ -62,7 +91,7 @@ def _check_label(key: str, task: Task, label: str, *, kinds: bool = False) -> No
 
 
 def settle_consistency(
-    recipe: Recipe, prepared: Prepared, model: MultiTaskModel, score: Callable[[], Mapping[str, Scores]]
+    recipe: Recipe, prepared: Prepared, model: MultiTaskModel | OnnxModel, score: Callable[[], Mapping[str, Scores]]
 ) -> None:
     """Set the weights of pairs of tasks that are ``auto`` to what gives the best scores.
 

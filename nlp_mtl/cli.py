@@ -76,7 +76,7 @@ def train(
 @app.command()
 @told
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A run folder, a model folder, or a Hub id.")],
+    model: Annotated[str, typer.Argument(help="A run folder, a model folder, a folder with a graph, or a Hub id.")],
     overrides: Overrides = None,
     recipe: Annotated[Path | None, typer.Option(help="Whose data to use. Default: the run folder's.")] = None,
     split: Annotated[str, typer.Option(help="validation, test or train.")] = "test",
@@ -96,7 +96,7 @@ def evaluate(
     from accelerate import PartialState
 
     from nlp_mtl.reports import main_metrics, print_scores
-    from nlp_mtl.run import evaluate as run_evaluate
+    from nlp_mtl.run_evaluation import evaluate as run_evaluate
 
     scores = run_evaluate(model, settings, split=split, revision=revision)
     if not PartialState().is_main_process:

@@ -15,7 +15,7 @@ _HOW = "How it runs"
 
 
 def predict(
-    model: Annotated[str, typer.Argument(help="A run folder, a model folder, or a Hub id.")],
+    model: Annotated[str, typer.Argument(help="A run folder, a model folder, a folder with a graph, or a Hub id.")],
     texts: Annotated[
         list[str] | None,
         typer.Argument(metavar="[TEXT... | -]", help="Texts. Without any, or with -: the lines of standard input."),

@@ -1,6 +1,7 @@
 """The verb ``serve``: a model behind HTTP."""
 
 import ipaddress
+import math
 import os
 import sys
 from pathlib import Path
@@ -47,6 +48,9 @@ def serve(
 ) -> None:
     """Serve a model on HTTP, with a page to try it."""
     token = _token(token_file)
+    for option, value in (("--timeout", timeout), ("--batch-wait", batch_wait)):
+        if not math.isfinite(value):
+            raise typer.BadParameter(f"{value} is no number of seconds", param_hint=option)
     try:
         import fastapi  # noqa: F401
         import fastapi_offline  # noqa: F401
@@ -67,6 +71,7 @@ def serve(
     settings = Settings(
         name=folder.resolve().name if folder.is_dir() else model, max_texts=max_texts, max_characters=max_characters,
         max_body=max_body, max_queue=max_queue, timeout=timeout, batch_wait=batch_wait, token=token,
+        hosts=frozenset({"localhost", "127.0.0.1", "[::1]", host}) if token is None and _is_local(host) else None,
     )  # fmt: skip
     if token is None and not _is_local(host):
         print(
@@ -74,13 +79,7 @@ def serve(
             file=sys.stderr,
         )
     print(f"Loaded {settings.name}: {', '.join(task.name for task in nlp.tasks)}", flush=True)
-    serve_model(
-        nlp,
-        settings,
-        host=host,
-        port=port,
-        on_ready=lambda url: print(f"Serving on {url} (Ctrl-C ends it)", flush=True),
-    )
+    serve_model(nlp, settings, host=host, port=port, on_ready=_tell_address)
 
 
 def _tell_address(url: str) -> None:

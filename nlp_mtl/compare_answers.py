@@ -10,7 +10,7 @@ from nlp_mtl.analysis.bootstrap import RowAnswers
 from nlp_mtl.build_data import Prepared
 from nlp_mtl.errors import RunError
 from nlp_mtl.recipe import Recipe
-from nlp_mtl.run import answers
+from nlp_mtl.run_evaluation import answers
 from nlp_mtl.storage import write_text
 
 

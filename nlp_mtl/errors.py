@@ -83,7 +83,7 @@ class MissingExtraError(NlpMtlError):
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """`` Did you mean `x`?`` when one of ``choices`` looks like ``word``, else an empty string."""
     by_lower = {choice.lower(): choice for choice in choices}
-    close = get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    close = get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6) if len(word) < 100 else []
     return f" Did you mean `{by_lower[close[0]]}`?" if close else ""
 
 

@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from nlp_mtl.data.encoding import EncodedSplit, label_column
 from nlp_mtl.data.items import Framing, read_items
+from nlp_mtl.inference.onnx import OnnxModel
 from nlp_mtl.inference.scoring import score_items
 from nlp_mtl.metrics import Scores
 from nlp_mtl.models.multitask import MultiTaskModel
@@ -31,7 +32,7 @@ class Answers(NamedTuple):
 
 
 def evaluate(
-    model: MultiTaskModel,
+    model: MultiTaskModel | OnnxModel,
     splits: Mapping[str, EncodedSplit],
     tasks: Sequence[Task],
     framing: Framing,
@@ -70,7 +71,7 @@ def score(answers: Mapping[str, Mapping[str, Answers]], tasks: Sequence[Task]) -
 
 
 def answer(
-    model: MultiTaskModel,
+    model: MultiTaskModel | OnnxModel,
     splits: Mapping[str, EncodedSplit],
     tasks: Sequence[Task],
     framing: Framing,
@@ -117,7 +118,7 @@ def answer(
 
 
 def _answers(
-    model: MultiTaskModel,
+    model: MultiTaskModel | OnnxModel,
     split: EncodedSplit,
     tasks: Sequence[Task],
     framing: Framing,

@@ -1,4 +1,4 @@
-"""The verbs: what ``nlp-mtl train``, ``evaluate`` and ``check`` do."""
+"""The verbs ``nlp-mtl train`` and ``check``."""
 
 import logging
 import math
@@ -26,18 +26,15 @@ from nlp_mtl.build import (
 )
 from nlp_mtl.build_consistency import settle_consistency
 from nlp_mtl.build_data import Prepared, describe_data, prepare
-from nlp_mtl.data.items import frame
 from nlp_mtl.data.steps import StepDataset
-from nlp_mtl.errors import DataError, Problem, RecipeError, RunError, listed
-from nlp_mtl.evaluation import Answers, answer, selection_score
-from nlp_mtl.evaluation import evaluate as evaluate_splits
-from nlp_mtl.evaluation import score as score_answers
+from nlp_mtl.errors import DataError, Problem, RecipeError, RunError
+from nlp_mtl.evaluation import evaluate, selection_score
 from nlp_mtl.metrics import Scores
 from nlp_mtl.models.encoder import is_on_hub
 from nlp_mtl.models.fully_sharded import gathered, is_sharded
-from nlp_mtl.models.loading import load_model
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.recipe import SPLITS, Recipe
+from nlp_mtl.run_evaluation import read_recipe
 from nlp_mtl.run_folder import (
     check_folder,
     command,
@@ -79,7 +76,7 @@ def train(
         RunStopped: the process was sent SIGTERM while it trained; a checkpoint was written.
         NlpMtlError: of the kind that fits; nothing that was written before is lost.
     """
-    return _run(_read(recipe), resume, overwrite)
+    return _run(read_recipe(recipe), resume, overwrite)
 
 
 def train_trial(recipe: Recipe, evaluated: Evaluated, *, resume: bool) -> dict[str, Any]:
@@ -183,7 +180,7 @@ def _trained(
     progress = sys.stderr.isatty() and accelerator.is_main_process
 
     def score(split: str, scored: MultiTaskModel) -> dict[str, Scores]:
-        return evaluate_splits(
+        return evaluate(
             scored, prepared.split(split), prepared.tasks, prepared.framing,
             max_tokens=recipe.training.max_tokens,
             packed=data.packed,
@@ -264,13 +261,9 @@ def _gathered(model: MultiTaskModel, accelerator: Accelerator) -> dict[str, torc
     return gathered(model.state_dict(), keep=accelerator.is_main_process) if is_sharded(model) else None
 
 
-def _read(recipe: Recipe | str | Path) -> Recipe:
-    return recipe if isinstance(recipe, Recipe) else Recipe.from_yaml(recipe)
-
-
 def check(recipe: Recipe | str | Path) -> dict[str, Any]:
     """What a recipe's data holds and what is odd about it; see :func:`nlp_mtl.analysis.data_report.data_report`."""
-    recipe = _read(recipe)
+    recipe = read_recipe(recipe)
     packed = expects_to_pack(recipe)
     prepared = prepare(recipe)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -278,73 +271,3 @@ def check(recipe: Recipe | str | Path) -> dict[str, Any]:
     return data_report(
         prepared.tasks, prepared.loaded, prepared.encoded, prepared.framing, data, progress=sys.stderr.isatty()
     )
-
-
-def evaluate(
-    path: str | Path, recipe: Recipe | str | Path | None = None, *, split: str = "test", revision: str | None = None
-) -> dict[str, Scores]:
-    """Score a trained model on a split of a recipe's datasets: ``{task: scores}``.
-
-    Args:
-        path: a run folder, a model folder, or a Hub id.
-        recipe: a recipe, or the path of its file; default: the run folder's own.
-        split: ``validation``, ``test`` or ``train``.
-
-    Raises:
-        NlpMtlError: of the kind that fits.
-    """
-    prepared, found = answers(path, recipe, split=split, revision=revision)
-    if not found:
-        raise DataError(f"no dataset of the recipe has labelled rows in the split `{split}`")
-    return score_answers(found, prepared.tasks)
-
-
-def answers(
-    path: str | Path, recipe: Recipe | str | Path | None = None, *, split: str, revision: str | None = None
-) -> tuple[Prepared, dict[str, dict[str, Answers]]]:
-    """Let a trained model answer for a split of a recipe's datasets; arguments as in :func:`evaluate`.
-
-    Returns:
-        the data, and ``{task: {dataset: answers}}``; nothing for what has no labels.
-    """
-    recipe = run_recipe(path) if recipe is None else _read(recipe)
-    model, tokenizer = load_model(path, revision=revision)
-    accelerator = launched_accelerator(recipe.training.mixed_precision)
-    model.to(accelerator.device)
-    config = model.config
-    prepared = prepare(
-        recipe,
-        accelerator=accelerator,
-        tokenizer=tokenizer,
-        framing=frame(tokenizer, config.max_length, config.window_overlap),
-        word_splitter=config.word_splitter,
-        trained_tasks=config.task_list(),
-        splits=[split],
-    )
-    if prepared.streams:
-        logger.warning("The training rows of %s are streamed; they are not scored", listed(prepared.streams))
-    found = answer(
-        model, prepared.split(split), prepared.tasks, prepared.framing,
-        max_tokens=max(recipe.training.max_tokens, config.max_length),
-        packed=model.packs(layout(recipe)),
-        mixed_precision=recipe.training.mixed_precision,
-        accelerator=accelerator,
-        progress=sys.stderr.isatty() and accelerator.is_main_process,
-    )  # fmt: skip
-    return prepared, found
-
-
-def run_recipe(path: str | Path) -> Recipe:
-    """The recipe that a run folder keeps.
-
-    Raises:
-        RunError: it is not a run folder.
-    """
-    file = Path(path).expanduser() / "recipe.yaml"
-    if not file.parent.is_dir():
-        raise RunError(f"there is no run folder {path}; a model of the Hub needs a recipe for its data: --recipe")
-    if not file.is_file():
-        raise RunError(
-            f"{path} is not a run folder (it has no recipe.yaml): say which recipe's data to use, with --recipe"
-        )
-    return Recipe.from_yaml(file)

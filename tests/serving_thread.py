@@ -14,6 +14,7 @@ from tiny import tokenizer
 
 from nlp_mtl.inference.predictor import Predictor
 from nlp_mtl.serving.app import Settings
+from nlp_mtl.serving.bodies import Guard
 from nlp_mtl.serving.server import address, listening, make_server
 from nlp_mtl.tasks import Task
 
@@ -33,6 +34,7 @@ class Served(NamedTuple):
     nlp: Predictor
     """What the server answers with; to be asked when it is idle."""
     settings: Settings
+    guard: Guard
 
     def post(self, **body: Any) -> httpx.Response:
         content = json.dumps(body)  # lone surrogates as escapes
@@ -53,7 +55,9 @@ def serving(nlp: Any = None, **settings: Any) -> Iterator[Served]:
         try:
             assert ready.wait(30)
             with httpx.Client(base_url=url, timeout=30) as client:
-                yield Served(url, client, nlp, chosen)
+                guard = server.config.app
+                assert isinstance(guard, Guard)
+                yield Served(url, client, nlp, chosen, guard)
         finally:
             server.should_exit = True
             thread.join(30)

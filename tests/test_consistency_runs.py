@@ -10,8 +10,9 @@ from tiny_runs import values
 
 from nlp_mtl import DataError, Recipe, RecipeError, evaluate, load, train
 from nlp_mtl.build import new_model
-from nlp_mtl.build_consistency import CONSISTENCY_WEIGHTS, consistency, settle_consistency
+from nlp_mtl.build_consistency import CONSISTENCY_WEIGHTS, consistency, is_another, settle_consistency
 from nlp_mtl.build_data import prepare
+from nlp_mtl.run_evaluation import answers
 from nlp_mtl.task_types.consistency import association
 
 TEXTS = ["anna loves rome .", "bob sees the teas", "the good film of acme"]
@@ -121,3 +122,30 @@ def test_labels_that_do_not_exist_and_rows_without_both_labels_are_told(tmp_path
     crf = given | {"tasks": {n: {**t, "decoder": "crf"} if n != "sentiment" else t for n, t in given["tasks"].items()}}
     with pytest.raises(RecipeError, match="both have the decoder crf"):
         Recipe.from_dict(crf)
+
+
+def test_what_an_evaluation_says_of_it_counts_without_training_anew(tmp_path: Path) -> None:
+    given = recipe_of(tmp_path)
+    train(given)
+    changed = given.to_dict() | {"consistency": [pair(weight="auto", allowed={"PER": ["NOUN"]})]}
+    prepared, found = answers(tmp_path / "run", Recipe.from_dict(changed), split="test")
+    assert {"train", "validation", "test"} <= {*prepared.encoded["words"]}
+    both = zip(found["ner"]["words"].predicted, found["pos"]["words"].predicted, strict=True)
+    words = [(tag, pos) for tags, labels in both for tag, pos in zip(tags, labels, strict=True)]
+    assert all(pos == "NOUN" for tag, pos in words if tag.endswith("-PER"))
+    with pytest.raises(RecipeError, match="has no label `NOUNN`"):
+        evaluate(
+            tmp_path / "run", Recipe.from_dict(changed | {"consistency": [pair(weight=0, allowed={"PER": ["NOUNN"]})]})
+        )
+
+
+def test_a_recipe_says_another_consistency_than_a_model_only_if_it_says_one(tmp_path: Path) -> None:
+    told = [pair(weight="auto", allowed={"PER": ["PROPN"]})]
+    given = recipe_of(tmp_path, *told)
+    train(given)
+    config = load(tmp_path / "run").model.config
+    silent = {key: value for key, value in given.to_dict().items() if key != "consistency"}
+    assert not is_another(given, config)
+    assert not is_another(Recipe.from_dict(silent), config)
+    for other in ([], [pair(weight=0.75, allowed={"PER": ["PROPN"]})], [pair(weight="auto")]):
+        assert is_another(Recipe.from_dict(silent | {"consistency": other}), config)

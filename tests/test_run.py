@@ -12,7 +12,7 @@ import yaml
 from tiny_runs import full_disk, loss_lines, score_lines, tiny_recipe, values, weights
 
 from nlp_mtl import DataError, ModelError, Recipe, RunError, TrainingError, evaluate, load, train
-from nlp_mtl.run import run_recipe
+from nlp_mtl.run_evaluation import run_recipe
 
 
 def contents(folder: Path) -> dict[Path, bytes]:

@@ -1,6 +1,8 @@
 """A model as one ONNX graph with all heads: written, and run on onnxruntime with the same answers."""
 
+import copy
 import logging
+import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,9 +15,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from nlp_mtl.errors import MissingExtraError, ModelError, first_line
+from nlp_mtl.inference.quantization import quantize
+from nlp_mtl.models.adapters import key
 from nlp_mtl.models.configuration import MultiTaskConfig
 from nlp_mtl.models.encoder import load_tokenizer
-from nlp_mtl.models.loading import load_config
+from nlp_mtl.models.loading import load_config, load_model
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.storage import save_tokenizer, written_folder
 from nlp_mtl.tasks import transitions_key
@@ -27,6 +31,12 @@ GRAPH = "model.onnx"
 
 TOLERANCE = 1e-3
 """What logits may differ by at most from the model's, in units of the largest; rounding makes a hundredth of it."""
+
+_CONSTANTS: dict[str, Any] = {
+    "8bit_zero": np.array(128, np.uint8), "8bit_unit": np.array(1 / 127, np.float32),
+    "8bit_least": np.array(1e-12, np.float32), "8bit_last": np.array([-1], np.int64),
+}  # fmt: skip
+"""Of graphs in 8 bits: what stands for 0, a step where the largest number is 1, the least of these, the last axis."""
 
 
 class OnnxModel(nn.Module):
@@ -70,7 +80,10 @@ class OnnxModel(nn.Module):
         if "token_type_ids" in self._inputs:
             given["token_type_ids"] = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         wanted = [name for task in tasks for name in (task, transitions_key(task)) if name in self._outputs]
-        found = self._session.run(wanted, {name: tensor.numpy() for name, tensor in given.items()})
+        try:
+            found = self._session.run(wanted, {name: tensor.numpy() for name, tensor in given.items()})
+        except Exception as error:  # of a kind for each cause, as above
+            raise ModelError(f"{self._file} cannot answer: {first_line(error)}") from error
         return {name: torch.from_numpy(value) for name, value in zip(wanted, found, strict=True)}
 
     def packs(self, layout: str) -> bool:
@@ -84,8 +97,9 @@ class OnnxModel(nn.Module):
         return False
 
     def state_dict(self, *_: Any, **__: Any) -> dict[str, Tensor]:  # type: ignore[override]
-        """The graph's bytes: what its answers follow from, for checksums."""
-        return {GRAPH: torch.from_numpy(np.fromfile(self._file, dtype=np.uint8))}
+        """The graph's bytes: what answers follow from, for checksums. Past 2 GB, weights have a file of their own."""
+        files = self._file.parent.glob(f"{GRAPH}*")
+        return {file.name: torch.from_numpy(np.fromfile(file, dtype=np.uint8)) for file in files}
 
 
 def load_onnx(folder: Path, threads: int | None = None) -> tuple[OnnxModel, PreTrainedTokenizerBase]:
@@ -98,6 +112,23 @@ def load_onnx(folder: Path, threads: int | None = None) -> tuple[OnnxModel, PreT
     return OnnxModel(folder, load_config(folder), threads), load_tokenizer(str(folder))
 
 
+def load_either(
+    path: str | Path, *, revision: str | None = None
+) -> tuple[MultiTaskModel | OnnxModel, PreTrainedTokenizerBase]:
+    """The graph of a folder that holds one, or else the model, as :func:`nlp_mtl.models.loading.load_model` finds it.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        ModelError: there is no model, or it is not one of ours.
+    """
+    folder = Path(path).expanduser()
+    if not (folder / GRAPH).is_file():
+        return load_model(path, revision=revision)
+    if revision is not None:
+        raise ModelError(f"revision {revision!r} is for models on the Hub, but {path} is a folder: leave it out")
+    return load_onnx(folder)
+
+
 class _Graph(nn.Module):
     """A model with its inputs in a row, as graphs have them."""
 
@@ -107,8 +138,24 @@ class _Graph(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Any:
         segments = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        found = self.model(input_ids=input_ids, attention_mask=attention_mask, **segments)
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **segments}
+        found = _one_by_one(self.model, inputs) if self.model.reads_once_a_task else self.model(**inputs)
         return tuple(found[name] for name in self.outputs)
+
+
+def _one_by_one(model: MultiTaskModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What the model gives, with one adapter after the other: which rows each is for would fix how many there are."""
+    adapted: list[Any] = [module for module in model.encoder.modules() if hasattr(module, "lora_A")]
+    found = {}
+    for task in model.config.task_list():
+        for module in adapted:
+            module.row_adapters = None
+            module.set_adapter(key(task.name))
+        output, head = model.encoder(**inputs), model.head(task.name)
+        found[task.name] = head(output, attention_mask=inputs["attention_mask"]).logits
+        if task.decoder == "crf":
+            found[transitions_key(task.name)] = head.get_parameter("transitions").clone()
+    return found
 
 
 def export_onnx(
@@ -118,8 +165,8 @@ def export_onnx(
 
     Args:
         model: freshly loaded, on the CPU.
-        int8: matrices in 8 bits, and what they are multiplied with as well, with scales that each text batch gives
-            (dynamic quantisation): faster and smaller, a little less exact.
+        int8: matrices and embeddings in 8 bits, and what matrices are multiplied with as well, with a scale for each
+            token (dynamic quantisation): faster and smaller, a little less exact.
 
     Returns:
         the largest difference of logits to the model's, in units of the largest logit, on random texts; of the graph
@@ -143,16 +190,21 @@ def export_onnx(
     ]
     inputs = _texts(model, rows=2, tokens=9)
     with written_folder(folder) as partial:
-        _write_graph(model, inputs, outputs, partial / GRAPH)
-        difference = _difference(model, partial)
+        whole = partial / "whole" if int8 else partial
+        whole.mkdir(exist_ok=True)
+        _write_graph(model, inputs, outputs, whole / GRAPH)
+        difference = _difference(model, whole)
         if not difference <= TOLERANCE:
             raise ModelError(
                 f"the graph of this {model.config.encoder_config.model_type} answers otherwise than the model: logits "
                 f"differ by {difference:.2g} of the largest"
             )
         if int8:
-            _quantize(partial / GRAPH)
-        model.config.save_pretrained(partial)
+            quantize(whole / GRAPH, partial / GRAPH)
+            shutil.rmtree(whole)
+        config = copy.deepcopy(model.config)
+        vars(config).pop("auto_map", None)  # it names code that goes with a model of torch
+        config.save_pretrained(partial)
         save_tokenizer(tokenizer, partial)
     return difference
 
@@ -199,19 +251,6 @@ def _difference(model: MultiTaskModel, folder: Path) -> float:
                 tensor, given[name] = tensor[kept], given[name][kept]
             found.append(((tensor - given[name]).abs().max() / tensor.abs().max().clamp(min=1)).item())
     return max(found)
-
-
-def _quantize(file: Path) -> None:
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    whole = file.with_name("whole.onnx")
-    file.rename(whole)
-    with _quiet():
-        quantize_dynamic(
-            whole, file, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=["MatMul", "Gemm"]
-        )
-    for rest in file.parent.glob("whole.onnx*"):
-        rest.unlink()
 
 
 @contextmanager

@@ -180,7 +180,7 @@ class Predictor:
                 raise TypeError(f"`tasks` should be a list of names, but it holds {name!r:.60}")
             if name not in known:
                 raise ModelError(
-                    f"there is no task `{name}`; the model has {listed(known)}.{did_you_mean(name, known)}"
+                    f"there is no task `{name:.60}`; the model has {listed(known)}.{did_you_mean(name, known)}"
                 )
         if other := [name for name in names if known[name].pairs != is_pair]:
             raise ModelError(_unfit(other, is_pair))
@@ -228,7 +228,8 @@ class Predictor:
     def digest(self) -> str:
         """A checksum of the weights, and of what else the answers follow from."""
         config = self.model.config
-        settings = {key: getattr(config, key) for key in ("tasks", "word_splitter", "max_length", "window_overlap")}
+        keys = ("tasks", "consistency", "word_splitter", "max_length", "window_overlap")
+        settings = {key: getattr(config, key) for key in keys}
         digest = hashlib.sha256(json.dumps(settings).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)

@@ -4,23 +4,25 @@ All that is kept here is touched by the event loop alone; the thread gets a list
 """
 
 import asyncio
-import logging
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from nlp_mtl.inference.predictor import Answer, Predictor
 from nlp_mtl.inference.texts import num_characters
+from nlp_mtl.serving.logs import log_error
 
 BATCH_TEXTS = 256
 BATCH_CHARACTERS = 32_768
 """What is answered together, at most (a longer text is answered alone): nobody waits long for others' texts."""
 
-logger = logging.getLogger(__name__)
+DECAY = 0.9
+"""Of what earlier batches say of how long texts take, with each batch."""
 
 
 class BusyError(Exception):
@@ -88,17 +90,17 @@ class Batcher:
         """
         Args:
             batch_wait: seconds that a text waits for others, at most, while nothing else is being answered.
-            max_queue: texts that wait, at most; and so for their characters. What is too large to wait at all is
-                taken when nothing waits.
+            max_queue: how many texts may wait. A request that is larger is taken when nothing waits.
+            max_queue_characters: how many characters they may have, in the same way.
             on_batch: told of each batch how many texts it had and how long they took.
         """
         self._nlp, self._wait, self._on_batch = nlp, batch_wait, on_batch
         self._max_texts, self._max_characters = max_queue, max_queue_characters
         self._jobs: dict[Kind, deque[Job]] = {}
-        self._something = asyncio.Event()
+        self._something, self._full = asyncio.Event(), asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="answers")
         self._loop_task: asyncio.Task[None] | None = None
-        self._seconds_a_character = 1e-4  # until it is known
+        self._seconds, self._characters = 1e-4, 1.0  # a guess that the first batches overrule
         self.texts_waiting = 0
         self.characters_waiting = 0
 
@@ -109,6 +111,7 @@ class Batcher:
             call = lambda text_pair=text_pair: self._nlp(["The first text."], text_pair=text_pair)  # noqa: E731
             await asyncio.get_running_loop().run_in_executor(self._thread, call)
         self._loop_task = asyncio.create_task(self._run())
+        self._loop_task.add_done_callback(self._ended)
 
     async def stop(self) -> None:
         """End when what is being answered is done. What waits is not answered."""
@@ -131,6 +134,8 @@ class Batcher:
             BusyError: too much is waiting.
             FailedError: the model failed.
         """
+        if not self.runs:
+            raise FailedError("the server has stopped answering")
         job = Job(texts, text_pair, tasks, all_scores)
         count, characters = len(texts), sum(job.sizes)
         over = (
@@ -142,6 +147,8 @@ class Batcher:
         self.characters_waiting += characters
         self._jobs.setdefault(job.kind, deque()).append(job)
         self._something.set()
+        if self._is_full():
+            self._full.set()
         try:
             return await job.done
         finally:
@@ -149,7 +156,21 @@ class Batcher:
 
     def seconds_to_wait(self) -> int:
         """How long what waits now takes, about; at least a second."""
-        return min(60, max(1, math.ceil(self.characters_waiting * self._seconds_a_character)))
+        return min(60, max(1, math.ceil(self.characters_waiting * self._seconds / self._characters)))
+
+    def _is_full(self) -> bool:
+        """Whether a batch would gain nothing by waiting for more."""
+        return self.texts_waiting >= BATCH_TEXTS or self.characters_waiting >= BATCH_CHARACTERS
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        """Nothing is answered any more: because the server ends, or because of what was not thought of."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log_error("the server stops answering", error)
+        for jobs in self._jobs.values():
+            for job in jobs:
+                if not job.done.done():
+                    job.done.set_exception(FailedError("the server has stopped answering"))
 
     def _forget(self, job: Job) -> None:
         """Take back what of a job still waits."""
@@ -169,7 +190,7 @@ class Batcher:
             found = await asyncio.get_running_loop().run_in_executor(self._thread, self._answers, kind, batch)
             seconds = time.perf_counter() - start
             characters = sum(job.sizes[place] for job, place in batch)
-            self._seconds_a_character += 0.1 * (seconds / max(1, characters) - self._seconds_a_character)
+            self._seconds, self._characters = DECAY * self._seconds + seconds, DECAY * self._characters + characters
             self._on_batch(len(batch), seconds)
             for (job, place), one in zip(batch, found, strict=True):
                 _deliver(job, place, one)
@@ -182,11 +203,12 @@ class Batcher:
                 self._something.clear()
                 return Kind(False, False), []
             kind = kinds[0]
-            full = self.texts_waiting >= BATCH_TEXTS or self.characters_waiting >= BATCH_CHARACTERS
             spare = min(job.arrived for job in self._jobs[kind]) + self._wait - time.monotonic()
-            if full or spare <= 0:
+            if self._is_full() or spare <= 0:
                 break
-            await asyncio.sleep(spare)
+            self._full.clear()
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._full.wait(), spare)
         jobs = self._jobs.pop(kind)
         batch: list[Place] = []
         room = BATCH_CHARACTERS
@@ -206,13 +228,14 @@ class Batcher:
             self._jobs[kind] = jobs  # behind the other kinds
         return kind, batch
 
-    def _answers(self, kind: Kind, batch: Sequence[Place]) -> list[Answer | Exception]:
+    def _answers(self, kind: Kind, batch: Sequence[Place]) -> list[Answer | BaseException]:
         """In the thread: an answer for each text, or why there is none."""
         try:
             return list(self._call(kind, batch))
-        except Exception as error:  # each alone, so that a text that the model cannot read takes no other with it
+        except BaseException as error:  # as a panic of the tokenizer's Rust is
             if len(batch) == 1:
                 return [error]
+            # Each alone, so that a text that the model cannot read takes no other with it.
             return [one for place in batch for one in self._answers(kind, [place])]
 
     def _call(self, kind: Kind, batch: Sequence[Place]) -> list[Answer]:
@@ -226,23 +249,14 @@ class Batcher:
         return [{name: one[name] for name in job.tasks} for (job, _), one in zip(batch, found, strict=True)]
 
 
-def _deliver(job: Job, place: int, found: Answer | Exception) -> None:
+def _deliver(job: Job, place: int, found: Answer | BaseException) -> None:
     if job.done.done():  # nobody waits for it any more, or another of its texts failed
         return
-    if isinstance(found, Exception):
-        logger.error("the model failed: %s", type(found).__name__, exc_info=_without_message(found))
+    if isinstance(found, BaseException):
+        log_error("the model failed", found)
         job.done.set_exception(FailedError("the model failed on a text; the server's log says where"))
         return
     job.answers[place] = found
     job.left -= 1
     if not job.left:
         job.done.set_result(job.answers)
-
-
-def _without_message(error: Exception) -> Any:
-    """For a log: where it happened. What is said of it may quote a text."""
-    return (
-        Exception,
-        Exception(f"{type(error).__name__} (its message may hold texts, and is left out)"),
-        error.__traceback__,
-    )

@@ -27,10 +27,7 @@ class Measures:
         )
         self._texts = Counter("nlp_mtl_texts", "Texts that were answered.", **kept)
         self._batch_texts = Histogram(
-            "nlp_mtl_batch_texts",
-            "Texts that were answered together.",
-            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
-            **kept,
+            "nlp_mtl_batch_texts", "Texts that were answered together.", buckets=_TEXTS, **kept
         )
         self._batch_seconds = Histogram(
             "nlp_mtl_batch_seconds", "What a batch took the model.", buckets=_SECONDS, **kept

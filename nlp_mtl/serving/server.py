@@ -1,15 +1,18 @@
 """The process that serves: its socket, its end."""
 
+import math
 import os
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 import uvicorn
 
 from nlp_mtl.errors import RunError
 from nlp_mtl.inference.predictor import Predictor
 from nlp_mtl.serving.app import Settings, make_app
+from nlp_mtl.serving.bodies import LINGER
 
 
 def serve(
@@ -29,15 +32,21 @@ def serve(
     with listening(host, port) as listener:
         _allow_many_connections()
         server = make_server(nlp, settings, lambda: on_ready(address(listener, host)))
-        signal.signal(signal.SIGTERM, lambda *_: None)  # the server gives it back when it has ended, and that is an end
-        server.run([listener])
+        # The server sends itself the signal again when it has ended: that is an end like others.
+        before = signal.signal(signal.SIGTERM, lambda *_: None)
+        try:
+            server.run([listener])
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def make_server(nlp: Predictor, settings: Settings, on_ready: Callable[[], object]) -> uvicorn.Server:
     """A server that was not started yet. ``on_ready`` is called when it was."""
     config = uvicorn.Config(
-        make_app(nlp, settings), log_config=None, access_log=False, server_header=False, loop="asyncio",
-        timeout_keep_alive=30, timeout_graceful_shutdown=int(settings.timeout), ws="none", lifespan="on",
+        make_app(nlp, settings), log_config=None, access_log=False, server_header=False, lifespan="on", ws="none",
+        loop="asyncio", http="h11",  # whatever else is installed; and it bounds headers
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=math.ceil(settings.body_timeout + settings.timeout + LINGER),
     )  # fmt: skip
     return _Server(config, on_ready)
 
@@ -93,5 +102,8 @@ def _allow_many_connections() -> None:
         import resource
     except ImportError:  # not on Windows, where there is no such limit
         return
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65_536 if most == resource.RLIM_INFINITY else most
+    if now != resource.RLIM_INFINITY:
+        with suppress(ValueError, OSError):  # the system has a limit of its own
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(now, wanted), most))

@@ -1,8 +1,9 @@
 """Two tasks whose labels are chosen together: pairs of labels that go well with each other count more, others less.
 
-The score of a pair of labels of an item (a word, or a text) is the sum of both log-probabilities and of a weighted
-entry of a table. Where labels of words also follow each other (IOB2, a learned chain), the best two sequences are found
-together: exact, by dynamic programming over pairs of labels.
+The score of a pair of labels of an item (a word, or a text) is its log-probability: of all distributions of pairs, that
+in which each task's labels keep the probabilities that the task gives them, and which a table binds together. Where
+labels of words also follow each other (IOB2, a learned chain), the best two sequences are found together: exact, by
+dynamic programming over pairs of labels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,9 @@ from nlp_mtl.task_types.chains import breaks, iob2_transitions, marginals
 from nlp_mtl.task_types.kind import Decision
 from nlp_mtl.tasks import Task
 
+_ROUNDS = 20
+"""Of fitting; sums are then right to several digits."""
+
 
 class Consistency(NamedTuple):
     """Two tasks, and how their labels go together."""
@@ -21,7 +25,8 @@ class Consistency(NamedTuple):
     first: Task
     second: Task
     table: np.ndarray
-    """[labels of the first, labels of the second] Added to the scores; minus infinity: never together."""
+    """[labels of the first, labels of the second] How much better two labels go together than by chance, in nats; minus
+    infinity: never together."""
 
 
 def association(counts: np.ndarray, prior: float | None = None) -> np.ndarray:
@@ -58,6 +63,29 @@ def only_allowed(first: Task, second: Task, allowed: Mapping[str, Sequence[str]]
     return table
 
 
+def bound(first: np.ndarray, second: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """[words, labels, labels] Log-probabilities of pairs of labels, which sum to each task's own probabilities.
+
+    The table is not just added: both tasks read the same text, so what speaks for one label has mostly been heard by
+    the other task, and would count twice. (Iterative proportional fitting; Deming and Stephan 1940, "On a least squares
+    adjustment of a sampled frequency table". It keeps the odds ratios, which are the table's.)
+
+    Args:
+        first, second: log-probabilities of the tasks' labels, [words, labels] each.
+        table: what binds them; pairs with minus infinity are left out at the end, so that others' shares do not move.
+    """
+    is_allowed = np.isfinite(table)
+    joint = np.asarray(first[:, :, None] + second[:, None, :])
+    if table[is_allowed].any():
+        own = [np.exp(one) for one in (first, second)]
+        shares = np.maximum(np.exp(joint + np.where(is_allowed, table, 0)), 1e-300)
+        for _ in range(_ROUNDS):
+            shares *= (own[0] / shares.sum(2))[:, :, None]
+            shares *= (own[1] / shares.sum(1))[:, None, :]
+        joint = np.log(np.maximum(shares, 1e-300))
+    return np.where(is_allowed, joint, -np.inf)
+
+
 def decide_together(
     pair: Consistency,
     logits: Sequence[Sequence[np.ndarray]],
@@ -79,7 +107,7 @@ def decide_together(
     ends = np.cumsum([len(row) for row in logits[0]], dtype=np.int64)
     starts = np.concatenate([[0], ends])[: len(ends)]
     flat = [_log_softmax(np.concatenate(rows)) for rows in logits]
-    joint = flat[0][:, :, None] + flat[1][:, None, :] + pair.table  # [words, labels, labels]
+    joint = bound(flat[0], flat[1], pair.table)
     best = joint.reshape(len(joint), joint.shape[1] * joint.shape[2]).argmax(-1)
     chosen = [*np.divmod(best, joint.shape[2])]
     scores = _both_marginals(joint)

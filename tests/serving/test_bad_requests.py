@@ -1,9 +1,10 @@
 """What is wrong with a request is told in one message, and the server goes on."""
 
 import http.client
+import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,11 +14,12 @@ import pytest
 from serving_thread import Served, serving
 
 TOKEN = "correct-horse"
+SWAGGER = "/static-offline-docs/swagger-ui-bundle.js"
 
 
 @pytest.fixture(scope="module")
 def limited() -> Iterator[Served]:
-    with serving(max_texts=3, max_characters=20, max_body=1000) as one:
+    with serving(max_texts=3, max_characters=20, max_body=1000, hosts=frozenset({"127.0.0.1"})) as one:
         yield one
 
 
@@ -54,11 +56,19 @@ def still_answers(served: Served) -> None:
         ({"texts": "anna", "text_pair": ["bob"]}, "text_pair: expected the same form as `texts`: one text, or a list"),
         ({"texts": ["anna"], "text_pair": ["bob", "clara"]}, "text_pair: found 2 for 1 texts; each needs one"),
         ({"texts": "anna", "all_scores": "yes"}, "all_scores: Input should be a valid boolean"),
+        ({f"{n}": n for n in range(7)}, "texts: it is missing; " + "".join(f"{n}: there is no such key; expected "
+         "texts, text_pair, tasks, all_scores.; " for n in range(4)) + "and 3 more"),
+        ({"texts": "anna", "x" * 300: 1}, f"{'x' * 60}: there is no such key; expected texts, text_pair, tasks, "
+         "all_scores."),
+        ({"texts": "anna", "tasks": ["x" * 300]}, f"there is no task `{'x' * 60}`; the model has `ner`, `pos`, "
+         "`sentiment`, `tags`, `rating`, `same`."),
         (["anna"], 'the body should be a JSON object such as {"texts": "Anna moved to Oslo."}'),
         ({"texts": ["anna"] * 4}, "texts: found 4; a request may have 3: send several requests"),
         ({"texts": "x" * 21}, "texts: the text has 21 characters; a text may have 20: send its parts"),
         ({"texts": ["a", "x" * 21]}, "texts: text 1 has 21 characters; a text may have 20: send its parts"),
         ({"texts": [["xxxx"] * 5]}, "texts: text 0 has 25 characters; a text may have 20: send its parts"),
+        ({"texts": ["x" * 15] * 2, "all_scores": True}, "texts: found 30 characters; a request with all scores may "
+         "have 20: send several requests"),
         ({"texts": "x" * 11, "text_pair": "y" * 10}, "texts: the text has 21 characters; a text may have 20: send its "
          "parts"),
     ],
@@ -129,12 +139,31 @@ def test_a_body_that_never_ends_is_given_up(served: Served) -> None:
         assert hasty.client.get("/health").status_code == 200
 
 
-def test_a_client_that_leaves_is_forgotten(limited: Served) -> None:
+def test_clients_that_leave_are_forgotten_with_their_texts_and_bodies(served: Served) -> None:
+    body = json.dumps({"texts": ["anna loves rome"] * 40}).encode()
     head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-    for rest in (b"content-length: 900\r\n\r\n{", b'content-length: 16\r\n\r\n{"texts":"anna"}', b""):
-        with connected(limited) as client:
-            client.sendall(head + rest)
-    still_answers(limited)
+    with serving(Slow(served.nlp, 0.05), max_body=70_000) as slow:
+        guard = slow.guard
+        for number in range(60):
+            with connected(slow) as client:
+                client.sendall(head + b"content-length: %d\r\n\r\n" % len(body) + body[: 9 * (number % 2) or None])
+        until(lambda: guard.held == 0 and measured(slow, "nlp_mtl_waiting_texts") == 0)
+        assert measured(slow, "nlp_mtl_texts_total") < 30 * 40  # most were not answered to nobody
+        still_answers(slow)
+        assert guard.held == 0
+
+
+def until(condition: Callable[[], bool]) -> None:
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < 30
+        time.sleep(0.01)
+
+
+def measured(served: Served, name: str) -> float:
+    """A figure of /metrics."""
+    lines = served.client.get("/metrics", headers={"authorization": f"Bearer {TOKEN}"}).text.splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
 
 
 def test_what_is_no_http_is_no_harm(limited: Served) -> None:
@@ -151,11 +180,11 @@ def test_what_is_no_http_is_no_harm(limited: Served) -> None:
     still_answers(limited)
 
 
-@pytest.mark.parametrize("path", ["/predict", "/tasks", "/metrics"])
+@pytest.mark.parametrize("path", ["/predict", "/tasks", "/metrics", "/predict%0a", "/tasks%0a", "/other"])
 @pytest.mark.parametrize("given", [None, "Bearer wrong", "Bearer", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer \xe9"])
 def test_without_the_token_nothing_is_answered(closed: Served, path: str, given: str | None) -> None:
     headers = {} if given is None else {"authorization": given.encode("latin-1")}
-    method = "POST" if path == "/predict" else "GET"
+    method = "POST" if "predict" in path else "GET"
     response = closed.client.request(
         method, path, headers=headers, json={"texts": "anna"} if method == "POST" else None
     )
@@ -169,7 +198,7 @@ def test_with_the_token_all_is_answered_and_without_the_page_and_health(closed: 
     assert closed.client.post("/predict", json={"texts": "anna"}, headers=headers).status_code == 200
     for path in ("/tasks", "/metrics"):
         assert closed.client.get(path, headers={"authorization": f"bearer {TOKEN}"}).status_code == 200
-    for path in ("/", "/page.js", "/page.css", "/health", "/docs", "/openapi.json"):
+    for path in ("/", "/page.js", "/page.css", "/answers.js", "/health", "/docs", "/openapi.json", SWAGGER):
         assert closed.client.get(path).status_code == 200
     assert "HTTPBearer" in closed.client.get("/openapi.json").text
 
@@ -212,19 +241,68 @@ def test_an_answer_that_takes_too_long_is_given_up(served: Served) -> None:
         assert slow.client.get("/health").status_code == 200
 
 
-def test_large_bodies_together_are_bounded(served: Served) -> None:
-    with serving(served.nlp, max_body=10_000) as one:
-        head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9999\r\n\r\n"
-        clients = [connected(one) for _ in range(20)]
+def test_large_bodies_together_are_bounded_and_small_ones_are_not_kept_out(served: Served) -> None:
+    large = {"texts": "x" * 80_000}
+    with serving(served.nlp, max_body=100_000, body_timeout=60.0) as one:
+        head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99999\r\n\r\n"
+        clients = [connected(one) for _ in range(16)]
         try:
             for client in clients:
-                client.sendall(head + b"x" * 9998)
-            time.sleep(0.3)
-            response = one.post(texts="x" * 9000)
+                client.sendall(head + b"x" * 99_998)
+            until(lambda: one.guard.held > 1_590_000)
+            response = one.post(**large)
             assert response.status_code == 429
             assert int(response.headers["retry-after"]) >= 1
+            still_answers(one)
         finally:
             for client in clients:
                 client.close()
-        time.sleep(0.3)
-        still_answers(one)
+        until(lambda: one.guard.held == 0)
+        assert one.post(**large).status_code == 200
+
+
+def test_bodies_are_read_only_where_they_are_asked_for(served: Served) -> None:
+    with serving(served.nlp, token=TOKEN, max_body=1000) as one:
+        for path in ("/nothing", "/health", "/predict"):
+            response = one.client.post(path, content=b"x" * 900)
+            assert response.status_code == (401 if path != "/health" else 405)
+        assert one.guard.held == 0
+
+
+def test_a_megabyte_of_text_is_answered_where_it_may_be(served: Served) -> None:
+    text = "anna loves the good film of acme .\n" * (2**20 // 35)
+    assert served.post(texts=text).status_code == 422
+    with serving(served.nlp, max_characters=2**20) as one:
+        found = one.post(texts=text, tasks=["pos", "sentiment"]).json()["predictions"]
+        assert len(found["pos"]) == 8 * (2**20 // 35)
+        assert text[found["pos"][-1]["start"] :] == ".\n"
+        assert found["sentiment"]["label"] in ("negative", "positive")
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "[::2]:80"])
+def test_pages_of_other_sites_cannot_ask_a_local_server_by_their_own_name(limited: Served, host: str) -> None:
+    response = limited.client.post("/predict", json={"texts": "anna"}, headers={"host": host})
+    assert response.status_code == 403
+    assert "this server is for its own machine" in response.json()["detail"]
+    still_answers(limited)
+
+
+def test_an_error_that_nobody_thought_of_is_told_and_logged_without_texts(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(value: object) -> str:
+        raise RuntimeError(f"cannot write {value}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nlp_mtl.serving.app.as_json", fails)
+        response = served.post(texts="anna secret")
+    assert (response.status_code, response.json()) == (500, {"detail": "the server failed; its log says where"})
+    until(lambda: "RuntimeError" in caplog.text)
+    assert "anna" not in caplog.text
+    still_answers(served)
+
+
+def test_head_is_answered_where_balancers_ask(served: Served) -> None:
+    for path in ("/", "/health"):
+        response = served.client.head(path)
+        assert (response.status_code, response.content) == (200, b"")

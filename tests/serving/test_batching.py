@@ -24,13 +24,14 @@ class Model:
         self.go_on = threading.Event()
         self.go_on.set()
         self.fails = fails
+        self.error: type[BaseException] = ValueError
 
     def __call__(self, texts: Sequence[Any], **options: Any) -> list[dict[str, Any]]:
         self.batches.append([*texts])
         self.options.append(options)
         assert self.go_on.wait(10)
         if any(map(self.fails, texts)):
-            raise ValueError(f"cannot read {texts}")
+            raise self.error(f"cannot read {texts}")
         return [{name: f"{name}: {text}" for name in options["tasks"]} for text in texts]
 
 
@@ -223,3 +224,58 @@ def test_a_text_that_the_model_fails_on_takes_no_other_with_it_and_no_text_goes_
     assert "ValueError" in caplog.text
     assert "in __call__" in caplog.text  # where it happened
     assert "secret" not in caplog.text
+
+
+class Panic(BaseException):
+    """As a panic of Rust arrives in Python."""
+
+
+def test_a_panic_of_the_tokenizer_is_an_error_of_its_text_alone() -> None:
+    model = Model()
+    model.error = Panic
+    model.fails = lambda text: text == "bad"
+
+    async def test(batcher: Batcher) -> None:
+        with pytest.raises(FailedError):
+            await asked(batcher, ["bad"])
+        assert await asked(batcher, ["good"]) == [{"ner": "ner: good"}]
+
+    run(model, test)
+
+
+def test_what_ends_the_answering_is_told_to_those_who_wait_and_to_those_who_come() -> None:
+    model = Model()
+
+    def fails(texts: int, seconds: float) -> None:
+        raise RuntimeError("secret")
+
+    async def test(batcher: Batcher) -> None:
+        model.go_on.clear()
+        first = asked(batcher, ["first"])
+        await until(lambda: model.batches)
+        second = asked(batcher, ["second"])
+        await asyncio.sleep(0)
+        model.go_on.set()
+        with pytest.raises(FailedError, match="has stopped"):
+            await second
+        assert not batcher.runs
+        with pytest.raises(FailedError, match="has stopped"):
+            await asked(batcher, ["third"])
+        first.cancel()
+        await asyncio.wait([first])
+
+    run(model, test, batch_wait=0, on_batch=fails)
+
+
+def test_a_batch_that_is_full_does_not_wait() -> None:
+    model = Model()
+
+    async def test(batcher: Batcher) -> None:
+        first = asked(batcher, ["x"])
+        await asyncio.sleep(0.05)  # it waits for others
+        await asked(batcher, ["y"] * (BATCH_TEXTS - 1))
+        await first
+
+    start = time.monotonic()
+    run(model, test, batch_wait=100)
+    assert time.monotonic() - start < 60

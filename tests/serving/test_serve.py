@@ -1,5 +1,6 @@
 """`nlp-mtl serve`, as a process: its address, its end, and many clients."""
 
+import resource
 import signal
 import socket
 import sys
@@ -11,7 +12,7 @@ import httpx
 import psutil
 import pytest
 from answers import assert_alike
-from serving_process import started
+from serving_process import Server, started
 from serving_thread import tiny_predictor
 from tiny import tokenizer
 
@@ -38,10 +39,11 @@ def test_a_served_model_answers_as_it_does_in_python_and_sigterm_ends_it_when_al
         assert_alike(server.post(texts).json()["predictions"], load(model_folder, threads=1)(texts))
 
         with ThreadPoolExecutor(1) as pool:
-            late = pool.submit(server.post, ["anna loves the good film of acme . " * 20] * 300)
-            time.sleep(0.5)
+            late = pool.submit(server.post, ["anna loves the good film of acme . " * 20] * 900)
+            while "nlp_mtl_waiting_texts 0.0" in httpx.get(f"{server.url}/metrics").text and not late.done():
+                time.sleep(0.01)
             server.process.send_signal(signal.SIGTERM)
-            assert len(late.result().json()["predictions"]) == 300
+            assert len(late.result().json()["predictions"]) == 900
         assert server.process.wait(30) == 0
         output, errors = server.process.communicate()
         assert "anna" not in output + errors
@@ -62,35 +64,39 @@ def test_ctrl_c_ends_it_and_nothing_of_what_was_asked_is_in_its_output(model_fol
 
 
 @pytest.mark.slow
-def test_a_thousand_clients_at_once_are_all_answered_or_told_to_come_again_and_memory_returns(
-    model_folder: Path,
-) -> None:
+def test_a_thousand_clients_are_answered_or_told_to_come_again_and_memory_returns(model_folder: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
     with started(model_folder, "--max-queue", "500") as server:
-        asked = [server.post(["anna loves rome"] * 200) for _ in range(3)]
-        assert all(one.status_code == 200 for one in asked)
         process = psutil.Process(server.process.pid)
-        before = process.memory_info().rss
-        host, port = server.url.removeprefix("http://").split(":")
-        body = b'{"texts": "anna loves the good film of acme"}'
-        request = (
-            b"POST /predict HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n"
-            b"content-length: %d\r\n\r\n" % len(body)
-        )
-        clients = [socket.create_connection((host, int(port)), timeout=60) for _ in range(1000)]
-        for client in clients[::2]:  # half of them are slow
-            client.sendall(request)
-        for client in clients[1::2]:
-            client.sendall(request + body)
-        for client in clients[::2]:
-            client.sendall(body)
-        gone = clients[900:]
-        for client in gone:
-            client.close()
-        statuses = [_status(client) for client in clients[:900]]
-        assert {*statuses} <= {200, 429}
-        assert statuses.count(200) >= 100
-        assert server.post("anna").status_code == 200
-        assert process.memory_info().rss - before < 200 * 2**20
+        held = []
+        for _ in range(5):
+            statuses = _thousand_at_once(server)
+            assert {*statuses} <= {200, 429}
+            assert statuses.count(200) >= 100
+            assert server.post("anna").status_code == 200
+            held.append(process.memory_info().rss)
+        assert held[4] - held[1] < 20 * 2**20  # three rounds of bodies are 60 MB
+
+
+def _thousand_at_once(server: Server) -> list[int]:
+    """The statuses of 900 clients; a hundred others leave."""
+    host, port = server.url.removeprefix("http://").split(":")
+    body = b'{"texts": "anna loves the good film of acme"}'.ljust(20_000)
+    head = (
+        b"POST /predict HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n"
+        b"content-length: %d\r\n\r\n" % len(body)
+    )
+    clients = [socket.create_connection((host, int(port)), timeout=60) for _ in range(1000)]
+    for client in clients[::2]:  # half of them are slow
+        client.sendall(head)
+    for client in clients[1::2]:
+        client.sendall(head + body)
+    for client in clients[::2]:
+        client.sendall(body)
+    for client in clients[900:]:
+        client.close()
+    return [_status(client) for client in clients[:900]]
 
 
 def _status(client: socket.socket) -> int:

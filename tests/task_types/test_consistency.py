@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nlp_mtl.task_types import kind_of
 from nlp_mtl.task_types.chains import iob2_transitions
-from nlp_mtl.task_types.consistency import Consistency, association, decide_together, only_allowed
+from nlp_mtl.task_types.consistency import Consistency, association, bound, decide_together, only_allowed
 from nlp_mtl.tasks import Decoder, Task
 
 
@@ -61,15 +61,12 @@ def test_both_sequences_are_the_best_of_all_pairs(
         if not length:
             assert all(len(decisions[row].chosen) == 0 for decisions in found)
             continue
-        logits = [log_softmax(of_task[row]) for of_task in rows]
+        joint = bound(*(log_softmax(of_task[row]) for of_task in rows), table)
         every = [[*itertools.product(range(size), repeat=length)] for size in sizes]
         scores = np.array(
             [
                 [
-                    sum(
-                        logits[0][w, a] + logits[1][w, b] + table[a, b]
-                        for w, (a, b) in enumerate(zip(one, two, strict=True))
-                    )
+                    sum(joint[w, a, b] for w, (a, b) in enumerate(zip(one, two, strict=True)))
                     + chain_score(tasks[0], one, learned[0])
                     + chain_score(tasks[1], two, learned[1])
                     for two in every[1]
@@ -114,12 +111,32 @@ def test_texts_have_one_item_each() -> None:
     table = draw.normal(0, 3, (2, 3))
     moods, topics = decide_together(Consistency(MOOD, TOPIC, table), rows)
     for row in range(4):
-        joint = log_softmax(rows[0][row])[:, None] + log_softmax(rows[1][row]) + table
-        shares = np.exp(joint) / np.exp(joint).sum()
+        own = [log_softmax(of_task[row]) for of_task in rows]
+        (joint,) = bound(own[0][None], own[1][None], table)
         best = np.unravel_index(joint.argmax(), joint.shape)
         assert (moods[row].chosen.tolist(), topics[row].chosen.tolist()) == ([best[0]], [best[1]])
-        np.testing.assert_allclose(moods[row].scores, shares.sum(1))
-        np.testing.assert_allclose(topics[row].scores, shares.sum(0))
+        np.testing.assert_allclose(moods[row].scores, np.exp(own[0]), atol=1e-4)  # each task keeps its own
+        np.testing.assert_allclose(topics[row].scores, np.exp(own[1]), atol=1e-4)
+
+
+def test_labels_are_bound_by_the_odds_of_the_table_and_keep_their_own_probabilities() -> None:
+    draw = np.random.default_rng(3)
+    own = [log_softmax(draw.normal(0, 3, (50, size))) for size in (3, 2)]
+    table = draw.normal(0, 2, (3, 2))
+    joint = bound(*own, table)
+    for place, one in enumerate(own):
+        np.testing.assert_allclose(np.exp(joint).sum(2 - place), np.exp(one), atol=1e-3)
+    odds = joint[:, 1:, 1] - joint[:, 1:, 0] - joint[:, :1, 1] + joint[:, :1, 0]
+    expected = table[1:, 1] - table[1:, 0] - table[0, 1] + table[0, 0]
+    np.testing.assert_allclose(odds, np.broadcast_to(expected, odds.shape), atol=1e-6)
+
+
+def test_what_one_task_is_sure_of_does_not_talk_the_other_over_but_two_that_waver_agree() -> None:
+    task, table = tags("softmax"), association(np.array([[90, 10], [0, 9], [0, 1]]))  # an X is mostly a VERB
+    spans = [np.array([[0.2, 0, -9]])]
+    for words, expected in (([np.array([[-9.0, 0]])], [[0], [1]]), ([np.array([[0.0, 0.3]])], [[1], [1]])):
+        found = decide_together(Consistency(task, POS, table), [spans, words])
+        assert [decisions[0].chosen.tolist() for decisions in found] == expected
 
 
 def test_a_rule_is_kept_in_every_answer() -> None:

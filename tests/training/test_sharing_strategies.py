@@ -17,7 +17,7 @@ from tiny_runs import (
 )
 
 from nlp_mtl import Recipe, RecipeError, load, train
-from nlp_mtl.run import evaluate
+from nlp_mtl.run_evaluation import evaluate
 
 EXPERTS = {"num_experts": 2, "expert_size": 8}
 SETTINGS: dict[str, dict[str, Any]] = {
