@@ -68,7 +68,9 @@ def predict(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Of the CPU. Default: as many as cores.", rich_help_panel=_HOW)
     ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="In a micro-batch.", rich_help_panel=_HOW)] = 4096,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="In a micro-batch. Default: 4096; of a graph 640.", rich_help_panel=_HOW)
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Answer for texts, all tasks from one pass: one JSON object a line."""

@@ -33,8 +33,8 @@ def serve(
     max_queue: Annotated[int, typer.Option(min=1, help="Texts that wait.", rich_help_panel=_LIMITS)] = 2048,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until an answer.", rich_help_panel=_LIMITS)] = 60.0,
     batch_wait: Annotated[
-        float, typer.Option(min=0, max=10, help="Seconds that a text waits for others.", rich_help_panel=_HOW)
-    ] = 0.002,
+        float, typer.Option(min=0, max=10, help="Seconds that texts wait for others, at most.", rich_help_panel=_HOW)
+    ] = 0.02,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")] = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: the GPU if there is one.", rich_help_panel=_HOW)
@@ -43,7 +43,9 @@ def serve(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Of the CPU. Default: as many as cores.", rich_help_panel=_HOW)
     ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="In a micro-batch.", rich_help_panel=_HOW)] = 4096,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="In a micro-batch. Default: 4096; of a graph 640.", rich_help_panel=_HOW)
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Serve a model on HTTP, with a page to try it."""
@@ -54,6 +56,7 @@ def serve(
     try:
         import fastapi  # noqa: F401
         import fastapi_offline  # noqa: F401
+        import httptools  # noqa: F401
         import prometheus_client  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:

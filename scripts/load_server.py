@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-REQUEST = "POST /predict HTTP/1.1\r\nhost: server\r\ncontent-type: application/json\r\n"
+REQUEST = "POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 
 
 async def client(host: str, port: int, texts: Iterator[str], taken: list[float], statuses: dict[int, int]) -> None:
@@ -32,7 +32,9 @@ async def client(host: str, port: int, texts: Iterator[str], taken: list[float],
         answer = await reader.readexactly(length)
         taken.append(1000 * (time.perf_counter() - start))
         status = int(lines[0].split()[1])
-        assert status != 200 or answer.startswith(b'{"predictions"')
+        assert (status == 200) == answer.startswith(b'{"predictions"'), answer[:200]
+        if status in (401, 403):
+            raise SystemExit(f"the server says {status}: {answer.decode()}")
         statuses[status] = statuses.get(status, 0) + 1
     writer.close()
 

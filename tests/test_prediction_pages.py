@@ -83,7 +83,7 @@ def test_the_defaults_of_the_serving_page_are_those_of_the_code() -> None:
     settings = Settings()
     for words in (
         f"up to {BATCH_TEXTS} texts or {BATCH_CHARACTERS:,} characters",
-        f"waits {1000 * settings.batch_wait:g} ms",
+        f"wait up to {1000 * settings.batch_wait:g} ms",
         f"in {settings.body_timeout:g} seconds",
         f"more than {settings.max_body >> 20} MiB",
         f"more than {settings.max_texts:,} texts",

@@ -192,7 +192,8 @@ def export_onnx(
     with written_folder(folder) as partial:
         whole = partial / "whole" if int8 else partial
         whole.mkdir(exist_ok=True)
-        _write_graph(model, inputs, outputs, whole / GRAPH)
+        with _plain_attention(model):
+            _write_graph(model, inputs, outputs, whole / GRAPH)
         difference = _difference(model, whole)
         if not difference <= TOLERANCE:
             raise ModelError(
@@ -207,6 +208,17 @@ def export_onnx(
         config.save_pretrained(partial)
         save_tokenizer(tokenizer, partial)
     return difference
+
+
+@contextmanager
+def _plain_attention(model: MultiTaskModel) -> Iterator[None]:
+    """With attention in plain steps: what torch's own becomes in a graph also looks after texts without tokens."""
+    before = model.encoder.config._attn_implementation
+    model.encoder.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.encoder.set_attn_implementation(before)
 
 
 def _write_graph(model: MultiTaskModel, inputs: dict[str, Tensor], outputs: Sequence[str], file: Path) -> None:

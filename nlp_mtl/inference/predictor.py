@@ -29,6 +29,9 @@ Answer = dict[str, Any]
 Texts = Iterable[str] | Iterable[Sequence[str]]
 """Several texts, or several lists of words."""
 
+TOKENS, TOKENS_OF_GRAPH = 4096, 640
+"""Of a micro-batch, where nobody says."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -40,7 +43,7 @@ class Predictor:
         model: MultiTaskModel | OnnxModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        max_tokens: int = 4096,
+        max_tokens: int | None = None,
         layout: str = "auto",
         mixed_precision: str = "no",
     ) -> None:
@@ -48,6 +51,7 @@ class Predictor:
         Args:
             model: on the device where it is to run.
             max_tokens: tokens in a micro-batch, padding counted where there is any; a single window may be longer.
+                Default: 4,096; 640 for a graph, each of whose steps would otherwise leave the cache before the next.
             layout: ``packed``: texts without padding, which not all encoders can read; ``padded``; ``auto``: packed
                 where the encoder can.
             mixed_precision: ``no``, or ``bf16``, which is faster and a little less exact.
@@ -60,6 +64,8 @@ class Predictor:
             raise ValueError(f"mixed_precision is {mixed_precision!r}; expected 'no' or 'bf16'")
         if layout not in ("auto", "padded", "packed"):
             raise ValueError(f"layout is {layout!r}; expected 'auto', 'padded' or 'packed'")
+        if max_tokens is None:
+            max_tokens = TOKENS_OF_GRAPH if isinstance(model, OnnxModel) else TOKENS
         if max_tokens < 1:
             raise ValueError(f"max_tokens is {max_tokens}; expected at least 1")
         if mixed_precision != "no" and isinstance(model, OnnxModel):

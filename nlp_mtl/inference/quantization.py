@@ -34,6 +34,8 @@ def quantize(whole: Path, file: Path) -> None:
     added = [onnx.numpy_helper.from_array(one, name) for name, one in rewritten.constants.items()]
     del model.graph.initializer[:]
     model.graph.initializer.extend([*kept, *added])
+    if not any(one.domain == "com.microsoft" for one in model.opset_import):
+        model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
     onnx.save(model, file)
 
 
@@ -51,6 +53,7 @@ class _Rewritten:
         self.nodes: list[Any] = []
         self.constants: dict[str, np.ndarray] = {
             "8bit_zero": np.array(128, np.uint8),
+            "8bit_one": np.array(1, np.float32),
             "8bit_unit": np.array(1 / 127, np.float32),
             "8bit_least": np.array(1e-12, np.float32),
             "8bit_last": np.array([-1], np.int64),
@@ -85,14 +88,14 @@ class _Rewritten:
             self._cut.add(x)
             self._cut_tokens(x)
         whole, scales = self._stored(matrix, 0)
-        product = self._add("MatMulInteger", [f"{x}_8bit", whole, "8bit_zero"], f"{out}_int")
-        # One after the other: the product of both scales, onnxruntime would take for one number.
-        product = self._add("Mul", [self._as_float(product, f"{out}_float"), scales], f"{out}_half")
-        self._add("Mul", [product, f"{x}_scales"], out)
+        inputs = [f"{x}_8bit", whole, "8bit_one", scales, "8bit_zero"]
+        self._add("MatMulIntegerToFloat", inputs, f"{out}_half", domain="com.microsoft")
+        self._add("Mul", [f"{out}_half", f"{x}_scales"], out)
 
     def _cut_tokens(self, x: str) -> None:
         """What tokens have, in 8 bits around 128, with a scale for each."""
-        largest = self._add("ReduceMax", [self._add("Abs", [x], f"{x}_abs"), "8bit_last"], f"{x}_largest")
+        ends = [self._add(kind, [x, "8bit_last"], f"{x}_{kind}") for kind in ("ReduceMax", "ReduceMin")]
+        largest = self._add("Max", [ends[0], self._add("Neg", [ends[1]], f"{x}_least")], f"{x}_largest")
         self._add("Mul", [self._add("Max", [largest, "8bit_least"], f"{x}_safe"), "8bit_unit"], f"{x}_scales")
         flat = self._add("Reshape", [f"{x}_scales", "8bit_last"], f"{x}_flat")
         zeros = self._add("Expand", ["8bit_zero", self._add("Shape", [flat], f"{x}_count")], f"{x}_zeros")
@@ -107,5 +110,5 @@ class _Rewritten:
         scales[scales == 0] = 1
         names = f"{name}_8bit_{axis}", f"{name}_scales_{axis}"
         self.constants[names[0]] = np.rint(matrix / scales).astype(np.int8)
-        self.constants[names[1]] = scales.astype(np.float32)
+        self.constants[names[1]] = scales.astype(np.float32) if axis else scales.astype(np.float32).ravel()
         return names

@@ -1,6 +1,7 @@
 """The web application: what is asked of it by which path, and what it says."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -55,6 +56,9 @@ OPEN_PATHS = frozenset({"/", "/page.css", "/page.js", "/answers.js", "/health", 
 DOCS_FILES = "/static-offline-docs/"
 
 
+logger = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True)
 class Settings:
     """What a server lets its clients do. Times in seconds."""
@@ -73,7 +77,7 @@ class Settings:
     """How long a request may wait for its answer."""
     body_timeout: float = 10.0
     """How long a body may take to come."""
-    batch_wait: float = 0.002
+    batch_wait: float = 0.02
     """How long a text waits for others."""
     token: str | None = field(default=None, repr=False)
     """What clients have to send."""
@@ -96,6 +100,7 @@ def make_app(nlp: Predictor, settings: Settings) -> Guard:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        asyncio.get_running_loop().set_exception_handler(_log_connection)
         await batcher.start()
         yield
         await batcher.stop()
@@ -112,6 +117,11 @@ def make_app(nlp: Predictor, settings: Settings) -> Guard:
         hosts=settings.hosts, has_body=lambda path: path == "/predict", max_body=settings.max_body,
         body_timeout=settings.body_timeout, seconds_to_wait=batcher.seconds_to_wait, on_request=measures.request,
     )  # fmt: skip
+
+
+def _log_connection(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """In a line: clients that break HTTP would fill the log with tracebacks."""
+    logger.warning("a connection broke: %s", type(context.get("exception")).__name__)
 
 
 def _add_pages(app: FastAPI) -> None:

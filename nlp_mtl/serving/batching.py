@@ -82,14 +82,16 @@ class Batcher:
         self,
         nlp: Predictor,
         *,
-        batch_wait: float = 0.002,
+        batch_wait: float = 0.02,
         max_queue: int = 2048,
         max_queue_characters: int = 4_000_000,
         on_batch: Callable[[int, float], object] = lambda texts, seconds: None,
     ) -> None:
         """
         Args:
-            batch_wait: seconds that a text waits for others, at most, while nothing else is being answered.
+            batch_wait: seconds that texts wait for others, at most, while nothing is being answered: for as many as
+                were there at the end of the last batch, with those in it, whose clients may ask again. A client alone
+                does not wait.
             max_queue: how many texts may wait. A request that is larger is taken when nothing waits.
             max_queue_characters: how many characters they may have, in the same way.
             on_batch: told of each batch how many texts it had and how long they took.
@@ -101,6 +103,7 @@ class Batcher:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="answers")
         self._loop_task: asyncio.Task[None] | None = None
         self._seconds, self._characters = 1e-4, 1.0  # a guess that the first batches overrule
+        self._expected, self._last_end = 1, -math.inf
         self.texts_waiting = 0
         self.characters_waiting = 0
 
@@ -160,7 +163,8 @@ class Batcher:
 
     def _is_full(self) -> bool:
         """Whether a batch would gain nothing by waiting for more."""
-        return self.texts_waiting >= BATCH_TEXTS or self.characters_waiting >= BATCH_CHARACTERS
+        enough = min(self._expected, BATCH_TEXTS)
+        return self.texts_waiting >= enough or self.characters_waiting >= BATCH_CHARACTERS
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         """Nothing is answered any more: because the server ends, or because of what was not thought of."""
@@ -191,6 +195,7 @@ class Batcher:
             seconds = time.perf_counter() - start
             characters = sum(job.sizes[place] for job, place in batch)
             self._seconds, self._characters = DECAY * self._seconds + seconds, DECAY * self._characters + characters
+            self._expected, self._last_end = len(batch) + self.texts_waiting, time.monotonic()
             self._on_batch(len(batch), seconds)
             for (job, place), one in zip(batch, found, strict=True):
                 _deliver(job, place, one)
@@ -203,7 +208,8 @@ class Batcher:
                 self._something.clear()
                 return Kind(False, False), []
             kind = kinds[0]
-            spare = min(job.arrived for job in self._jobs[kind]) + self._wait - time.monotonic()
+            oldest = min(job.arrived for job in self._jobs[kind])
+            spare = max(oldest, self._last_end) + self._wait - time.monotonic()
             if self._is_full() or spare <= 0:
                 break
             self._full.clear()

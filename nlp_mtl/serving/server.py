@@ -13,6 +13,7 @@ from nlp_mtl.errors import RunError
 from nlp_mtl.inference.predictor import Predictor
 from nlp_mtl.serving.app import Settings, make_app
 from nlp_mtl.serving.bodies import LINGER
+from nlp_mtl.serving.protocol import BoundedProtocol
 
 
 def serve(
@@ -38,13 +39,15 @@ def serve(
             server.run([listener])
         finally:
             signal.signal(signal.SIGTERM, before)
+        if not server.started:
+            raise RunError("the server could not start: the model does not answer")
 
 
 def make_server(nlp: Predictor, settings: Settings, on_ready: Callable[[], object]) -> uvicorn.Server:
     """A server that was not started yet. ``on_ready`` is called when it was."""
     config = uvicorn.Config(
         make_app(nlp, settings), log_config=None, access_log=False, server_header=False, lifespan="on", ws="none",
-        loop="asyncio", http="h11",  # whatever else is installed; and it bounds headers
+        loop="asyncio", http=BoundedProtocol,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=math.ceil(settings.body_timeout + settings.timeout + LINGER),
     )  # fmt: skip

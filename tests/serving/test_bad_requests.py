@@ -166,6 +166,15 @@ def measured(served: Served, name: str) -> float:
     return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
 
 
+def test_headers_that_never_end_are_cut_off(limited: Served) -> None:
+    for part in (b"x" * 1000, b"y: " + b"y" * 997 + b"\r\n"):
+        with connected(limited) as client:
+            client.sendall(b"POST /predict HTTP/1.1\r\nhost: localhost\r\nx: ")
+            with pytest.raises(OSError):  # noqa: PT011 - reset, or broken pipe
+                client.sendall(part * 10_000)
+    still_answers(limited)
+
+
 def test_what_is_no_http_is_no_harm(limited: Served) -> None:
     for content in (
         b"\x00\xff\r\n\r\n",

@@ -76,16 +76,22 @@ def test_requests_that_arrive_together_share_a_batch_and_each_gets_its_tasks() -
     assert options["tasks"] == ["ner", "pos", "topic"]
 
 
-def test_a_text_waits_for_others_no_longer_than_it_may() -> None:
+def test_texts_wait_for_as_many_as_there_were_and_no_longer_than_they_may() -> None:
     model = Model()
 
-    async def test(batcher: Batcher) -> float:
-        start = time.monotonic()
-        await asked(batcher, ["a"])
-        return time.monotonic() - start
+    async def test(batcher: Batcher) -> list[float]:
+        await asyncio.gather(asked(batcher, ["a"]), asked(batcher, ["b"]))
+        taken = []
+        for _ in range(2):
+            start = time.monotonic()
+            await asked(batcher, ["c"])
+            taken.append(time.monotonic() - start)
+        return taken
 
-    assert run(model, test, batch_wait=0.2) >= 0.2
-    assert run(model, test, batch_wait=0) < 5
+    first, second = run(model, test, batch_wait=5)
+    assert first >= 5  # for a second text
+    assert second < 5  # which nobody expects any more
+    assert [len(batch) for batch in model.batches] == [2, 1, 1]
 
 
 def test_what_arrives_while_others_are_answered_is_answered_together() -> None:
@@ -267,15 +273,17 @@ def test_what_ends_the_answering_is_told_to_those_who_wait_and_to_those_who_come
     run(model, test, batch_wait=0, on_batch=fails)
 
 
-def test_a_batch_that_is_full_does_not_wait() -> None:
+def test_texts_go_as_soon_as_all_that_are_expected_are_there() -> None:
     model = Model()
 
     async def test(batcher: Batcher) -> None:
+        await asked(batcher, ["x"] * 3)
         first = asked(batcher, ["x"])
-        await asyncio.sleep(0.05)  # it waits for others
-        await asked(batcher, ["y"] * (BATCH_TEXTS - 1))
-        await first
+        await until(lambda: batcher.texts_waiting)  # it waits for others
+        await asked(batcher, ["y"] * 2)
+        assert (await first) == [{"ner": "ner: x"}]
 
     start = time.monotonic()
     run(model, test, batch_wait=100)
     assert time.monotonic() - start < 60
+    assert [len(batch) for batch in model.batches] == [3, 3]
