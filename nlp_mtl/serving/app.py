@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from fastapi import Depends, FastAPI, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import FileResponse
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
@@ -21,7 +21,7 @@ from nlp_mtl.inference.predictor import Predictor
 from nlp_mtl.inference.texts import as_json
 from nlp_mtl.serving.batching import Batcher, BusyError, FailedError
 from nlp_mtl.serving.bodies import Guard
-from nlp_mtl.serving.given import given_texts
+from nlp_mtl.serving.given import given_texts, read_request
 from nlp_mtl.serving.measures import Measures
 from nlp_mtl.serving.refusals import add_refusals
 from nlp_mtl.serving.schemas import (
@@ -156,9 +156,15 @@ def _add_answers(app: FastAPI, nlp: Predictor, batcher: Batcher, measures: Measu
     limits = Limits(max_texts=settings.max_texts, max_characters=settings.max_characters, max_body=settings.max_body)
     about = TasksResponse(model=settings.name, tasks=[_about(task) for task in nlp.tasks], limits=limits)
 
-    @app.post("/predict", response_model=PredictResponse, responses=problems, dependencies=protected)
-    async def predict(asked: PredictRequest) -> Response:
+    content = {"application/json": {"schema": PredictRequest.model_json_schema()}}
+
+    @app.post(
+        "/predict", response_model=PredictResponse, responses=problems, dependencies=protected,
+        openapi_extra={"requestBody": {"required": True, "content": content}},
+    )  # fmt: skip
+    async def predict(request: Request) -> Response:
         """Answers for one text or for several, in their order."""
+        asked = read_request(await request.body(), request.headers.get("content-type", ""))
         is_one, texts, text_pair = given_texts(asked, settings.max_texts, settings.max_characters)
         try:
             tasks = [task.name for task in nlp.chosen_tasks(asked.tasks, is_pair=text_pair is not None)]

@@ -83,7 +83,8 @@ def test_a_body_that_holds_something_else_is_told_where_and_what(limited: Served
     ("content", "status", "message"),
     [
         (b"{", 400, "the body is not JSON: Expecting property name enclosed in double quotes (character 1)"),
-        (b"", 422, 'the body should be a JSON object such as {"texts": "Anna moved to Oslo."}'),
+        (b"", 400, "the body is not JSON: Expecting value (character 0)"),
+        (b'"anna"', 422, 'the body should be a JSON object such as {"texts": "Anna moved to Oslo."}'),
         (b'{"texts": "\xff"}', 400, "the body is not JSON: 'utf-8' codec can't decode byte 0xff in position 11"),
         (b"[" * 900, 400, "the body is not JSON: "),
         (b'{"texts": ' + b"9" * 900 + b"}", 422, "texts: expected a text or a list of texts, found a number"),
