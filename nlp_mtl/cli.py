@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from nlp_mtl.cli_options import Debug
 from nlp_mtl.cli_predict import predict
 from nlp_mtl.cli_serve import serve
 from nlp_mtl.terminal import nobody_reads, quiet_libraries, told
@@ -21,7 +22,6 @@ app = typer.Typer(
 )
 
 
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file.")]
 Overrides = Annotated[
     list[str] | None,

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from nlp_mtl.cli_options import Bf16, Debug, Device, MaxTokens, Threads
 from nlp_mtl.terminal import is_first_process, quiet_libraries
 from nlp_mtl.text_streams import answered, comma_separated, lines_given, texts_given
 
 _FILES = "Whole files and datasets"
-_HOW = "How it runs"
 
 
 def predict(
@@ -61,17 +61,11 @@ def predict(
     config: Annotated[str | None, typer.Option(help="Of a dataset on the Hub.", rich_help_panel=_FILES)] = None,
     split: Annotated[str | None, typer.Option(help="Of a dataset.", rich_help_panel=_FILES)] = None,
     data_revision: Annotated[str | None, typer.Option(help="Of a dataset on the Hub.", rich_help_panel=_FILES)] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: the GPU if there is one.", rich_help_panel=_HOW)
-    ] = None,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Faster, a little less exact.", rich_help_panel=_HOW)] = False,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Of the CPU. Default: as many as cores.", rich_help_panel=_HOW)
-    ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="In a micro-batch. Default: 4096; of a graph 640.", rich_help_panel=_HOW)
-    ] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    device: Device = None,
+    bf16: Bf16 = False,
+    threads: Threads = None,
+    max_tokens: MaxTokens = None,
+    debug: Debug = False,
 ) -> None:
     """Answer for texts, all tasks from one pass: one JSON object a line."""
     chosen = comma_separated(tasks)

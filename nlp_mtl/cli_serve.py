@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from nlp_mtl.cli_options import HOW_IT_RUNS, Bf16, Debug, Device, MaxTokens, Threads
 from nlp_mtl.errors import MissingExtraError, RunError
 from nlp_mtl.terminal import quiet_libraries
 
@@ -16,7 +17,6 @@ TOKEN = "NLP_MTL_TOKEN"
 """The environment variable that holds the token: other users of a machine see its commands, not this."""
 
 _LIMITS = "What clients may do"
-_HOW = "How it runs"
 
 
 def serve(
@@ -33,20 +33,15 @@ def serve(
     max_queue: Annotated[int, typer.Option(min=1, help="Texts that wait.", rich_help_panel=_LIMITS)] = 2048,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until an answer.", rich_help_panel=_LIMITS)] = 60.0,
     batch_wait: Annotated[
-        float, typer.Option(min=0, max=10, help="Seconds that texts wait for others, at most.", rich_help_panel=_HOW)
+        float,
+        typer.Option(min=0, max=10, help="Seconds that texts wait for others, at most.", rich_help_panel=HOW_IT_RUNS),
     ] = 0.02,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: the GPU if there is one.", rich_help_panel=_HOW)
-    ] = None,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Faster, a little less exact.", rich_help_panel=_HOW)] = False,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Of the CPU. Default: as many as cores.", rich_help_panel=_HOW)
-    ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="In a micro-batch. Default: 4096; of a graph 640.", rich_help_panel=_HOW)
-    ] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    device: Device = None,
+    bf16: Bf16 = False,
+    threads: Threads = None,
+    max_tokens: MaxTokens = None,
+    debug: Debug = False,
 ) -> None:
     """Serve a model on HTTP, with a page to try it."""
     token = _token(token_file)
