@@ -106,7 +106,7 @@ def make_app(nlp: Predictor, settings: Settings) -> Guard:
         await batcher.stop()
 
     app = FastAPIOffline(
-        docs_url="/docs", redoc_url=None, lifespan=lifespan, title=f"nlp-mtl: {settings.name}",
+        docs_url="/docs", redoc_url=None, redirect_slashes=False, lifespan=lifespan, title=f"nlp-mtl: {settings.name}",
         version=version("nlp_mtl"), description="Answers of all tasks of a model for texts, from one pass.",
     )  # fmt: skip
     _add_pages(app)

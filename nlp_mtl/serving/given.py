@@ -39,7 +39,7 @@ def read_request(body: bytes, media_type: str) -> PredictRequest:
     try:
         return PredictRequest.model_validate(found)
     except ValidationError as error:
-        told = error.errors(include_url=False, include_input=False)
+        told = error.errors(include_url=False)
         rest = f"; and {len(told) - PROBLEMS_TOLD:,} more" if len(told) > PROBLEMS_TOLD else ""
         raise HTTPException(422, "; ".join(map(_told, told[:PROBLEMS_TOLD])) + rest) from error
 
@@ -57,6 +57,10 @@ def _told(error: Mapping[str, Any]) -> str:
         return f"{where:.60}: there is no such key; expected {', '.join(names)}.{did_you_mean(where, names)}"
     if error["type"] == "missing":
         return f"{where}: it is missing"
+    if error["type"] == "bool_type":
+        return f"{where}: expected true or false, found {_called(error['input'])}"
+    if not where:
+        return "a key is no text in Unicode"
     return f"{where:.60}: {error['msg'].removeprefix('Value error, ')}"
 
 

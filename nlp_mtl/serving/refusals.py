@@ -1,9 +1,9 @@
 """What a client is told instead of an answer."""
 
+import json
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 
@@ -20,4 +20,5 @@ def add_refusals(app: FastAPI) -> None:
 
 
 def _refused(status: int, detail: str, headers: Any = None) -> Response:
-    return JSONResponse({"detail": detail}, status, headers)
+    # In ASCII: what is told may hold lone surrogates of the request.
+    return Response(json.dumps({"detail": detail}), status, headers, "application/json")

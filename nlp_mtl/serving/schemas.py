@@ -19,10 +19,12 @@ MOST_TASKS = 1000
 
 
 def _checked_tasks(value: Any) -> Any:
-    if value is not None and (
-        not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value)
-    ):
+    if value is None:
+        return value
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value[:MOST_TASKS]):
         raise ValueError("expected a list of names of tasks, or null for all")
+    if not 0 < len(value) <= MOST_TASKS:
+        raise ValueError(f"found {len(value):,} names of tasks; expected 1 to {MOST_TASKS:,}, or null for all")
     return value
 
 

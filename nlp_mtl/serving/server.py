@@ -1,11 +1,13 @@
 """The process that serves: its socket, its end."""
 
+import logging
 import math
 import os
 import signal
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 
 import uvicorn
 
@@ -14,6 +16,8 @@ from nlp_mtl.inference.predictor import Predictor
 from nlp_mtl.serving.app import Settings, make_app
 from nlp_mtl.serving.bodies import LINGER
 from nlp_mtl.serving.protocol import BoundedProtocol
+
+logger = logging.getLogger(__name__)
 
 
 def serve(
@@ -63,6 +67,14 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._on_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal: an end when what was asked is answered. A second: at once, as nothing is to be saved."""
+        if self.should_exit:
+            os._exit(128 + sig)
+        super().handle_exit(sig, frame)
+        if asked := len(self.server_state.tasks):
+            logger.info("Answering what was asked (requests: %d); a second signal ends at once", asked)
 
 
 def listening(host: str, port: int) -> socket.socket:

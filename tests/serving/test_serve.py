@@ -47,9 +47,24 @@ def test_a_served_model_answers_as_it_does_in_python_and_sigterm_ends_it_when_al
         assert server.process.wait(30) == 0
         output, errors = server.process.communicate()
         assert "anna" not in output + errors
-        assert errors == ""
+        assert errors == "Answering what was asked (requests: 1); a second signal ends at once\n"
         with pytest.raises(httpx.ConnectError):
             server.post("anna")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_it_at_once(model_folder: Path, number: signal.Signals) -> None:
+    with started(model_folder, "--threads", "1") as server, ThreadPoolExecutor(1) as pool:
+        late = pool.submit(server.post, ["anna loves the good film of acme . " * 30] * 900)
+        while "nlp_mtl_waiting_texts 0.0" in httpx.get(f"{server.url}/metrics").text:
+            time.sleep(0.01)
+        for _ in range(2):
+            server.process.send_signal(number)
+            time.sleep(0.1)
+        assert server.process.wait(10) == 128 + number
+        assert isinstance(late.exception(), httpx.HTTPError)
+        assert "Traceback" not in server.process.communicate()[1]
 
 
 @pytest.mark.slow
