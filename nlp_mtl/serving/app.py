@@ -43,7 +43,6 @@ CONTENT_SECURITY_POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
-
 LONG_TEXTS_WAITING = 40
 """How many of the longest texts may wait."""
 
@@ -51,10 +50,10 @@ SLOW_TO_WRITE = 10_000
 """Characters of an answer, after which others get their turn."""
 
 OPEN_PATHS = frozenset({"/", "/page.css", "/page.js", "/answers.js", "/health", "/docs", "/openapi.json"})
-"""What needs no token: it holds nothing of the model but its name. And what the OpenAPI page loads:"""
+"""What needs no token: it holds nothing of the model but its name."""
 
 DOCS_FILES = "/static-offline-docs/"
-
+"""What the OpenAPI page loads: fastapi_offline serves it there."""
 
 logger = logging.getLogger(__name__)
 

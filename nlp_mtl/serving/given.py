@@ -14,7 +14,6 @@ from nlp_mtl.serving.schemas import PredictRequest
 TEXTS_IN_FULL = 10
 """How many of the longest texts a request may hold; with all scores, whose answers are larger by as much, one."""
 
-
 PROBLEMS_TOLD = 5
 """Of a body that has thousands, these say enough."""
 

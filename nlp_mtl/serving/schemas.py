@@ -14,8 +14,8 @@ _TEXTS = {
     ]
 }
 
-
 MOST_TASKS = 1000
+"""Names of tasks in a request: more are a mistake, and each is looked at."""
 
 
 def _checked_tasks(value: Any) -> Any:
