@@ -11,6 +11,7 @@ import typer
 
 from nlp_mtl.cli_options import HOW_IT_RUNS, Bf16, Debug, Device, MaxTokens, Threads
 from nlp_mtl.errors import MissingExtraError, RunError
+from nlp_mtl.serving.settings import Settings
 from nlp_mtl.terminal import quiet_libraries
 
 TOKEN = "NLP_MTL_TOKEN"
@@ -27,15 +28,23 @@ def serve(
         Path | None,
         typer.Option(help=f"A file with the token that clients have to send. Or set {TOKEN}.", rich_help_panel=_LIMITS),
     ] = None,
-    max_texts: Annotated[int, typer.Option(min=1, help="Of a request.", rich_help_panel=_LIMITS)] = 1000,
-    max_characters: Annotated[int, typer.Option(min=1, help="Of a text.", rich_help_panel=_LIMITS)] = 100_000,
-    max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request.", rich_help_panel=_LIMITS)] = 4 * 2**20,
-    max_queue: Annotated[int, typer.Option(min=1, help="Texts that wait.", rich_help_panel=_LIMITS)] = 2048,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until an answer.", rich_help_panel=_LIMITS)] = 60.0,
+    max_texts: Annotated[int, typer.Option(min=1, help="Of a request.", rich_help_panel=_LIMITS)] = Settings.max_texts,
+    max_characters: Annotated[
+        int, typer.Option(min=1, help="Of a text.", rich_help_panel=_LIMITS)
+    ] = Settings.max_characters,
+    max_body: Annotated[
+        int, typer.Option(min=1, help="Bytes of a request.", rich_help_panel=_LIMITS)
+    ] = Settings.max_body,
+    max_queue: Annotated[
+        int, typer.Option(min=1, help="Texts that wait.", rich_help_panel=_LIMITS)
+    ] = Settings.max_queue,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds until an answer.", rich_help_panel=_LIMITS)
+    ] = Settings.timeout,
     batch_wait: Annotated[
         float,
         typer.Option(min=0, max=10, help="Seconds that texts wait for others, at most.", rich_help_panel=HOW_IT_RUNS),
-    ] = 0.02,
+    ] = Settings.batch_wait,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")] = None,
     device: Device = None,
     bf16: Bf16 = False,
@@ -58,30 +67,28 @@ def serve(
         raise MissingExtraError(f"serving needs {error.name}: pip install 'nlp_mtl[serve]'") from error
     quiet_libraries()
     from nlp_mtl.inference.predictor import load
-    from nlp_mtl.serving.app import Settings
+    from nlp_mtl.serving.server import address, bound
     from nlp_mtl.serving.server import serve as serve_model
 
-    nlp = load(
-        model, revision=revision, device=device, threads=threads, max_tokens=max_tokens,
-        mixed_precision="bf16" if bf16 else "no",
-    )  # fmt: skip
     folder = Path(model).expanduser()
     settings = Settings(
         name=folder.resolve().name if folder.is_dir() else model, max_texts=max_texts, max_characters=max_characters,
         max_body=max_body, max_queue=max_queue, timeout=timeout, batch_wait=batch_wait, token=token,
         hosts=frozenset({"localhost", "127.0.0.1", "[::1]", host}) if token is None and _is_local(host) else None,
     )  # fmt: skip
-    if token is None and not _is_local(host):
-        print(
-            f"nlp-mtl: whoever reaches {host} can ask this server; --token-file or {TOKEN} asks for a token",
-            file=sys.stderr,
-        )
-    print(f"Loaded {settings.name}: {', '.join(task.name for task in nlp.tasks)}", flush=True)
-    serve_model(nlp, settings, host=host, port=port, on_ready=_tell_address)
-
-
-def _tell_address(url: str) -> None:
-    print(f"Serving on {url} (Ctrl-C ends it)", flush=True)
+    with bound(host, port) as listener:  # first: that it is taken is not told after minutes of loading
+        nlp = load(
+            model, revision=revision, device=device, threads=threads, max_tokens=max_tokens,
+            mixed_precision="bf16" if bf16 else "no",
+        )  # fmt: skip
+        if token is None and not _is_local(host):
+            print(
+                f"nlp-mtl: whoever reaches {host} can ask this server; --token-file or {TOKEN} asks for a token",
+                file=sys.stderr,
+            )
+        print(f"Loaded {settings.name}: {', '.join(task.name for task in nlp.tasks)}", flush=True)
+        ready = f"Serving on {address(listener, host)} (Ctrl-C ends it)"
+        serve_model(nlp, settings, listener, on_ready=lambda: print(ready, flush=True))
 
 
 def _token(file: Path | None) -> str | None:
@@ -95,7 +102,9 @@ def _token(file: Path | None) -> str | None:
     where = TOKEN if file is None else str(file)
     try:
         token = os.environ[TOKEN] if file is None else file.expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeError) as error:
+    except OSError as error:
+        raise RunError(f"{where} cannot be read: {error.strerror}") from error
+    except UnicodeError as error:
         raise RunError(f"{where} cannot be read: {error}") from error
     token = token.strip()
     if not token or not token.isascii() or not token.isprintable() or " " in token:

@@ -13,9 +13,9 @@ from stock_models import tiny_model
 from tiny import tokenizer
 
 from nlp_mtl.inference.predictor import Predictor
-from nlp_mtl.serving.app import Settings
 from nlp_mtl.serving.bodies import Guard
-from nlp_mtl.serving.server import address, listening, make_server
+from nlp_mtl.serving.server import address, bound, make_server
+from nlp_mtl.serving.settings import Settings
 from nlp_mtl.tasks import Task
 
 TAGS = Task("tags", "multi-label-classification", ("good", "person", "place"), "micro_f1")
@@ -47,7 +47,7 @@ def serving(nlp: Any = None, **settings: Any) -> Iterator[Served]:
     nlp = nlp or tiny_predictor()
     chosen = Settings(**{"name": "tiny", **settings})
     ready = threading.Event()
-    with listening("127.0.0.1", 0) as listener:
+    with bound("127.0.0.1", 0) as listener:
         url = address(listener, "127.0.0.1")
         server = make_server(nlp, chosen, ready.set)
         thread = threading.Thread(target=server.run, args=([listener],))

@@ -12,10 +12,11 @@ from serving_process import started
 
 from nlp_mtl import Recipe, train
 from nlp_mtl.recipe_parts import ConsistencySpec
-from nlp_mtl.serving.app import LONG_TEXTS_WAITING, Settings
+from nlp_mtl.serving.app import LONG_TEXTS_WAITING
 from nlp_mtl.serving.batching import BATCH_CHARACTERS, BATCH_TEXTS
 from nlp_mtl.serving.bodies import BODIES_AT_ONCE, SMALL_BODY
 from nlp_mtl.serving.given import TEXTS_IN_FULL
+from nlp_mtl.serving.settings import Settings
 
 PREDICTION, SERVING = page("docs/prediction.md"), page("docs/serving.md")
 ADDRESS = "http://127.0.0.1:8000"

@@ -185,8 +185,9 @@ class Predictor:
             if not isinstance(name, str):
                 raise TypeError(f"`tasks` should be a list of names, but it holds {name!r:.60}")
             if name not in known:
+                shown = name[:60].encode(errors="backslashreplace").decode()  # lone surrogates cannot be printed
                 raise ModelError(
-                    f"there is no task `{name:.60}`; the model has {listed(known)}.{did_you_mean(name, known)}"
+                    f"there is no task `{shown}`; the model has {listed(known)}.{did_you_mean(name, known)}"
                 )
         if other := [name for name in names if known[name].pairs != is_pair]:
             raise ModelError(_unfit(other, is_pair))

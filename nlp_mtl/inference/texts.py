@@ -76,6 +76,12 @@ def chunks(texts: Iterable[Any], text_pair: Iterable[Any] | None) -> Iterator[tu
         yield firsts, None if text_pair is None else seconds
 
 
+def sizes_of(texts: Sequence[Any], text_pair: Sequence[Any] | None) -> list[int]:
+    """How large each text is, with its second one."""
+    seconds = [0] * len(texts) if text_pair is None else map(num_characters, text_pair)
+    return [num_characters(text) + second for text, second in zip(texts, seconds, strict=True)]
+
+
 def num_characters(text: Any) -> int:
     """How large a text is, or a list of words; 0 of what is neither, which is refused when it is looked at."""
     if isinstance(text, list | tuple):

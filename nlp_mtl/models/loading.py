@@ -1,6 +1,7 @@
 """Trained models: from a run folder, a model folder or the Hub into memory, checked on the way."""
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any, get_args
@@ -17,6 +18,8 @@ from nlp_mtl.retrying import retried
 from nlp_mtl.task_types import kind_of
 from nlp_mtl.tasks import Decoder
 from nlp_mtl.words import WORD_SPLITTERS
+
+logger = logging.getLogger(__name__)
 
 
 def load_model(path: str | Path, *, revision: str | None = None) -> tuple[MultiTaskModel, PreTrainedTokenizerBase]:
@@ -38,6 +41,8 @@ def load_model(path: str | Path, *, revision: str | None = None) -> tuple[MultiT
         _check_is_ours(Path(name))
     elif looks_local or Path(name).exists():
         raise ModelError(f"there is no model folder {path}")
+    else:
+        logger.info("%s is no folder here: it is looked for on the Hub", path)
     try:
         cached = not Path(name).is_dir() and only_cached(name, revision)
         config = retried(

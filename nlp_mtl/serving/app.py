@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +32,7 @@ from nlp_mtl.serving.schemas import (
     TaskInfo,
     TasksResponse,
 )
+from nlp_mtl.serving.settings import Settings
 from nlp_mtl.task_types import kind_of
 from nlp_mtl.tasks import Task
 
@@ -56,32 +56,6 @@ DOCS_FILES = "/static-offline-docs/"
 """What the OpenAPI page loads: fastapi_offline serves it there."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a server lets its clients do. Times in seconds."""
-
-    name: str = "model"
-    """What the model is called."""
-    max_texts: int = 1000
-    """How many texts a request may have."""
-    max_characters: int = 100_000
-    """How many characters a text may have, with its second one."""
-    max_body: int = 4 * 2**20
-    """How many bytes a request may have."""
-    max_queue: int = 2048
-    """How many texts may wait."""
-    timeout: float = 60.0
-    """How long a request may wait for its answer."""
-    body_timeout: float = 10.0
-    """How long a body may take to come."""
-    batch_wait: float = 0.02
-    """How long a text waits for others."""
-    token: str | None = field(default=None, repr=False)
-    """What clients have to send."""
-    hosts: frozenset[str] | None = None
-    """Names by which requests may call the server; None: any."""
 
 
 def make_app(nlp: Predictor, settings: Settings) -> Guard:

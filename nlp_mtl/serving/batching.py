@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from nlp_mtl.inference.predictor import Answer, Predictor
-from nlp_mtl.inference.texts import num_characters
+from nlp_mtl.inference.texts import sizes_of
 from nlp_mtl.serving.logs import log_error
 
 BATCH_TEXTS = 256
@@ -61,9 +61,7 @@ class Job:
     def __post_init__(self) -> None:
         self.left = len(self.texts)
         self.answers = [{} for _ in self.texts]
-        self.sizes = [num_characters(text) for text in self.texts]
-        for place, text in enumerate(self.text_pair or ()):
-            self.sizes[place] += num_characters(text)
+        self.sizes = sizes_of(self.texts, self.text_pair)
 
     @property
     def kind(self) -> Kind:
@@ -82,9 +80,9 @@ class Batcher:
         self,
         nlp: Predictor,
         *,
-        batch_wait: float = 0.02,
-        max_queue: int = 2048,
-        max_queue_characters: int = 4_000_000,
+        batch_wait: float,
+        max_queue: int,
+        max_queue_characters: int,
         on_batch: Callable[[int, float], object] = lambda texts, seconds: None,
     ) -> None:
         """

@@ -1,7 +1,6 @@
 """What is looked at before a request is: who asks, how large its body is, and whether the client is still there."""
 
 import asyncio
-import json
 import secrets
 import time
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from contextlib import suppress
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nlp_mtl.serving.logs import log_error
+from nlp_mtl.serving.refusals import problem
 
 BODIES_AT_ONCE = 16
 """Bodies of the largest size that are held at a time; smaller ones are more."""
@@ -104,7 +104,7 @@ class Guard:
             return
         scheme, _, token = given.partition(b" ")
         if scheme.lower() != b"bearer" or not secrets.compare_digest(token.strip(), self._token):
-            found = "another one" if token else "none"
+            found = "another one" if token and scheme.lower() == b"bearer" else "none"
             raise Refused(
                 401, f"this server wants a token, and was given {found}: send the header `Authorization: Bearer TOKEN`",
                 more=True, **{"www-authenticate": "Bearer"},
@@ -200,7 +200,7 @@ async def _left(receive: Receive) -> None:
 
 
 async def _refuse(error: Refused, receive: Receive, send: Send) -> None:
-    content = json.dumps({"detail": error.detail}).encode()
+    content = problem(error.detail)
     headers = {
         "content-type": "application/json",
         "content-length": str(len(content)),

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from nlp_mtl.errors import did_you_mean, first_line
-from nlp_mtl.inference.texts import num_characters
+from nlp_mtl.inference.texts import sizes_of
 from nlp_mtl.serving.schemas import PredictRequest
 
 TEXTS_IN_FULL = 10
@@ -78,9 +78,7 @@ def given_texts(asked: PredictRequest, max_texts: int, max_characters: int) -> t
         text_pair = _listed("text_pair", asked.text_pair, max_texts)
         if len(text_pair) != len(texts):
             raise HTTPException(422, f"text_pair: found {len(text_pair)} for {len(texts)} texts; each needs one")
-    sizes = [num_characters(text) for text in texts]
-    for place, text in enumerate(text_pair or ()):
-        sizes[place] += num_characters(text)
+    sizes = sizes_of(texts, text_pair)
     for place, size in enumerate(sizes):
         if size > max_characters:
             where = "the text" if is_one else f"text {place}"

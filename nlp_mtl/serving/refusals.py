@@ -20,5 +20,9 @@ def add_refusals(app: FastAPI) -> None:
 
 
 def _refused(status: int, detail: str, headers: Any = None) -> Response:
-    # In ASCII: what is told may hold lone surrogates of the request.
-    return Response(json.dumps({"detail": detail}), status, headers, "application/json")
+    return Response(problem(detail), status, headers, "application/json")
+
+
+def problem(detail: str) -> bytes:
+    """What clients are sent, in ASCII: it may hold lone surrogates of the request."""
+    return json.dumps({"detail": detail}).encode()

@@ -13,45 +13,51 @@ import uvicorn
 
 from nlp_mtl.errors import RunError
 from nlp_mtl.inference.predictor import Predictor
-from nlp_mtl.serving.app import Settings, make_app
+from nlp_mtl.serving.app import make_app
 from nlp_mtl.serving.bodies import LINGER
 from nlp_mtl.serving.protocol import BoundedProtocol
+from nlp_mtl.serving.settings import Settings
+
+WAITING_CONNECTIONS = 2048
+"""That were not accepted yet, at most."""
 
 logger = logging.getLogger(__name__)
 
 
 def serve(
-    nlp: Predictor, settings: Settings, *, host: str = "127.0.0.1", port: int = 8000,
-    on_ready: Callable[[str], object] = lambda url: None,
-) -> None:  # fmt: skip
+    nlp: Predictor, settings: Settings, listener: socket.socket, *, on_ready: Callable[[], object] = lambda: None
+) -> None:
     """Serve until SIGTERM or Ctrl-C; what is asked by then is still answered.
 
     Args:
-        port: 0 takes a free one.
-        on_ready: told the address when the first request can come.
+        listener: that :func:`bound` gave.
+        on_ready: called when the first request can come.
 
     Raises:
         RunError: the address cannot be had.
         KeyboardInterrupt: it was Ctrl-C.
     """
-    with listening(host, port) as listener:
-        _allow_many_connections()
-        server = make_server(nlp, settings, lambda: on_ready(address(listener, host)))
-        # The server sends itself the signal again when it has ended: that is an end like others.
-        before = signal.signal(signal.SIGTERM, lambda *_: None)
-        try:
-            server.run([listener])
-        finally:
-            signal.signal(signal.SIGTERM, before)
-        if not server.started:
-            raise RunError("the server could not start: the model does not answer")
+    _allow_many_connections()
+    try:
+        listener.listen(WAITING_CONNECTIONS)
+    except OSError as error:  # another took the address at the same time
+        raise RunError(f"cannot serve: {error}. Choose another port with --port") from error
+    server = make_server(nlp, settings, on_ready)
+    # The server sends itself the signal again when it has ended: that is an end like others.
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        server.run([listener])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if not server.started:
+        raise RunError("the server could not start: the model does not answer")
 
 
 def make_server(nlp: Predictor, settings: Settings, on_ready: Callable[[], object]) -> uvicorn.Server:
     """A server that was not started yet. ``on_ready`` is called when it was."""
     config = uvicorn.Config(
         make_app(nlp, settings), log_config=None, access_log=False, server_header=False, lifespan="on", ws="none",
-        loop="asyncio", http=BoundedProtocol,
+        backlog=WAITING_CONNECTIONS, loop="asyncio", http=BoundedProtocol,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=math.ceil(settings.body_timeout + settings.timeout + LINGER),
     )  # fmt: skip
@@ -77,8 +83,11 @@ class _Server(uvicorn.Server):
             logger.info("Answering what was asked (requests: %d); a second signal ends at once", asked)
 
 
-def listening(host: str, port: int) -> socket.socket:
-    """A socket at an address.
+def bound(host: str, port: int) -> socket.socket:
+    """A socket at an address, which refuses connections until somebody serves there.
+
+    Args:
+        port: 0 takes a free one.
 
     Raises:
         RunError: it cannot be had.
@@ -94,7 +103,6 @@ def listening(host: str, port: int) -> socket.socket:
         if os.name == "posix":  # elsewhere it lets two servers have one port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(place)
-        listener.listen(2048)
     except (OSError, OverflowError) as error:
         listener.close()
         raise _unavailable(host, port, error) from error

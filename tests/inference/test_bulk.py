@@ -97,10 +97,13 @@ def test_texts_come_in_files_of_many_kinds(tmp_path: Path, name: str, written: s
     assert rounded([row["predictions"] for row in found]) == rounded(NLP(TEXTS[:7], tasks=["sentiment"]))
 
 
-def test_bytes_that_are_no_text_are_replaced_in_lines(tmp_path: Path) -> None:
-    (tmp_path / "t.txt").write_bytes(b"anna \xff rome\nbob\n")
+def test_bytes_that_are_no_text_are_replaced_in_lines_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "t.txt").write_bytes("\ufffd\n".encode() + b"anna \xff rome\nbob\n")
     predict_rows(NLP, open_rows(str(tmp_path / "t.txt")), tmp_path / "a.jsonl")
-    assert [row["text"] for row in lines(tmp_path / "a.jsonl")] == ["anna \ufffd rome", "bob"]
+    assert [row["text"] for row in lines(tmp_path / "a.jsonl")] == ["\ufffd", "anna \ufffd rome", "bob"]
+    assert "t.txt: line 2 is not text in UTF-8 (byte 0xff)" in caplog.text
 
 
 def test_word_lists_pairs_and_folders_of_a_dataset(tmp_path: Path) -> None:
@@ -150,8 +153,12 @@ def test_columns_that_do_not_fit_are_told(file: Path, tmp_path: Path) -> None:
         (tmp_path / name).write_text(written)
         with pytest.raises(DataError, match=told):
             open_rows(str(tmp_path / name))
+    with pytest.raises(DataError, match=r"there is no file .*textz\.jsonl\. Did you mean `texts\.jsonl`\?"):
+        open_rows(str(tmp_path / "textz.jsonl"))
+    with pytest.raises(DataError, match=r"there is no file nowhere/texts\.csv\.gz"):
+        open_rows("nowhere/texts.csv.gz")  # the Hub is not asked
     with pytest.raises(DataError, match="there is no folder"):
-        open_rows(str(tmp_path / "nothing.csv"))
+        open_rows(str(tmp_path / "nothing"))
 
 
 # ---- stopped and gone on

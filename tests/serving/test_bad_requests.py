@@ -62,7 +62,7 @@ def still_answers(served: Served) -> None:
          "all_scores."),
         ({"texts": "anna", "tasks": ["x" * 300]}, f"there is no task `{'x' * 60}`; the model has `ner`, `pos`, "
          "`sentiment`, `tags`, `rating`, `same`."),
-        ({"texts": "anna", "tasks": ["\ud800"]}, "there is no task `\ud800`; the model has `ner`, `pos`, `sentiment`, "
+        ({"texts": "anna", "tasks": ["\ud800"]}, "there is no task `\\ud800`; the model has `ner`, `pos`, `sentiment`, "
          "`tags`, `rating`, `same`."),
         ({"texts": "anna", "\ud800": 1}, "a key is no text in Unicode"),
         (["anna"], 'the body should be a JSON object such as {"texts": "Anna moved to Oslo."}'),
@@ -205,6 +205,8 @@ def test_without_the_token_nothing_is_answered(closed: Served, path: str, given:
     )
     assert response.status_code == 401
     assert response.headers["www-authenticate"] == "Bearer"
+    is_token = given is not None and given.startswith("Bearer ")
+    assert f"was given {'another one' if is_token else 'none'}: send" in response.text
     assert TOKEN not in response.text
 
 

@@ -35,9 +35,12 @@ class Model:
         return [{name: f"{name}: {text}" for name in options["tasks"]} for text in texts]
 
 
+DEFAULTS: dict[str, Any] = {"batch_wait": 0.02, "max_queue": 2048, "max_queue_characters": 4_000_000}
+
+
 def run(model: Model, test: Callable[[Batcher], Coroutine[Any, Any, Any]], **options: Any) -> Any:
     async def whole() -> Any:
-        batcher = Batcher(cast(Predictor, model), **options)
+        batcher = Batcher(cast(Predictor, model), **DEFAULTS | options)
         await batcher.start()
         try:
             return await test(batcher)

@@ -18,7 +18,8 @@ from tiny import tokenizer
 
 from nlp_mtl import RunError, load
 from nlp_mtl.cli import main
-from nlp_mtl.serving.server import address, listening
+from nlp_mtl.serving.server import address, bound, serve
+from nlp_mtl.serving.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -126,14 +127,22 @@ def _status(client: socket.socket) -> int:
 
 def test_a_port_that_is_taken_is_told(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(SystemExit) as ended:
-        main(["serve", str(model_folder), "--port", str(other.getsockname()[1])])
+        main(["serve", "no/model", "--port", str(other.getsockname()[1])])
     assert ended.value.code == 2
-    assert "cannot serve on 127.0.0.1, port" in capsys.readouterr().err
+    assert "cannot serve on 127.0.0.1, port" in capsys.readouterr().err  # and nothing was loaded before
+
+
+def test_a_port_that_another_took_while_the_model_was_loaded_is_told() -> None:
+    with bound("127.0.0.1", 0) as listener, bound("127.0.0.1", listener.getsockname()[1]) as other:
+        other.listen()
+        with pytest.raises(RunError, match=r"Choose another port with --port"):
+            serve(tiny_predictor(), Settings(), listener)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
 def test_an_address_has_a_socket_whose_answers_do_not_wait_for_more(host: str) -> None:
-    with listening(host, 0) as listener:
+    with bound(host, 0) as listener:
+        listener.listen()
         assert listener.proto == socket.IPPROTO_TCP  # by which asyncio sets TCP_NODELAY: 40 ms a request otherwise
         with socket.create_connection(listener.getsockname()[:2]):
             assert address(listener, host).startswith("http://[::1]:" if host == "::1" else f"http://{host}:")
@@ -142,7 +151,7 @@ def test_an_address_has_a_socket_whose_answers_do_not_wait_for_more(host: str) -
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "a" * 300, "999.1.1.1", "192.0.2.1"])
 def test_an_address_that_is_not_ours_is_told(host: str) -> None:
     with pytest.raises(RunError, match=r"cannot serve on .* Choose others with --host and --port"):
-        listening(host, 0)
+        bound(host, 0)
 
 
 @pytest.mark.parametrize("content", [b"", b" \n", b"two words", b"\xff", "pässwort".encode()])
