@@ -34,7 +34,7 @@ TOLERANCE = 1e-3
 
 _SLOW = ["SkipLayerNormFusion", "BiasGeluFusion"]
 """What onnxruntime (1.32) makes of these on a CPU takes longer than the steps that it stands for: with both, texts take
-a fifth more time."""
+a seventh more time."""
 
 
 class OnnxModel(nn.Module):
