@@ -80,29 +80,37 @@ def find_files(dataset: str, patterns: str | Sequence[str], data_dir: str) -> li
         if full.is_dir():
             raise DataError(f"dataset `{dataset}`: data file `{pattern}` is a folder; say `{pattern}/*`")
         if not matches:
-            folder = full.parent
-            near = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-            where = f"no such file in {folder}" if folder.is_dir() else f"there is no folder {folder}"
+            is_empty = not full.parent.is_dir() or not any(full.parent.iterdir())
             raise DataError(
-                f"dataset `{dataset}`: data file `{pattern}`: {where}."
-                + (did_you_mean(full.name, near) or ("" if near else " Is `data_dir` right?"))
+                f"dataset `{dataset}`: data file `{pattern}`: {no_such_file(full)}"
+                + (" Is `data_dir` right?" if is_empty else "")
             )
         found += matches
     return list(dict.fromkeys(found))
+
+
+def no_such_file(path: Path) -> str:
+    """Where a file is missing, and which may be meant."""
+    folder = path.parent
+    if not folder.is_dir():
+        return f"there is no folder {folder}."
+    return f"no such file in {folder}." + did_you_mean(path.name, [file.name for file in folder.iterdir()])
 
 
 def _is_file(name: str) -> bool:
     return Path(name).is_file()
 
 
+def ending_of(file: str | Path) -> str:
+    """Of a file's name, without that of its compression."""
+    endings = [ending.lstrip(".").lower() for ending in Path(file).suffixes]
+    return next((ending for ending in reversed(endings) if ending not in ("gz", "bz2", "xz", "zst")), "")
+
+
 def format_of(dataset: str, file: str) -> str:
     """The format that a file's ending tells."""
-    endings = [ending.lstrip(".").lower() for ending in Path(file).suffixes]
-    for ending in reversed(endings):
-        if ending in ENDINGS:
-            return ENDINGS[ending]
-        if ending not in ("gz", "bz2", "xz", "zst"):
-            break
+    if (ending := ending_of(file)) in ENDINGS:
+        return ENDINGS[ending]
     raise DataError(
         f"dataset `{dataset}`: the ending of {file} tells no format; say `path:` with one of {listed(FORMATS)}"
     )

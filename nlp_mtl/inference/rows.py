@@ -12,13 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nlp_mtl.data.columns import check_columns, items_of
-from nlp_mtl.data.files import ENDINGS, load_local, read_files
+from nlp_mtl.data.files import ENDINGS, ending_of, load_local, no_such_file, read_files
 from nlp_mtl.data.opening import load_source
 from nlp_mtl.data.text_files import not_text
 from nlp_mtl.errors import DataError, did_you_mean, first_line, listed
 
-_TEXT_ENDINGS = (".txt", ".text")
-_COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+_TEXT_ENDINGS = ("txt", "text")
 
 logger = logging.getLogger(__name__)
 
@@ -97,9 +96,8 @@ def open_rows(
             if value is not None:
                 raise DataError(f"{source} is a file, which has no {option}: leave it out")
         table = _read_file(source, path)
-    elif not path.is_dir() and _ending(path) in (*_TEXT_ENDINGS, *(f".{ending}" for ending in ENDINGS)):
-        near = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise DataError(f"there is no file {source}.{did_you_mean(path.name, near)}")
+    elif not path.is_dir() and ending_of(path) in (*_TEXT_ENDINGS, *ENDINGS):
+        raise DataError(f"{source}: {no_such_file(path)}")
     else:
         table = _choose_split(source, load_source(source, source, name, revision, None, ".", False), split)
     if tokens is not None and (text is not None or text_pair is not None):
@@ -112,7 +110,7 @@ def open_rows(
 
 
 def _read_file(source: str, path: Path) -> datasets.Dataset:
-    if _ending(path) not in _TEXT_ENDINGS:
+    if ending_of(path) not in _TEXT_ENDINGS:
         (table,) = read_files(source, None, {"rows": str(path.absolute())}, "/", None, None)["rows"].values()
         return table
     try:
@@ -126,12 +124,6 @@ def _read_file(source: str, path: Path) -> datasets.Dataset:
     if pc.any(replaced).as_py() and (problem := not_text(str(path))):  # a bad text does not stop the others
         logger.warning("%s: %s; what cannot be read becomes \ufffd", source, problem)
     return table
-
-
-def _ending(path: Path) -> str:
-    """Of a file's name, without that of its compression."""
-    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in _COMPRESSED]
-    return suffixes[-1] if suffixes else ""
 
 
 def _choose_split(source: str, found: dict[str, dict[str, datasets.Dataset]], split: str | None) -> datasets.Dataset:

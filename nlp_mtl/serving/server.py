@@ -42,7 +42,8 @@ def serve(
     try:
         listener.listen(WAITING_CONNECTIONS)
     except OSError as error:  # another took the address at the same time
-        raise RunError(f"cannot serve: {error}. Choose another port with --port") from error
+        host, port = listener.getsockname()[:2]
+        raise _unavailable(host, port, error) from error
     server = make_server(nlp, settings, on_ready)
     gc.collect()
     gc.freeze()  # the libraries stay: without going through them, p99 of 64 clients was 0.5 s instead of 0.7

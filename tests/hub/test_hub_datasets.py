@@ -80,7 +80,7 @@ def test_a_private_dataset_is_not_seen_without_the_token(hub: Hub, tmp_path: Pat
     assert "for a gated or private one run `hf auth login`" in errors
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_configuration_is_chosen_by_its_name(hub: Hub, tmp_path: Path) -> None:
     code, errors, results = trained(hub, tmp_path, {"path": "me/reviews", "name": "second"}, max_steps=1)
     assert code == 0, errors

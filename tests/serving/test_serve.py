@@ -135,7 +135,7 @@ def test_a_port_that_is_taken_is_told(model_folder: Path, capsys: pytest.Capture
 def test_a_port_that_another_took_while_the_model_was_loaded_is_told() -> None:
     with bound("127.0.0.1", 0) as listener, bound("127.0.0.1", listener.getsockname()[1]) as other:
         other.listen()
-        with pytest.raises(RunError, match=r"Choose another port with --port"):
+        with pytest.raises(RunError, match=r"cannot serve on 127\.0\.0\.1, port \d+: .* Choose others"):
             serve(tiny_predictor(), Settings(), listener)
 
 

@@ -84,9 +84,7 @@ def test_fixed_weights_are_the_tasks(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "strategy", ["uncertainty", *(pytest.param(name, marks=pytest.mark.long) for name in ("famo", "log"))]
-)
+@pytest.mark.parametrize("strategy", ["famo", "uncertainty", pytest.param("log", marks=pytest.mark.long)])
 def test_two_processes_weigh_losses_as_one_does(tmp_path: Path, strategy: str) -> None:
     given = recipe_values(tmp_path, strategy)
     for one, two in alone_and_in_two(tmp_path, given):

@@ -106,7 +106,6 @@ def test_a_disk_that_fills_while_a_checkpoint_is_written_costs_that_checkpoint_a
     assert_same_end(whole, run)
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("cores")
 def test_a_disk_that_is_read_only_is_told_and_a_run_there_goes_on_when_it_is_not(tmp_path: Path, disk: Disk) -> None:
     plain = values(tmp_path, dropout=0.2, num_epochs=1, save_every=2, eval_every=6, keep_last=9)

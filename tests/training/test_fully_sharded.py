@@ -190,7 +190,6 @@ def test_whole_models_and_tensors_stay_as_they_are() -> None:
         load_weights(other, {**found, "more": some})
 
 
-@pytest.mark.long
 @slow
 def test_compiled_layers_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     file = write_yaml(tmp_path, values(tmp_path, compile=True))

@@ -91,7 +91,7 @@ def test_tasks_gradients_are_told_apart_on_all_that_tasks_share(tmp_path: Path, 
         pytest.param("mmoe", "sum", marks=pytest.mark.long),
         ("ple", "upgrad"),
         pytest.param("towers", "sum", marks=pytest.mark.long),
-        pytest.param("lora", "sum", marks=pytest.mark.long),
+        ("lora", "sum"),
     ],
 )
 def test_two_processes_learn_what_one_does(tmp_path: Path, strategy: str, gradients: str) -> None:
