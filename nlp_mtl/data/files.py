@@ -93,8 +93,8 @@ def no_such_file(path: Path) -> str:
     """Where a file is missing, and which may be meant."""
     folder = path.parent
     if not folder.is_dir():
-        return f"there is no folder {folder}."
-    return f"no such file in {folder}." + did_you_mean(path.name, [file.name for file in folder.iterdir()])
+        return f"there is no folder `{folder}`."
+    return f"no such file in `{folder}`." + did_you_mean(path.name, [file.name for file in folder.iterdir()])
 
 
 def _is_file(name: str) -> bool:

@@ -155,7 +155,7 @@ def test_columns_that_do_not_fit_are_told(file: Path, tmp_path: Path) -> None:
             open_rows(str(tmp_path / name))
     with pytest.raises(DataError, match=r"textz\.jsonl: no such file in .*\. Did you mean `texts\.jsonl`\?"):
         open_rows(str(tmp_path / "textz.jsonl"))
-    with pytest.raises(DataError, match=r"nowhere/texts\.csv\.gz: there is no folder nowhere"):
+    with pytest.raises(DataError, match=r"nowhere/texts\.csv\.gz: there is no folder `nowhere`"):
         open_rows("nowhere/texts.csv.gz")  # the Hub is not asked
     with pytest.raises(DataError, match="there is no folder"):
         open_rows(str(tmp_path / "nothing"))
