@@ -12,6 +12,11 @@ class BoundedProtocol(HttpToolsProtocol):
     _head = 0
     _is_head = True
 
+    @property
+    def is_answering(self) -> bool:
+        """Whether a request came whose answer was not sent. (Its task ends a little later.)"""
+        return self.cycle is not None and not self.cycle.response_complete
+
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
         super().data_received(data)

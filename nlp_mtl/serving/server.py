@@ -83,7 +83,8 @@ class _Server(uvicorn.Server):
         if self.should_exit:
             os._exit(128 + sig)
         super().handle_exit(sig, frame)
-        if asked := len(self.server_state.tasks):
+        connections = self.server_state.connections
+        if asked := sum(isinstance(one, BoundedProtocol) and one.is_answering for one in connections):
             logger.info("Answering what was asked (requests: %d); a second signal ends at once", asked)
 
 

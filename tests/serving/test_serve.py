@@ -72,6 +72,7 @@ def test_a_second_signal_ends_it_at_once(model_folder: Path, number: signal.Sign
 def test_ctrl_c_ends_it_and_nothing_of_what_was_asked_is_in_its_output(model_folder: Path) -> None:
     with started(model_folder, NLP_MTL_TOKEN="secret") as server:
         assert server.post("anna").status_code == 401
+        assert httpx.get(f"{server.url}/health").status_code == 200  # by then the refused body was read
         server.process.send_signal(signal.SIGINT)
         output, errors = server.process.communicate(timeout=30)
         assert server.process.returncode == 130
