@@ -74,11 +74,12 @@ def compare(
         raise RunError(f"{seeds} seeds were asked for; at least one is needed")
     folder = Path(output_dir or f"{recipe.output_dir.rstrip('/')}-compare").expanduser().absolute()
     accelerator = launched_accelerator(recipe.training.mixed_precision)
-    _check_folder(folder, recipe, overwrite)
+    flags = {"same_steps": same_steps, "measure_conflicts": measure_conflicts}
+    _check_folder(folder, recipe, flags, overwrite)
     accelerator.wait_for_everyone()  # all have seen what is there
     with held(folder) if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:
-            _start_folder(folder, recipe, overwrite)
+            _start_folder(folder, recipe, flags, overwrite)
         accelerator.wait_for_everyone()
         report = _compared(
             recipe, folder, accelerator, seeds, pairs, leave_one_out, same_steps, measure_conflicts, keep_checkpoints
@@ -134,7 +135,7 @@ def _compared(
     return report
 
 
-def _check_folder(folder: Path, recipe: Recipe, overwrite: bool) -> None:
+def _check_folder(folder: Path, recipe: Recipe, flags: Mapping[str, bool], overwrite: bool) -> None:
     """That a comparison may use its folder, for the first time or to go on.
 
     Raises:
@@ -151,13 +152,27 @@ def _check_folder(folder: Path, recipe: Recipe, overwrite: bool) -> None:
             f"the comparison in {folder} was started with another recipe: use another --output-dir, or --overwrite "
             "to remove it" + "".join(f"\n  {change}" for change in changes)
         )
+    if kept is None:
+        return
+    for flag, before in json.loads((folder / "comparison.json").read_text(encoding="utf-8")).get("flags", {}).items():
+        if before != flags[flag]:
+            option = {"same_steps": "--same-steps", "measure_conflicts": "--no-conflicts"}[flag]
+            is_given = flags[flag] == (flag == "same_steps")
+            raise RunError(
+                f"the comparison in {folder} was started {'without' if is_given else 'with'} {option}: "
+                f"{'leave it out' if is_given else 'give it again'}, use another --output-dir, or --overwrite to "
+                "remove it"
+            )
 
 
-def _start_folder(folder: Path, recipe: Recipe, overwrite: bool) -> None:
+def _start_folder(folder: Path, recipe: Recipe, flags: Mapping[str, bool], overwrite: bool) -> None:
     if overwrite:
         remove(folder, _OURS)
     try:
-        write_text(folder / "comparison.json", json.dumps({"versions": versions(), "command": command()}) + "\n")
+        write_text(
+            folder / "comparison.json",
+            json.dumps({"versions": versions(), "command": command(), "flags": flags}) + "\n",
+        )
         write_text(folder / "recipe.yaml", recipe.to_yaml())
         (folder / "predictions").mkdir(exist_ok=True)
     except OSError as error:

@@ -16,6 +16,7 @@ from nlp_mtl.data.items import Framing, item_lengths, read_items
 from nlp_mtl.data.steps import StepDataset
 from nlp_mtl.recipe import Recipe
 from nlp_mtl.recipe_reading import changed_keys
+from nlp_mtl.strategy_checks import steps_have_one_task
 from nlp_mtl.training.gradients import shared_parameters
 
 MEASURED_STEPS = 20
@@ -106,14 +107,15 @@ def measured(recipe: Recipe, prepared: Prepared, num_steps: int) -> tuple[dict[s
     section = recipe.gradients.model_dump(mode="json")
     if recipe.gradients.strategy != "sum" or recipe.gradients.measure_every is not None:
         return section, ""
+    said = recipe.to_dict()
+    if steps_have_one_task(said["sampling"], said["tasks"]):
+        return section, "each step has one task alone (`sampling: round_robin`)"
     for key in ("compile", "unfreeze_every"):
         if getattr(recipe.training, key):
             return section, f"gradients cannot be told apart with `training.{key}`"
     if recipe.training.frozen_layers and not shared_parameters(new_model(recipe, prepared)):
         return section, "the tasks share nothing that learns"
-    # The last measured step before a line of metrics.jsonl is the one that it tells.
-    every = recipe.training.log_every
-    return section | {"measure_every": every * max(1, round(num_steps / (MEASURED_STEPS * every)))}, ""
+    return section | {"measure_every": max(1, round(num_steps / MEASURED_STEPS))}, ""
 
 
 def joint_recipe(recipe: Recipe, seed: int, folder: Path, gradients: Mapping[str, Any]) -> Recipe:

@@ -89,7 +89,7 @@ def answer(
 
     Args:
         splits: ``{dataset: split}``.
-        packed: read texts without padding; see :meth:`nlp_mtl.models.multitask.MultiTaskModel.pack`.
+        packed: read texts without padding; see :meth:`nlp_mtl.models.multitask.MultiTaskModel.packs`.
         accelerator: to share the rows among processes.
         progress: show a bar.
 

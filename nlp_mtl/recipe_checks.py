@@ -11,6 +11,7 @@ from nlp_mtl.strategy_checks import (
     class_balance_problems,
     consistency_problems,
     gradients_problems,
+    is_true,
     number,
     sampling_problems,
     sharing_problems,
@@ -65,17 +66,17 @@ def cross_problems(values: dict[str, Any]) -> Iterator[Problem]:
         for key in ("gradients", "sampling", "balancing")
     )
     yield from balancing_problems(balancing, tasks)
-    yield from gradients_problems(gradients, training, sharing)
+    yield from gradients_problems(gradients, training)
     yield from sampling_problems(sampling, training, datasets, tasks)
     yield from alone_problems(sampling, balancing, gradients, tasks)
     consistency = values.get("consistency")
     yield from consistency_problems(consistency if isinstance(consistency, list) else [], tasks, datasets)
     hub = values.get("hub")
-    if isinstance(hub, dict) and hub.get("push") == "every_save" and hub.get("create_pr") in (True, "true"):
+    if isinstance(hub, dict) and hub.get("push") == "every_save" and is_true(hub.get("create_pr")):
         yield Problem("hub.create_pr", "with `push: every_save` there would be a pull request for each; choose one")
     if training.get("frozen_layers") == "encoder" and training.get("unfreeze_every"):
         yield Problem("training.unfreeze_every", "`frozen_layers: encoder` leaves nothing to unfreeze; choose one")
-    if training.get("compile") in (True, "true") and training.get("layout") == "packed":
+    if is_true(training.get("compile")) and training.get("layout") == "packed":
         yield Problem(
             "training.compile",
             "what is compiled reads padded texts, and `layout: packed` pads none; choose one, or `layout: auto`",
@@ -164,7 +165,7 @@ def _dataset_problems(path: str, dataset: dict[str, Any]) -> Iterator[Problem]:
     if dataset.get("path") == "conll" and not dataset.get("columns"):
         yield Problem(path, "a CoNLL file needs `columns`, for example [tokens, pos, chunk, ner]")
     fractions = [number(dataset.get(f"{split}_fraction", HELD_OUT)) for split in ("validation", "test")]
-    if dataset.get("streaming") is True:
+    if is_true(dataset.get("streaming")):
         for split in ("validation", "test"):
             # The default is nothing that anybody asked for; the log tells that it is not held out.
             if number(dataset.get(f"{split}_fraction", 0)) not in (0, HELD_OUT):

@@ -92,9 +92,10 @@ class GradientsSpec(Section):
     """The encoder's layers that the logged cosines compare, counted from 1; 0: the embeddings. Default: all."""
     c: Number = Field(default=GRADIENTS_DEFAULTS["c"], ge=0, lt=1)
     """Of ``cagrad``: how far from the mean gradient, as a share of its length; 0: the mean."""
-    alpha: Annotated[Number, Field(gt=0)] | None = None
+    alpha: Annotated[Number, Field(gt=0, le=10)] | None = None
     """Of ``fairgrad`` (default 2): 1, as ``nash_mtl``; larger, the more for tasks that gain least. Of ``gradnorm``
-    (default 1.5): how strongly tasks that learn slowly are drawn along."""
+    (default 1.5): how strongly tasks that learn slowly are drawn along.
+    At most 10: beyond, the weights of some tasks are smaller than numbers can be."""
     beta: Number = Field(default=GRADIENTS_DEFAULTS["beta"], gt=0, le=1)
     """Of ``gradvac``: how much a step's cosine counts in the moving average."""
     learning_rate: Number = Field(default=GRADIENTS_DEFAULTS["learning_rate"], gt=0)

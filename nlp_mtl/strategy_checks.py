@@ -1,7 +1,7 @@
 """What is wrong with how a recipe weighs its tasks, which only shows when keys are held against each other."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nlp_mtl.errors import Problem, did_you_mean, listed
@@ -11,9 +11,9 @@ SAMPLING_DEFAULTS: dict[str, Any] = {"temperature": 2.0, "shares": {}, "max_pass
                                      "targets": {}, "floor": 0.2}  # fmt: skip
 """What sampling strategies read, where the recipe does not say."""
 
-_READ_BY = {"temperature": "temperature", "shares": "fixed", "max_passes": "unimax", "need": "dynamic",
-            "targets": "dynamic", "floor": "dynamic"}  # fmt: skip
-"""The strategy that reads a key."""
+_SAMPLED_BY = {"temperature": ("temperature",), "shares": ("fixed",), "max_passes": ("unimax",), "need": ("dynamic",),
+               "targets": ("dynamic",), "floor": ("dynamic",)}  # fmt: skip
+"""The strategies that read a key."""
 
 BALANCING_DEFAULTS: dict[str, Any] = {"temperature": 2.0, "learning_rate": None, "period": None}
 """What balancing strategies read, where the recipe does not say."""
@@ -41,7 +41,7 @@ def _without_labels(tasks: dict[str, Any]) -> str:
 
 
 def _unread(
-    section: str, values: dict[str, Any], defaults: dict[str, Any], read_by: dict[str, tuple[str, ...]]
+    section: str, values: dict[str, Any], defaults: dict[str, Any], read_by: Mapping[str, tuple[str, ...]]
 ) -> Iterator[Problem]:
     """Keys of a section that its strategy does not read, where they say anything but the default."""
     for key, default in defaults.items():
@@ -60,12 +60,10 @@ _COMBINED_BY = {"c": ("cagrad",), "alpha": ("fairgrad", "gradnorm"), "beta": ("g
 """The strategies that read a key."""
 
 
-def gradients_problems(
-    gradients: dict[str, Any], training: dict[str, Any], sharing: dict[str, Any]
-) -> Iterator[Problem]:
+def gradients_problems(gradients: dict[str, Any], training: dict[str, Any]) -> Iterator[Problem]:
     """Keys that the strategy does not read, or that do not go with it. Reads raw values, whatever they are."""
     strategy = gradients.get("strategy", "sum")
-    looks_ahead = gradients.get("look_ahead") is True
+    looks_ahead = is_true(gradients.get("look_ahead"))
     defaults = {key: value for key, value in GRADIENTS_DEFAULTS.items() if not (looks_ahead and key == "measure_every")}
     yield from _unread("gradients", {**gradients, "strategy": strategy}, defaults, _COMBINED_BY)
     if looks_ahead and gradients.get("measure_every") is None:
@@ -73,35 +71,35 @@ def gradients_problems(
     if gradients.get("measured_layers") and strategy == "sum" and gradients.get("measure_every") is None:
         yield Problem("gradients.measured_layers", "nothing is measured: give `measure_every` as well")
     if strategy != "sum" or gradients.get("measure_every") is not None:
-        if training.get("compile") is True:
+        if is_true(training.get("compile")):
             message = "compiled layers go back once, the gradients of several tasks need more; leave one of both out"
             yield Problem("training.compile", message)
         if training.get("unfreeze_every") is not None:
             message = "layers that do not learn yet would have a say in the tasks' conflicts; leave one of both out"
             yield Problem("training.unfreeze_every", message)
-        if training.get("frozen_layers") == "encoder" and sharing.get("strategy") not in ("mmoe", "ple"):
-            message = "tasks share nothing that learns where the whole encoder is frozen, so `gradients` does nothing"
-            yield Problem("training.frozen_layers", message)
 
 
 def alone_problems(
     sampling: dict[str, Any], balancing: dict[str, Any], gradients: dict[str, Any], tasks: dict[str, Any]
 ) -> Iterator[Problem]:
     """What weighs tasks against each other, where each step learns from one alone. Reads raw values."""
-    names = [str(name) for task in tasks.values() if isinstance(task, dict) for name in _read_by(task)]
-    if sampling.get("strategy") != "round_robin" or len(names) > len({*names}):
+    if not steps_have_one_task(sampling, tasks):
         return
+    alone = "but under `sampling: round_robin` each step here has one task alone; leave one of both out"
     found = {"balancing.strategy": balancing.get("strategy"), "gradients.strategy": gradients.get("strategy")}
     for key, strategy in found.items():
-        # GradNorm learns its weights over steps; the others find them in one.
         if strategy in ("maximum", "smooth_maximum", "famo") or (
-            key.startswith("gradients") and strategy not in (None, "sum", "gradnorm")
+            key.startswith("gradients") and strategy not in (None, "sum")
         ):
-            message = (
-                f"{strategy} weighs the tasks of a step against each other, but under `sampling: round_robin` each "
-                "step here has one task alone; leave one of both out"
-            )
-            yield Problem(key, message)
+            yield Problem(key, f"{strategy} weighs the tasks of a step against each other, {alone}")
+    if gradients.get("measure_every") is not None:
+        yield Problem("gradients.measure_every", f"it compares the tasks of a step, {alone}")
+
+
+def steps_have_one_task(sampling: dict[str, Any], tasks: dict[str, Any]) -> bool:
+    """Whether each step learns from one task alone. Reads raw values, whatever they are."""
+    names = [str(name) for task in tasks.values() if isinstance(task, dict) for name in _read_by(task)]
+    return sampling.get("strategy") == "round_robin" and len(names) == len({*names})
 
 
 def consistency_problems(consistency: list[Any], tasks: dict[str, Any], datasets: dict[str, Any]) -> Iterator[Problem]:
@@ -151,7 +149,7 @@ def sharing_problems(sharing: dict[str, Any], training: dict[str, Any]) -> Itera
     strategy = sharing.get("strategy")
     if strategy == "lora" and training.get("layout") == "packed":
         yield Problem("training.layout", "each row goes through its task's adapter (`sharing: lora`): auto or padded")
-    if strategy in ("lora", "towers", "layer_mix") and training.get("compile") is True:
+    if strategy in ("lora", "towers", "layer_mix") and is_true(training.get("compile")):
         yield Problem("training.compile", f"not together with `sharing: {strategy}`; leave one of both out")
 
 
@@ -160,11 +158,7 @@ def sampling_problems(
 ) -> Iterator[Problem]:
     """Keys that the strategy does not read, or that name nothing. Reads raw values, whatever they are."""
     strategy = sampling.get("strategy")
-    for key, default in SAMPLING_DEFAULTS.items():
-        given = sampling.get(key, default)
-        unchanged = given == default or (isinstance(default, float) and number(given) == default)
-        if not unchanged and strategy != _READ_BY[key]:
-            yield Problem(f"sampling.{key}", f"only `strategy: {_READ_BY[key]}` reads it")
+    yield from _unread("sampling", sampling, SAMPLING_DEFAULTS, _SAMPLED_BY)
     if strategy in ("temperature", "annealed", "round_robin", "dynamic") and len(datasets) == 1:
         yield Problem("sampling.strategy", f"there is one dataset, so {strategy} has nothing to mix: leave it out")
     yield from _share_problems(sampling, datasets)
@@ -222,7 +216,7 @@ def class_balance_problems(name: str, dataset: dict[str, Any], tasks: dict[str, 
                 yield Problem(f"datasets.{name}.{key}", f"the task `{given}` does not read this dataset")
             elif why := _no_class(task.get("type")):
                 yield Problem(f"datasets.{name}.{key}", f"`{given}` {why}")
-        if dataset.get("streaming") is True:
+        if is_true(dataset.get("streaming")):
             yield Problem(f"datasets.{name}.{key}", "the classes of a stream are not known before it is read")
 
 
@@ -234,6 +228,11 @@ def _no_class(type: Any) -> str:
     if kind.reads_words:
         return "is a token task; a text has one class, words many"
     return "has any number of labels a text" if kind.label_set == "many" else "has numbers, no classes"
+
+
+def is_true(value: Any) -> bool:
+    """Whether a value will be read as true, as YAML or an override may write it."""
+    return value in (True, "1") or (isinstance(value, str) and value.lower() in ("true", "t", "yes", "y", "on"))
 
 
 def number(value: Any) -> float:

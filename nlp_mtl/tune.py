@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from nlp_mtl.errors import MissingExtraError, RunError, RunStopped, TrainingError, first_line
+from nlp_mtl.errors import MissingExtraError, ModelError, RecipeError, RunError, RunStopped, TrainingError, first_line
 from nlp_mtl.recipe import Recipe
 from nlp_mtl.recipe_parts import TuneSpec
 from nlp_mtl.run import train_trial
@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_TRIALS = 20
 """Of a search without end: ten are drawn at random before the estimator begins (Optuna's default)."""
+
+_HOPELESS = 3
+"""So many trials of a new search that fail alike end it."""
 
 
 def tune(recipe: Recipe, *, overwrite: bool = False) -> dict[str, Any]:
@@ -54,7 +57,8 @@ def tune(recipe: Recipe, *, overwrite: bool = False) -> dict[str, Any]:
         RecipeError: a key or a value of the space is wrong.
         RunError: the folder holds something else, or no trial could be finished.
         RunStopped: the process was sent SIGTERM; the same call goes on.
-        NlpMtlError: a trial cannot be run, for a reason that has nothing to do with its values.
+        NlpMtlError: a trial cannot be run, for a reason that has nothing to do with its values: data that cannot be
+            read, or the first trials all failed alike.
     """
     _optuna()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -100,7 +104,11 @@ def _run_trials(study: "Study", recipe: Recipe, settings: TuneSpec, space: Seque
             study.sampler = TPESampler(seed=int(seed))
             point[one.key] = _value(trial, one)
         logger.info("Trial %d of %d: %s", number, wanted, _told(point))
-        _run_trial(study, trial, _trial_recipe(recipe, point, run), run, settings.prune)
+        try:
+            _run_trial(study, trial, _trial_recipe(recipe, point, run), run, settings.prune)
+        except (ModelError, RecipeError):  # it is the last one
+            _save(study, recipe, settings, space, folder)
+            raise
         tidy(run)
         _save(study, recipe, settings, space, folder)
         gc.collect()
@@ -158,10 +166,13 @@ def _run_trial(study: "Study", trial: "Trial", recipe: Recipe, run: Path, prune:
     except optuna.TrialPruned:
         logger.info("Trial %d is pruned: worse than the median of those before it", trial.number)
         study.tell(trial, state=TrialState.PRUNED)
-    except TrainingError as error:  # it may be its values that are to blame: a learning rate that is too large
+    except (TrainingError, ModelError, RecipeError) as error:  # a learning rate too large, more layers than there are
+        reason = error.problems[0] if isinstance(error, RecipeError) and error.problems else first_line(error)
         logger.warning("Trial %d has failed: %s", trial.number, error)
-        trial.set_user_attr("reason", first_line(error))
+        trial.set_user_attr("reason", str(reason))
         study.tell(trial, state=TrialState.FAIL)
+        if not isinstance(error, TrainingError) and _only_fails_so(study, str(reason)):
+            raise
     except RunStopped as error:
         raise RunStopped(f"trial {trial.number} {error} by the same command", error.by_hand) from error
     else:
@@ -170,6 +181,13 @@ def _run_trial(study: "Study", trial: "Trial", recipe: Recipe, run: Path, prune:
         study.tell(trial, score)
         is_best = before is None or score > before.value
         logger.info("Trial %d: selection score %.4f%s", trial.number, score, ", the best so far" if is_best else "")
+
+
+def _only_fails_so(study: "Study", reason: str) -> bool:
+    """Whether nothing but one and the same failure came of several trials: then values are hardly to blame."""
+    trials = [one for one in study.get_trials(deepcopy=False) if one.state.is_finished()]
+    reasons = {one.user_attrs.get("reason") for one in trials}
+    return len(trials) >= _HOPELESS and reasons == {reason}
 
 
 def _best(study: "Study") -> "FrozenTrial | None":

@@ -191,8 +191,9 @@ def test_another_recipe_is_refused_and_named(
     told = capsys.readouterr().err
     assert "training.learning_rate: 0.002 -> 0.5" in told
     assert "--overwrite" in told
-    assert command(path, "seed=5", "--same-steps", "--output-dir", folder) == 2
-    assert "training.batch_size" in capsys.readouterr().err
+    for flag in ("--same-steps", "--no-conflicts"):
+        assert command(path, "seed=5", flag, "--output-dir", folder) == 2
+        assert f"was started without {flag}: leave it out" in capsys.readouterr().err
     assert (folder / "report.json").read_bytes() == before
 
 

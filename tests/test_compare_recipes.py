@@ -255,7 +255,7 @@ def test_conflicts_are_measured_where_they_can_be(tmp_path: Path) -> None:
     recipe = made(tmp_path, log_every=5)
     prepared = prepare(recipe)
     assert measured(recipe, prepared, 1000) == (recipe.gradients.model_dump(mode="json") | {"measure_every": 50}, "")
-    assert measured(recipe, prepared, 7)[0]["measure_every"] == 5
+    assert measured(recipe, prepared, 7)[0]["measure_every"] == 1
     own = made(tmp_path, {"gradients": {"measure_every": 3}})
     assert measured(own, prepared, 1000) == (own.gradients.model_dump(mode="json"), "")
     for training, why in (
@@ -266,6 +266,18 @@ def test_conflicts_are_measured_where_they_can_be(tmp_path: Path) -> None:
         section, told = measured(made(tmp_path, **training), prepared, 1000)
         assert section["measure_every"] is None
         assert why in told
+    alone = made(tmp_path, {"sampling": {"strategy": "round_robin"}})
+    alone = alone.model_copy(update={"tasks": {name: spec for name, spec in alone.tasks.items() if name != "pos"}})
+    assert "one task alone" in measured(alone, prepared, 1000)[1]
+
+
+def test_a_pooler_that_text_tasks_share_is_measured(tmp_path: Path) -> None:
+    given = made(tmp_path, frozen_layers="encoder").to_dict()
+    given["tasks"]["again"] = given["tasks"]["sentiment"]
+    recipe = Recipe.from_dict(given)
+    section, why = measured(recipe, prepare(recipe), 100)
+    assert (section["measure_every"], why) == (5, "")
+    joint_recipe(recipe, 1, tmp_path / "joint", section)
 
 
 def test_training_tokens_are_those_that_the_steps_hold(tmp_path: Path) -> None:

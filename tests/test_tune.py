@@ -14,7 +14,7 @@ from tuned_runs import HEADS, RATE, SMALL_GRID, TWO_RATES, WEIGHT, at, recipe_of
 
 import nlp_mtl.build_data
 import nlp_mtl.tune_folder
-from nlp_mtl import Recipe, RunError, train
+from nlp_mtl import Recipe, RecipeError, RunError, train
 from nlp_mtl.cli import main
 from nlp_mtl.errors import DataError
 from nlp_mtl.hub.portable import portable_recipe
@@ -139,6 +139,19 @@ def test_a_trial_whose_loss_is_no_number_fails_and_the_search_goes_on(
     assert f"Trial {failed['trial']} has failed" in caplog.text
     with pytest.raises(RunError, match=r"none of 1 trials in .* was finished.*is nan at step 2"):
         tune(at(recipe, tmp_path / "bad", search={RATE: [1e30]}))
+
+
+def test_a_trial_whose_model_cannot_be_fails_and_a_search_of_nothing_else_ends(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, {"method": "grid", "search": {"training.frozen_layers": [7, 0]}})
+    found = tune(recipe)
+    states = {row["training.frozen_layers"]: row["state"] for row in rows(tmp_path / "run")}
+    assert states == {"7": "failed", "0": "finished"}
+    (failed,) = [row for row in found["trials"] if row["state"] == "failed"]
+    assert "frozen_layers" in failed["reason"]
+    hopeless = at(recipe, tmp_path / "bad", search={"max_length": [8], RATE: [1e-3, 2e-3, 3e-3, 4e-3]})
+    with pytest.raises(RecipeError, match="windows of 8 tokens are too short"):
+        tune(hopeless)
+    assert [row["state"] for row in rows(tmp_path / "bad")] == ["failed"] * 3 + ["waiting"]
 
 
 def test_another_recipe_or_space_is_refused_and_named_and_more_trials_are_not(tmp_path: Path) -> None:

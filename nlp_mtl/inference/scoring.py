@@ -47,7 +47,7 @@ def score_items(
     Args:
         items: windows whose ``place`` is the row they belong to, below ``num_rows``.
         tasks: the heads to run.
-        packed: without padding; see :meth:`nlp_mtl.models.multitask.MultiTaskModel.pack`.
+        packed: without padding; see :meth:`nlp_mtl.models.multitask.MultiTaskModel.packs`.
         on_rows: told how many rows (a window is a part of one) were just done, for progress bars.
     """
     device = model.device

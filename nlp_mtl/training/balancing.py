@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nlp_mtl.data.batches import TaskRows
 from nlp_mtl.task_types import KINDS, crf, kind_of
 from nlp_mtl.tasks import Task
+from nlp_mtl.training.lazy_adam import step_of_present
 from nlp_mtl.training.loss_weights import (
     averaging_weights,
     famo_gradient,
@@ -20,7 +21,8 @@ from nlp_mtl.training.loss_weights import (
 )
 
 LEARNED = {"uncertainty": (1e-3, 0.0), "imtl_l": (1e-3, 0.0), "famo": (0.025, 1e-3)}
-"""Of strategies that learn: learning rate and weight decay; FAMO's are those of its authors' code."""
+"""Of strategies that learn: learning rate and weight decay; FAMO's are those
+of its authors' experiments on QM9 (others of theirs decay ten times more, or a hundredth)."""
 READ_LOSSES = ("log", "maximum", "smooth_maximum", "famo")
 """Strategies whose weights depend on the losses of the very step: a forward pass more."""
 
@@ -169,8 +171,7 @@ class Balancer:
         else:
             assert next_losses is not None
             gradient = famo_gradient(self.learned, scaled, next_losses / self._scales, present)
-        self.learned.grad = torch.where(present, gradient, 0.0)
-        self._optimizer.step()
+        step_of_present(self._optimizer, self.learned, torch.where(present, gradient, 0.0), present)
 
     def state(self) -> dict[str, Any]:
         """What :meth:`restore` needs to go on, as plain values."""

@@ -117,25 +117,35 @@ def bargained_weights(gramian: Array) -> Array:
 def fair_weights(gramian: Array, alpha: float) -> Array:
     """FairGrad (Ban and Ji 2024, arXiv 2402.15638): the solution w of ``gramian @ w = w ** (-1 / alpha)``.
 
-    It is the minimum of a convex function, found by Newton's method in the logarithms of the weights.
+    It is the minimum of a convex function, found by Newton's method with a line search.
     """
     # At length one the equation's numbers are moderate; the scale is put back at the end.
     scale = np.trace(gramian) / len(gramian)
     # Opposite gradients would have no end; so the weights stay below a hundred thousand.
     gramian, power = gramian / scale + 1e-10 * np.eye(len(gramian)), 1 / alpha
-    logs = np.zeros(len(gramian))
-    for _ in range(200):
-        weights = np.exp(logs)
-        # f(u) = w gramian w / 2 - sum of the integral of w^-power, as a function of u = log w; its slope and curvature.
-        products = gramian @ weights
-        slope = weights * products - weights ** (1 - power)
+
+    def value(weights: Array) -> float:
+        """w gramian w / 2 - sum of the integral of w^-power."""
+        integrals = np.log(weights) if power == 1 else weights ** (1 - power) / (1 - power)
+        return float(weights @ gramian @ weights / 2 - integrals.sum())
+
+    weights = np.ones(len(gramian))
+    for _ in range(500):
+        # Slope and curvature where each weight is taken for one: so the smallest and the largest are found alike.
+        slope = weights * (gramian @ weights) - weights ** (1 - power)
         if np.abs(slope).max() <= 1e-12 * max(np.abs(weights ** (1 - power)).max(), 1):
             break
-        # Its curvature where it is positive: w_i products_i stands for w_i^(1-power), which it equals at the end.
         curvature = np.outer(weights, weights) * gramian + power * np.diag(weights ** (1 - power))
         step = np.linalg.solve(curvature, slope)
-        logs -= step * min(1.0, 2 / max(np.abs(step).max(), 1e-300))
-    found: Array = np.exp(logs) * scale ** (-1 / (1 + power))
+        length, least, fall = min(1.0, 0.95 / max(step.max(), 1e-300)), value(weights), float(slope @ step)
+        if fall <= 1e-20 * max(abs(least), 1):  # as near as numbers come
+            break
+        while length > 1e-10 and value(weights * (1 - length * step)) > least - 0.1 * length * fall + 1e-14 * abs(
+            least
+        ):
+            length /= 2
+        weights = weights * (1 - length * step)
+    found: Array = weights * scale ** (-1 / (1 + power))
     return found
 
 

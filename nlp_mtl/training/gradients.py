@@ -101,7 +101,8 @@ class TaskGradients:
             )
         self.targets = np.zeros((len(tasks), len(tasks)))
         self.affinities = Affinities(tasks) if look_ahead else None
-        self._told: dict[str, Any] = {}
+        self._weights: list[dict[str, float]] = []
+        self._cosines: dict[str, list[float]] = {}
         self._rows: dict[MultiTaskModel, list[Row]] = {}
         self._zeros: list[Tensor | None] = []
 
@@ -189,10 +190,9 @@ class TaskGradients:
         # Processes may round differently.
         used = broadcast(torch.tensor(weights, dtype=torch.float32, device=accelerator.device)).tolist()
         measured = products[self._measured].sum(axis=0)
-        self._told = {
-            "gradient_weights": {task.name: weight for task, weight in zip(self.tasks, used, strict=True)},
-            "gradient_cosines": _cosines([task.name for task in self.tasks], measured, present),
-        }
+        self._weights.append({task.name: weight for task, weight in zip(self.tasks, used, strict=True)})
+        for pair, cosine in _cosines([task.name for task in self.tasks], measured, present).items():
+            self._cosines.setdefault(pair, []).append(cosine)
         for parameter, gradients, zeros in zip(shared, zip(*rows, strict=True), self._zeros, strict=True):
             parameter.grad = _weighted(gradients, used, zeros, parameter)
 
@@ -223,15 +223,22 @@ class TaskGradients:
         return [[*_reduced(row, shared, accelerator)] for row in rows]
 
     def told(self) -> dict[str, Any]:
-        """What each task's gradient counted in the newest step that told them apart, and the cosines of each two; mean
-        affinities: what no call has told yet."""
-        found = self._told | (self.affinities.told() if self.affinities is not None else {})
-        self._told = {}
+        """Of the steps that told gradients apart and that no call has told of yet: what each task's gradient counted in
+        the newest and, where a strategy chose it, in each; the mean cosine of each two, over the steps that had both;
+        mean affinities."""
+        found: dict[str, Any] = {} if self.affinities is None else self.affinities.told()
+        if self._weights:
+            found["gradient_weights"] = self._weights[-1]
+            found["gradient_cosines"] = {pair: sum(each) / len(each) for pair, each in self._cosines.items()}
+            if self.strategy != "sum":
+                by_step = {task.name: [step[task.name] for step in self._weights] for task in self.tasks}
+                found["gradient_weights_by_step"] = by_step
+        self._weights, self._cosines = [], {}
         return found
 
     def state(self) -> dict[str, Any]:
         """What :meth:`restore` needs to go on, as plain values."""
-        found: dict[str, Any] = {"told": self._told}
+        found: dict[str, Any] = {"weights": self._weights, "cosines": self._cosines}
         if self._gradnorm is not None:
             found["gradnorm"] = self._gradnorm.state()
         if self.strategy == "gradvac":
@@ -242,7 +249,7 @@ class TaskGradients:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from the state of another one."""
-        self._told = state.get("told", {})
+        self._weights, self._cosines = state.get("weights", []), state.get("cosines", {})
         if "targets" in state:
             self.targets = np.array(state["targets"])
         if self._gradnorm is not None and "gradnorm" in state:

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from nlp_mtl.training.lazy_adam import step_of_present
+
 
 class GradNorm:
     """One weight a task, learned step by step; they add up to the number of tasks.
@@ -43,8 +45,8 @@ class GradNorm:
         wanted = weighted.mean() * (ratios / ratios.mean().clamp(min=1e-8)) ** self.alpha
         gradient = torch.zeros_like(self.weights)
         gradient[chosen] = torch.sign(weighted - wanted) * lengths / lengths.mean()  # of the sum of |weighted - wanted|
-        self.weights.grad = gradient
-        self._optimizer.step()
+        is_present = torch.zeros(len(self.weights), dtype=torch.bool).index_fill_(0, chosen, True)
+        step_of_present(self._optimizer, self.weights, gradient, is_present)
         self.weights.clamp_(min=1e-3)
         self.weights.mul_(len(self.weights) / self.weights.sum())
 

@@ -218,7 +218,8 @@ def train(
             progress.tell(line["losses"])
             if accelerator.is_main_process:
                 metrics_log.append(metrics_file, line)
-            line.pop("weights_by_step", None)  # trackers draw numbers
+            for key in ("weights_by_step", "gradient_weights_by_step"):  # trackers draw numbers
+                line.pop(key, None)
             track({**line, "tokens_a_second": progress.speed}, state.step)
         if evaluating:
             scores, selection = evaluate(_scored(model, average))

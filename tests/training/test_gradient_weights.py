@@ -142,13 +142,25 @@ def test_pcgrad_and_gradvac_are_torchjds_in_the_same_order(seed: int) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=SEEDS, alpha=st.sampled_from([0.5, 1.0, 2.0, 8.0]))
+@given(seed=SEEDS, alpha=st.sampled_from([0.1, 0.5, 1.0, 2.0, 10.0]))
 def test_fair_and_bargained_weights_solve_their_equations(seed: int, alpha: float) -> None:
     rows = gradients(seed)
     weights = fair_weights(rows @ rows.T, alpha)
     np.testing.assert_allclose(rows @ rows.T @ weights, weights ** (-1 / alpha), rtol=1e-6)
     bargained = bargained_weights(rows @ rows.T)
     np.testing.assert_allclose((rows @ rows.T @ bargained) * bargained, np.ones(len(rows)), rtol=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=SEEDS, alpha=st.sampled_from([1.0, 2.0, 10.0]))
+def test_fair_weights_are_found_for_gradients_of_very_different_lengths(seed: int, alpha: float) -> None:
+    draw = np.random.default_rng(seed)
+    count = int(draw.integers(2, 7))
+    rows = draw.normal(size=(count, 30)) * 10 ** draw.uniform(-1.5, 1.5, size=(count, 1))
+    gramian = rows @ rows.T
+    weights = fair_weights(gramian, alpha)
+    # Of the equation times the weights, whose sides are what each gradient gives to the function that is minimised.
+    np.testing.assert_allclose(weights * (gramian @ weights) / weights ** (1 - 1 / alpha), np.ones(count), atol=1e-3)
 
 
 def test_nash_mtl_of_two_tasks_is_its_closed_form() -> None:

@@ -61,6 +61,19 @@ def test_a_task_that_is_not_there_keeps_its_share() -> None:
     assert first < absent < last
 
 
+def test_a_task_that_is_gone_is_not_moved_by_what_it_learned_before() -> None:
+    weights = GradNorm(3, learning_rate=0.1)
+    for _ in range(2):  # the length of the last two is the same, and so is their way
+        weights.update([0, 1, 2], [5.0, 1.0, 1.0], [1.0, 1.0, 1.0])
+    before = weights.state()
+    weights.update([0, 2], [5.0, 1.0], [1.0, float("nan"), 1.0])
+    after = weights.state()
+    for key in ("exp_avg", "exp_avg_sq"):
+        assert after[key][1] == before[key][1]
+        assert after[key][2] != before[key][2]
+    assert after["weights"][2] / after["weights"][1] > 1.01  # they are scaled alike, and one of them has moved
+
+
 def test_one_that_goes_on_from_anothers_state_is_the_same() -> None:
     whole, part = GradNorm(2), GradNorm(2)
     steps = [([0, 1], [1.0, 3.0], [2.0, 1.0]), ([1], [3.0], [0.0, 0.9]), ([0, 1], [0.5, 2.0], [1.5, 0.8])]

@@ -168,8 +168,22 @@ def test_a_task_that_is_not_there_changes_nothing_of_what_is_learned_of_it(strat
         weights = balancer.weights(step, present, losses if balancer.reads_losses else None)
         assert torch.isfinite(weights).all()
         balancer.update(step, losses, present, losses * 0.9 if balancer.reads_next_losses else None)
-    if balancer.learned is not None and strategy != "famo":
+    if balancer.learned is not None:
         assert float(balancer.learned.detach()[1]) == 0
+
+
+@pytest.mark.parametrize("strategy", [*LEARNED])
+def test_a_task_that_is_gone_is_not_moved_by_what_it_learned_before(strategy: str) -> None:
+    balancer, losses = Balancer(TASKS, strategy), torch.tensor([0.3, 3.0, 2.0])
+    for step in range(2):
+        balancer.update(step, losses, ALL, losses * torch.tensor([0.9, 0.5, 0.7]))
+    before = balancer.state()
+    present = torch.tensor([True, False, True])
+    balancer.update(2, losses, present, losses * 0.8)
+    after = balancer.state()
+    for key in ("learned", "exp_avg", "exp_avg_sq"):
+        assert after[key][1] == before[key][1] != 0
+        assert after[key][0] != before[key][0]
 
 
 @pytest.mark.parametrize("strategy", [*LEARNED, "log", "maximum", "smooth_maximum"])

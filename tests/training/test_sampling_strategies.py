@@ -87,7 +87,8 @@ def test_dynamic_shares_that_can_never_change_are_told(tmp_path: Path, caplog: p
 
 
 @pytest.mark.parametrize(
-    ("section", "strategy"), [("gradients", "pcgrad"), ("balancing", "maximum"), ("balancing", "famo")]
+    ("section", "strategy"),
+    [("gradients", "pcgrad"), ("gradients", "gradnorm"), ("balancing", "maximum"), ("balancing", "famo")],
 )
 def test_what_weighs_tasks_against_each_other_is_refused_where_each_step_has_one(
     tmp_path: Path, section: str, strategy: str
@@ -100,6 +101,8 @@ def test_what_weighs_tasks_against_each_other_is_refused_where_each_step_has_one
     ):
         Recipe.from_dict(given)
     Recipe.from_dict({**given, section: {}})
+    with pytest.raises(RecipeError, match=r"gradients\.measure_every: it compares the tasks of a step"):
+        Recipe.from_dict({**given, "balancing": {}, "gradients": {"measure_every": 2}})
 
 
 def test_strategies_that_have_nothing_to_mix_are_refused(tmp_path: Path) -> None:
@@ -127,8 +130,8 @@ def test_a_dataset_whose_need_nobody_sees_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sampling", "told"),
     [
-        ({"strategy": "uniform", "max_passes": 3}, r"sampling\.max_passes: only `strategy: unimax` reads it"),
-        ({"floor": 0.1}, r"sampling\.floor: only `strategy: dynamic` reads it"),
+        ({"strategy": "uniform", "max_passes": 3}, r"sampling\.max_passes: only `strategy:` `unimax` reads it"),
+        ({"floor": 0.1}, r"sampling\.floor: only `strategy:` `dynamic` reads it"),
         ({"strategy": "dynamic", "targets": {"nerr": 0.5}}, r"sampling\.targets\.nerr: .*Did you mean `ner`"),
         ({"strategy": "dynamic", "need": "loss", "targets": {"ner": 0.5}}, r"only `need: metric` reads them"),
         ({"strategy": "unimax", "max_passes": 2}, r"sampling\.max_passes: .*num_epochs"),

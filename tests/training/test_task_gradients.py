@@ -206,10 +206,34 @@ def test_a_plain_recipe_tells_no_gradients_apart(tmp_path: Path) -> None:
     assert a_run.data.one_set_every is None
 
 
-def test_an_encoder_of_which_all_layers_are_frozen_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("frozen", [2, "encoder"])
+def test_an_encoder_of_which_all_layers_are_frozen_is_refused(tmp_path: Path, frozen: int | str) -> None:
     with pytest.raises(RecipeError, match=r"training\.frozen_layers: tasks share nothing that learns"):
-        train(recipe_of(tmp_path, "pcgrad", frozen_layers=2))
+        train(recipe_of(tmp_path, "pcgrad", frozen_layers=frozen))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_pooler_that_text_tasks_share_is_enough_to_tell_gradients_apart(tmp_path: Path) -> None:
+    given = recipe_values(tmp_path, "pcgrad", frozen_layers="encoder", max_steps=2)
+    given["tasks"]["again"] = given["tasks"]["sentiment"]
+    train(Recipe.from_dict(given))
+    assert "sentiment/again" in loss_lines(tmp_path / "run")[-1]["gradient_cosines"]
+
+
+def test_a_line_has_the_mean_cosines_and_the_weights_of_all_steps_since_the_one_before(tmp_path: Path) -> None:
+    given = recipe_values(tmp_path, "pcgrad", num_epochs=1, max_steps=6, log_every=1)
+    train(Recipe.from_dict(given))
+    given |= {"output_dir": str(tmp_path / "rarer"), "training": {**given["training"], "log_every": 3}}
+    train(Recipe.from_dict(given))
+    each = loss_lines(tmp_path / "run")
+    for place, line in enumerate(loss_lines(tmp_path / "rarer")):
+        three = each[3 * place : 3 * place + 3]
+        for pair, mean in line["gradient_cosines"].items():
+            found = [one["gradient_cosines"][pair] for one in three if pair in one["gradient_cosines"]]
+            assert mean == pytest.approx(sum(found) / len(found))
+        for task, weights in line["gradient_weights_by_step"].items():
+            assert weights == [one["gradient_weights"][task] for one in three]
+            assert weights[-1] == line["gradient_weights"][task]
 
 
 @pytest.mark.parametrize(
@@ -224,10 +248,8 @@ def test_an_encoder_of_which_all_layers_are_frozen_is_refused(tmp_path: Path) ->
         ({"gradients": {"strategy": "pc_grad"}}, r"Did you mean `pcgrad`"),
         ({"gradients": {"strategy": "mgda"}, "training": {"compile": True}}, r"training\.compile: compiled layers"),
         ({"gradients": {"strategy": "mgda"}, "training": {"unfreeze_every": 3}}, r"training\.unfreeze_every: layers"),
-        (
-            {"gradients": {"measure_every": 3}, "training": {"frozen_layers": "encoder"}},
-            r"frozen_layers: tasks",
-        ),
+        ({"gradients": {"look_ahead": 1}}, r"gradients\.look_ahead: say in which steps"),
+        ({"gradients": {"strategy": "mgda"}, "training": {"compile": "yes"}}, r"training\.compile: compiled layers"),
     ],
 )
 def test_keys_that_do_not_go_with_the_strategy_are_told(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
