@@ -194,6 +194,7 @@ def new_model(recipe: Recipe, prepared: Prepared) -> MultiTaskModel:
         word_splitter=recipe.word_splitter,
         max_length=prepared.framing.max_length,
         window_overlap=recipe.window_overlap,
+        cleaning=prepared.cleaning.to_dict(),
         sharing=sharing(recipe),
         consistency=consistency(recipe, prepared),
     )

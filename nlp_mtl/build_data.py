@@ -10,6 +10,8 @@ from typing import Any
 from accelerate import Accelerator
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from nlp_mtl.build_cleaning import dataset_cleaning, model_cleaning, row_filter
+from nlp_mtl.cleaning.cleaning import Cleaning
 from nlp_mtl.data.encoding import EncodedSplit, StreamedSplit, encode_split, stream_split
 from nlp_mtl.data.items import Framing, frame
 from nlp_mtl.data.labels import LabelReader, names_needed, resolve_task
@@ -39,6 +41,8 @@ class Prepared:
     """``{dataset: training rows}`` of those that are streamed."""
     tokenizer: PreTrainedTokenizerBase
     framing: Framing
+    cleaning: Cleaning
+    """What is done to texts at prediction."""
 
     def split(self, name: str) -> dict[str, EncodedSplit]:
         """``{dataset: rows}`` of the datasets that have the split."""
@@ -52,6 +56,7 @@ def prepare(
     tokenizer: PreTrainedTokenizerBase | None = None,
     framing: Framing | None = None,
     word_splitter: str | None = None,
+    cleaning: Cleaning | None = None,
     trained_tasks: Sequence[Task] | None = None,
     splits: Sequence[str] = SPLITS,
 ) -> Prepared:
@@ -59,7 +64,8 @@ def prepare(
 
     Args:
         accelerator: with several processes the first one fills the caches that the others read.
-        tokenizer, framing, word_splitter, trained_tasks: of a trained model that is to be scored; default: new ones.
+        tokenizer, framing, word_splitter, cleaning, trained_tasks: of a trained model that is to be scored; default:
+            new ones.
         splits: which to encode.
 
     Raises:
@@ -69,7 +75,9 @@ def prepare(
         tokenizer, framing = _tokenizer_and_framing(recipe)
     # Without one none is made: accelerate would keep its device for whatever the program does next.
     with accelerator.main_process_first() if accelerator else nullcontext():
-        loaded = _load(recipe)
+        cleaning = model_cleaning(recipe) if cleaning is None else cleaning
+        word_splitter = word_splitter or recipe.word_splitter
+        loaded = _load(recipe, cleaning, word_splitter)
         if trained_tasks is None:
             _check_streams(recipe, loaded)
         for note in (note for dataset in loaded.values() for note in dataset.notes):
@@ -78,7 +86,7 @@ def prepare(
         tasks, readers = _tasks(recipe, loaded, trained_tasks)
         encoded, streams = {}, {}
         for name, dataset in loaded.items():
-            how = (_readings(recipe, name, tasks, readers), tokenizer, word_splitter or recipe.word_splitter)
+            how = (_readings(recipe, name, tasks, readers), tokenizer, word_splitter)
             encoded[name] = {
                 split: encode_split(dataset, split, *how, recipe.num_proc)
                 for split in dataset.splits
@@ -86,7 +94,7 @@ def prepare(
             }
             if dataset.stream is not None and "train" in splits:
                 streams[name] = stream_split(dataset, *how)
-    return Prepared(tasks, loaded, encoded, streams, tokenizer, framing)
+    return Prepared(tasks, loaded, encoded, streams, tokenizer, framing, cleaning)
 
 
 def _tokenizer_and_framing(recipe: Recipe) -> tuple[PreTrainedTokenizerBase, Framing]:
@@ -112,7 +120,7 @@ def _max_length(recipe: Recipe, config: PreTrainedConfig, tokenizer: PreTrainedT
     return chosen
 
 
-def _load(recipe: Recipe) -> dict[str, LoadedDataset]:
+def _load(recipe: Recipe, cleaning: Cleaning, word_splitter: str) -> dict[str, LoadedDataset]:
     loaded = {}
     for name, spec in recipe.datasets.items():
         readers = [(task, columns[name]) for task in recipe.tasks.values() if name in (columns := task.columns())]
@@ -120,13 +128,16 @@ def _load(recipe: Recipe) -> dict[str, LoadedDataset]:
         named = {column for task, column in readers if KINDS[task.type].label_set != "none"}
         loaded[name] = load_splits(
             name,
-            **spec.model_dump(exclude={"oversample", "undersample"}),
+            **spec.model_dump(exclude={"oversample", "undersample", "cleaning"}),
             data_dir=recipe.data_dir,
             label_columns=[column for _, column in readers],
             number_columns=[column for _, column in readers if column not in named],
             default_stratify=texts[0] if texts else None,
             seed=recipe.seed,
             split_seed=recipe.split_seed,
+            cleaning=dataset_cleaning(recipe, name, cleaning),
+            row_filter=row_filter(recipe, name),
+            word_splitter=word_splitter,
         )
     return loaded
 

@@ -12,6 +12,7 @@ import yaml
 from pydantic import Field, field_validator
 
 from nlp_mtl.recipe_checks import BUFFER_SIZE, HELD_OUT
+from nlp_mtl.recipe_cleaning import CleaningSpec, DatasetCleaningSpec
 from nlp_mtl.recipe_parts import ConsistencySpec, HubSpec, TuneSpec
 from nlp_mtl.recipe_reading import read_yaml, validate
 from nlp_mtl.recipe_strategies import (
@@ -78,6 +79,8 @@ class DatasetSpec(Section):
     stratify: str | None = None
     """The column whose values splits that are held out keep in proportion. Default: the labels of the first
     text-classification task that reads the dataset."""
+    cleaning: DatasetCleaningSpec = DatasetCleaningSpec()
+    """What is done to this dataset's texts beyond the recipe's ``cleaning``, and which training rows are left out."""
     streaming: bool = False
     """Read the training rows as they are needed, and keep none: for data that does not fit a disk."""
     buffer_size: Positive = BUFFER_SIZE
@@ -210,6 +213,8 @@ class Recipe(Section):
     """How texts become words, in training and prediction; see :mod:`nlp_mtl.words`."""
     max_length: Positive | None = None
     """Tokens in a window of text. Default: 512, or the most that the encoder reads if that is less."""
+    cleaning: CleaningSpec = CleaningSpec()
+    """What is done to all texts, in training and prediction; kept with the model."""
     window_overlap: Integer = Field(default=64, ge=0)
     """Tokens that neighbouring windows of a long text share; half a window at most."""
     data_dir: str = Field(default=".", min_length=1, validate_default=True)

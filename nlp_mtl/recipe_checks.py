@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from nlp_mtl.cleaning_checks import cleaning_problems
 from nlp_mtl.errors import Problem, did_you_mean, listed
 from nlp_mtl.strategy_checks import (
     alone_problems,
@@ -56,6 +57,7 @@ def cross_problems(values: dict[str, Any]) -> Iterator[Problem]:
             yield from class_balance_problems(str(name), dataset, tasks)
         if all_read and name not in used:
             yield Problem(f"datasets.{name}", "no task learns from this dataset; remove it or give it to a task")
+    yield from cleaning_problems(values.get("cleaning"), datasets, tasks)
     training = values.get("training")
     training = training if isinstance(training, dict) else {}
     sharing = values.get("sharing")

@@ -142,12 +142,33 @@ def print_check(report: Mapping[str, Any]) -> None:
         f"{first['longest']} tokens, {first['padding']:.1%} padding; labelled rows: "
         + ", ".join(f"{task} {count}" for task, count in first["labelled_rows"].items())
     )
+    _print_cleaning(console, report["cleaning"])
     if report["odd"]:
         console.print(f"\n{_count(len(report['odd']), 'odd thing', 's')}:")
         for sentence in report["odd"]:
             console.print(f"  - {sentence}", soft_wrap=True)
     else:
         console.print("\nNothing odd found.")
+
+
+def _print_cleaning(console: Console, cleaning: Mapping[str, Any]) -> None:
+    if not cleaning["splits"] and not cleaning["prediction"]:
+        return
+    console.print(f"\nCleaning at prediction: {_steps(cleaning['prediction'])}.")
+    for split in cleaning["splits"]:
+        console.print(
+            f"Cleaning of {split['dataset']}, {split['split']}: {split['changed']:,} of "
+            f"{_count(split['texts'], 'text', 's')} changed by {_steps(split['steps'])}.",
+            soft_wrap=True,
+        )
+        for before, after in split["examples"]:
+            console.print(f"  {before!r} -> {after!r}", soft_wrap=True)
+
+
+def _steps(steps: Mapping[str, Any]) -> str:
+    """Steps in a line; of stop words how many."""
+    told = {key: f"{len(value)} words" if isinstance(value, list) else value for key, value in steps.items()}
+    return ", ".join(key if value is True else f"{key} {value!r}" for key, value in told.items()) or "nothing"
 
 
 def _count(number: int, thing: str, plural: str) -> str:

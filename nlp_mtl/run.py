@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 
+from nlp_mtl.analysis.cleaning_report import cleaning_report
 from nlp_mtl.analysis.data_report import data_report
 from nlp_mtl.build import (
     balancer,
@@ -262,12 +263,14 @@ def _gathered(model: MultiTaskModel, accelerator: Accelerator) -> dict[str, torc
 
 
 def check(recipe: Recipe | str | Path) -> dict[str, Any]:
-    """What a recipe's data holds and what is odd about it; see :func:`nlp_mtl.analysis.data_report.data_report`."""
+    """What a recipe's data holds and what is odd about it; see :func:`nlp_mtl.analysis.data_report.data_report`, and
+    :func:`nlp_mtl.analysis.cleaning_report.cleaning_report` for ``cleaning``."""
     recipe = read_recipe(recipe)
     packed = expects_to_pack(recipe)
     prepared = prepare(recipe)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     data = steps(recipe, prepared, device=device, packed=packed)
-    return data_report(
-        prepared.tasks, prepared.loaded, prepared.encoded, prepared.framing, data, progress=sys.stderr.isatty()
-    )
+    progress = sys.stderr.isatty()
+    report = data_report(prepared.tasks, prepared.loaded, prepared.encoded, prepared.framing, data, progress=progress)
+    cleaned = cleaning_report(prepared.cleaning, prepared.loaded, word_splitter=recipe.word_splitter, progress=progress)
+    return {**report, "cleaning": cleaned}

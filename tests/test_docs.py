@@ -22,6 +22,7 @@ from nlp_mtl.recipe import (
     TaskSpec,
     TrainingSpec,
 )
+from nlp_mtl.recipe_cleaning import CleaningSpec, DatasetCleaningSpec
 from nlp_mtl.recipe_parts import ConsistencySpec, HubSpec, TuneSpec
 
 README = page("README.md")
@@ -114,12 +115,17 @@ def test_files_that_the_docs_link_or_map_exist() -> None:
     assert listed - {path for path in listed if path.name.startswith("__")} == modules
 
 
+ROW_KEYS = {key: one for key, one in DatasetCleaningSpec.model_fields.items() if key not in CleaningSpec.model_fields}
+
+
 @pytest.mark.parametrize(
     ("title", "section"),
     [
         ("Top level", Recipe),
         ("`datasets.NAME`", DatasetSpec),
         ("`tasks.NAME`", TaskSpec),
+        ("`cleaning`", CleaningSpec),
+        ("`datasets.NAME.cleaning`", ROW_KEYS),
         ("`sampling`", SamplingSpec),
         ("`balancing`", BalancingSpec),
         ("`gradients`", GradientsSpec),
@@ -133,8 +139,9 @@ def test_files_that_the_docs_link_or_map_exist() -> None:
 def test_every_key_of_a_recipe_is_told_with_its_default(title: str, section: Any) -> None:
     part = page("docs/recipes.md").split(f"## {title}\n")[1].split("\n## ")[0]
     told = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", part, flags=re.MULTILINE))
-    assert list(told) == list(section.model_fields)
+    fields = section if isinstance(section, dict) else section.model_fields
+    assert list(told) == list(fields)
     for key, default in told.items():
-        value = section.model_fields[key].default
+        value = fields[key].default
         if isinstance(value, int | float) and not isinstance(value, bool):
             assert float(default.split()[0]) == value, key

@@ -17,6 +17,7 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 from transformers import PreTrainedTokenizerBase
 
+from nlp_mtl.cleaning import cleaning
 from nlp_mtl.data.labels import LabelReader
 from nlp_mtl.data.loading import LoadedDataset, LoadedSplit
 from nlp_mtl.data.streaming import Stream
@@ -24,7 +25,6 @@ from nlp_mtl.data.tokenization import encode_pairs, encode_words, unknown_id
 from nlp_mtl.errors import DataError
 from nlp_mtl.task_types import KINDS, kind_of
 from nlp_mtl.tasks import MISSING, Task, TaskType
-from nlp_mtl.words import split_words
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +184,7 @@ def encode_split(
     source = loaded.splits[split]
     columns = list(dict.fromkeys([*loaded.text_columns, *(column for _, column, _ in tasks)]))
     rows = source.rows.select_columns(columns)
-    encode = _Encoder(loaded.column, loaded.pair_column, loaded.is_words, tuple(tasks), tokenizer, word_splitter)
+    encode = _Encoder(replace(loaded, splits={}, stream=None), tuple(tasks), tokenizer, word_splitter)
     where = replace(source, rows=rows.select(range(0))).where  # other processes get it with each job
     types = {"pieces": "int32", "starts": "int32", **({"second": "int32"} if loaded.pair_column else {})}
     types |= {label_column(task.name): kind_of(task).dtype for task, _, _ in tasks}
@@ -219,7 +219,7 @@ def stream_split(
     """
     stream = loaded.stream
     assert stream is not None, "a streamed dataset"
-    encode = _Encoder(loaded.column, loaded.pair_column, loaded.is_words, tuple(tasks), tokenizer, word_splitter)
+    encode = _Encoder(replace(loaded, splits={}, stream=None), tuple(tasks), tokenizer, word_splitter)
     first = encode(
         stream.head[:], range(len(stream.head)), lambda row: f"{stream.title}, {stream.source.where_in_head(row)}"
     )
@@ -236,9 +236,8 @@ def stream_split(
 class _Encoder:
     """:data:`Encode`; a class, so that it can go to other processes."""
 
-    text_column: str
-    pair_column: str | None
-    is_words: bool
+    of: LoadedDataset
+    """How its rows are read; it holds none of them."""
     tasks: tuple[tuple[Task, str, LabelReader], ...]
     tokenizer: PreTrainedTokenizerBase
     word_splitter: str
@@ -246,16 +245,19 @@ class _Encoder:
     def __call__(
         self, batch: Mapping[str, list[Any]], places: Sequence[int], where: Callable[[int], str]
     ) -> dict[str, list[Any]]:
-        texts = batch[self.text_column]
-        if self.is_words:
-            words = [_words(value, where, place) for value, place in zip(texts, places, strict=True)]
+        texts = batch[self.of.column]
+        if self.of.is_words:
+            words = [
+                [self.of.cleaning.text(word) for word in _words(value, where, place)]
+                for value, place in zip(texts, places, strict=True)
+            ]
         else:
             words = self._split(texts)
-        if self.pair_column is None:
+        if self.of.pair_column is None:
             pieces, starts = encode_words(self.tokenizer, words)
             encoded: dict[str, list[Any]] = {"pieces": pieces, "starts": starts}
         else:
-            pieces, starts, second = encode_pairs(self.tokenizer, words, self._split(batch[self.pair_column]))
+            pieces, starts, second = encode_pairs(self.tokenizer, words, self._split(batch[self.of.pair_column]))
             encoded = {"pieces": pieces, "starts": starts, "second": second}
         for task, column, reader in self.tasks:
             target = kind_of(task).target
@@ -266,7 +268,7 @@ class _Encoder:
         return encoded
 
     def _split(self, texts: Sequence[str | None]) -> list[list[str]]:
-        return [[t[a:b] for a, b in split_words(t, self.word_splitter)] for t in (t or "" for t in texts)]
+        return [self.of.cleaning.words(text or "", self.word_splitter)[0] for text in texts]
 
 
 @contextmanager
@@ -340,6 +342,7 @@ def _fingerprint(
         unknown_id(tokenizer),
         *loaded.text_columns,
         "words" if loaded.is_words else word_splitter,
+        *([cleaning.VERSION, loaded.cleaning.to_dict()] if loaded.cleaning != cleaning.NOTHING else []),
         *((task.name, task.type, column, reader.key()) for task, column, reader in tasks),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

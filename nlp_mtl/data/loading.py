@@ -3,15 +3,18 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
 
+from nlp_mtl.cleaning.cleaning import NOTHING, VERSION, Cleaning
 from nlp_mtl.data.columns import check_columns, with_common_types
 from nlp_mtl.data.files import FORMATS
 from nlp_mtl.data.opening import open_splits
+from nlp_mtl.data.row_filter import RowFilter, remembered, rows_of
 from nlp_mtl.data.stratification import codes_of, spread
 from nlp_mtl.data.stream_sources import Source, columns_of
 from nlp_mtl.data.streaming import HEAD_ROWS, Stream
@@ -89,6 +92,8 @@ class LoadedDataset:
     """The column whose values splits that were held out keep in proportion."""
     pair_column: str | None = None
     """That of second texts, where rows hold pairs."""
+    cleaning: Cleaning = NOTHING
+    """What is done to its texts, or to its words."""
 
     @property
     def text_columns(self) -> list[str]:
@@ -127,6 +132,9 @@ def load_splits(
     default_stratify: str | None = None,
     seed: int = 0,
     split_seed: int | None = None,
+    cleaning: Cleaning = NOTHING,
+    row_filter: RowFilter | None = None,
+    word_splitter: str = "unicode",
 ) -> LoadedDataset:
     """Load one dataset. The arguments are the recipe's keys; see :class:`nlp_mtl.recipe.DatasetSpec`.
 
@@ -139,6 +147,9 @@ def load_splits(
         default_stratify: the same where ``stratify`` is None; a label column.
         seed: of the order of a stream.
         split_seed: of the rows that are held out, and those that are kept of more; None: ``seed``.
+        cleaning: what is done to its texts, for ``row_filter`` and whoever encodes them.
+        row_filter: which training rows are left out, before any are held out.
+        word_splitter: how texts become words, whose number ``row_filter`` looks at.
 
     Raises:
         DataError: it cannot be read, is empty, lacks a column, or ``stratify`` names one that is of no use.
@@ -165,7 +176,10 @@ def load_splits(
     check_columns(dataset, parts, texts, tokens is not None, label_columns)
     read = _join(dataset, with_common_types(dataset, parts, wanted))
     splits_read = {split: read[own] for split, own in own_names.items()}
-    result = LoadedDataset(dataset, column, tokens is not None, splits_read, pair_column=text_pair)
+    cleaning = cleaning.of_words() if tokens is not None else cleaning
+    result = LoadedDataset(dataset, column, tokens is not None, splits_read, pair_column=text_pair, cleaning=cleaning)
+    if row_filter and "train" in splits_read and not streaming:
+        result.splits["train"] = _filtered(result, row_filter, word_splitter, label_columns)
     fractions = {"validation": validation_fraction, "test": test_fraction}
     missing = {
         split: fraction
@@ -198,6 +212,49 @@ def load_splits(
             result.notes.append(f"{dataset}: {limit} of {count} {split} rows (max_rows)")
             result.splits[split] = result.splits[split].take(np.sort(chosen))
     return result
+
+
+def _filtered(
+    loaded: LoadedDataset, row_filter: RowFilter, word_splitter: str, label_columns: Sequence[str]
+) -> LoadedSplit:
+    """The training rows that a filter keeps."""
+    train = loaded.splits["train"]
+    evaluated = [split for name, split in loaded.splits.items() if name != "train"]
+
+    def words_of(value: Any) -> list[str]:
+        if loaded.is_words:
+            return [loaded.cleaning.text(word) for word in value or () if word is not None]
+        return loaded.cleaning.words(value or "", word_splitter)[0]
+
+    def texts(split: LoadedSplit) -> Iterator[tuple[Any, ...]]:
+        return zip(*(_plain(split.values(column)) for column in loaded.text_columns), strict=True)
+
+    found = remembered(
+        Path(train.rows.cache_files[0]["filename"]).parent if train.rows.cache_files else None,
+        [
+            *(split.rows._fingerprint for split in (train, *evaluated)),
+            loaded.text_columns, word_splitter, row_filter.to_dict(), VERSION, loaded.cleaning.to_dict(),
+        ],
+        lambda: row_filter.left_out(
+            rows_of(texts(train), words_of), rows_of((row for split in evaluated for row in texts(split)), words_of)
+        ),
+    )  # fmt: skip
+    kept = np.flatnonzero(found.why == 0)
+    count = len(found.why)
+    if len(kept) == count:
+        return train
+    labels = train.rows.select_columns(list(label_columns))
+    told = row_filter.told(found, lambda rows: list(zip(*labels[rows].values(), strict=True)))
+    told = f"{count - len(kept):,} of {count:,} train rows are left out (cleaning): {told}"
+    if not len(kept):
+        raise DataError(f"dataset `{loaded.name}`: {told}, which leaves none")
+    loaded.notes.append(f"{loaded.name}: {told}")
+    return train.take(kept)
+
+
+def _plain(chunks: Iterable[pa.Array]) -> Iterator[Any]:
+    for chunk in chunks:
+        yield from chunk.to_pylist()
 
 
 def _streamed(

@@ -11,6 +11,7 @@ from typing import Any, overload
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from nlp_mtl.cleaning.cleaning import NOTHING, Cleaning
 from nlp_mtl.data.items import frame, paired, windowed
 from nlp_mtl.data.tokenization import encode_pairs, encode_words
 from nlp_mtl.errors import ModelError, did_you_mean, first_line, listed
@@ -73,6 +74,7 @@ class Predictor:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.tasks = model.config.task_list()
+        self.cleaning = Cleaning.from_dict(model.config.cleaning)
         self.max_tokens = max_tokens
         self.packed = model.packs(layout)
         self.mixed_precision = mixed_precision
@@ -237,6 +239,8 @@ class Predictor:
         config = self.model.config
         keys = ("tasks", "consistency", "word_splitter", "max_length", "window_overlap")
         settings = {key: getattr(config, key) for key in keys}
+        if self.cleaning != NOTHING:
+            settings["cleaning"] = self.cleaning.to_dict()
         digest = hashlib.sha256(json.dumps(settings).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
@@ -246,11 +250,10 @@ class Predictor:
     def _words(
         self, texts: Sequence[str | Sequence[str]], first_place: int
     ) -> tuple[list[str], list[list[tuple[int, int]]], list[list[str]]]:
-        """Texts, where the words of each lie, and these words."""
+        """Texts, where the words of each lie, and these words, cleaned."""
         splitter = self.model.config.word_splitter
-        found = [find_words(text, place, splitter) for place, text in enumerate(texts, first_place)]
-        words = [[text[a:b] for a, b in spans] for text, spans in found]
-        return [text for text, _ in found], [spans for _, spans in found], words
+        found = [find_words(text, place, splitter, self.cleaning) for place, text in enumerate(texts, first_place)]
+        return [text for text, _, _ in found], [spans for _, spans, _ in found], [words for _, _, words in found]
 
 
 def _unfit(names: Iterable[str], is_pair: bool) -> str:

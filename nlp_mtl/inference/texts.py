@@ -6,7 +6,7 @@ from collections.abc import Set as AbstractSet
 from itertools import zip_longest
 from typing import Any
 
-from nlp_mtl.words import split_words
+from nlp_mtl.cleaning.cleaning import Cleaning, Span
 
 TEXTS_AT_ONCE = 1024
 """Texts that are sorted by length together; with the next, bounds the memory that a stream takes."""
@@ -29,10 +29,13 @@ def check_iterable(texts: Any) -> None:
         raise TypeError(f"expected a text or a list of texts, but found {type(texts).__name__}: {texts!r:.60}")
 
 
-def find_words(text: str | Sequence[str], place: int, word_splitter: str) -> tuple[str, list[tuple[int, int]]]:
-    """A text and where its words lie."""
+def find_words(
+    text: str | Sequence[str], place: int, word_splitter: str, cleaning: Cleaning
+) -> tuple[str, list[Span], list[str]]:
+    """A text, where its words lie, and these words, cleaned."""
     if isinstance(text, str):
-        return text, split_words(text, word_splitter)
+        words, spans = cleaning.words(text, word_splitter)
+        return text, spans, words
     if not isinstance(text, list | tuple) or not all(isinstance(word, str) for word in text):
         raise TypeError(f"text {place} should be a string or a list of words, but it is {text!r:.60}")
     spans, end = [], 0
@@ -40,7 +43,8 @@ def find_words(text: str | Sequence[str], place: int, word_splitter: str) -> tup
         start = end + bool(end and word)  # an empty word takes no place, and no space
         end = start + len(word)
         spans.append((start, end))
-    return joined(text), spans
+    of_words = cleaning.of_words()
+    return joined(text), spans, [of_words.text(word) for word in text]
 
 
 def joined(text: str | Sequence[str]) -> str:

@@ -22,6 +22,8 @@ class MultiTaskConfig(PreTrainedConfig):
     """The tasks, as :meth:`nlp_mtl.tasks.Task.to_dict` writes them; order is the order of answers."""
     word_splitter: str = "unicode"
     """How texts become words; see :mod:`nlp_mtl.words`."""
+    cleaning: dict[str, Any] | None = None
+    """What is done to texts before words are found, as :meth:`nlp_mtl.cleaning.cleaning.Cleaning.to_dict` writes it."""
     max_length: int = 512
     """Tokens in a window, special tokens counted."""
     window_overlap: int = 64

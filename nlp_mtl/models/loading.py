@@ -9,6 +9,7 @@ from typing import Any, get_args
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from nlp_mtl.cleaning.cleaning import Cleaning
 from nlp_mtl.errors import ModelError, listed
 from nlp_mtl.models.configuration import MultiTaskConfig
 from nlp_mtl.models.encoder import load_tokenizer
@@ -106,6 +107,10 @@ def _check_config(config: MultiTaskConfig, name: str) -> None:
             f"the config.json of `{name}` has the word_splitter `{config.word_splitter}`; known are "
             f"{listed(WORD_SPLITTERS)}"
         )
+    try:
+        Cleaning.from_dict(config.cleaning)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ModelError(f"the config.json of `{name}` has a cleaning that cannot be read: {error}") from error
 
 
 def _check_is_ours(folder: Path) -> None:

@@ -313,12 +313,14 @@ def from_encoder(
     word_splitter: str = "unicode",
     max_length: int = 512,
     window_overlap: int = 64,
+    cleaning: Mapping[str, Any] | None = None,
     sharing: Mapping[str, Any] | None = None,
     consistency: Sequence[Mapping[str, Any]] = (),
 ) -> MultiTaskModel:
     """A multi-task model on a loaded encoder, with new heads (initialized from torch's global seed).
 
     Args:
+        cleaning: what is done to texts, as :meth:`nlp_mtl.cleaning.cleaning.Cleaning.to_dict` gives it; None: nothing.
         sharing: what lies between encoder and heads; see :func:`nlp_mtl.models.sharing.build_sharing`. None: nothing.
         consistency: tasks whose labels are chosen together, as :class:`MultiTaskConfig` has them.
 
@@ -335,6 +337,7 @@ def from_encoder(
         word_splitter=word_splitter,
         max_length=max_length,
         window_overlap=window_overlap,
+        cleaning=dict(cleaning) if cleaning else None,
         sharing=None if sharing is None else dict(sharing),
         consistency=[dict(one) for one in consistency] or None,
     )

@@ -1,0 +1,142 @@
+"""The steps of cleaning. Each tells what it would replace in a text, and where, so that offsets can be led back."""
+
+import unicodedata
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+import regex
+
+from nlp_mtl.cleaning.html_text import Edit
+from nlp_mtl.errors import MissingExtraError
+
+# A stretch that normalisation and the mending of encodings treat for itself: nothing composes across a plain space.
+_STRETCH = regex.compile(r"[^ \t\r\n]+")
+_CHARACTER = regex.compile(r"\X", regex.VERSION1)  # as people see them
+# Control characters that are no white space; soft hyphens, zero-width spaces, word joiners and byte-order marks; marks
+# of direction. Joiners (U+200C, U+200D) stay: Persian, Indic scripts and emoji need them.
+_CONTROL = regex.compile(
+    r"[\x00-\x08\x0E-\x1B\x7F-\x84\x86-\x9F\u00AD\u061C\u180E\u200B\u200E\u200F\u202A-\u202E\u2060-\u2069\uFEFF"
+    r"\uFFF9-\uFFFB]+"
+)
+_URL = regex.compile(r"""(?:https?://|www\.)[^\s\x1C-\x1F<>"]*[^\s\x1C-\x1F<>"\p{P}]/?""", regex.IGNORECASE)
+_USERNAME = regex.compile(r"(?<![\w@.+-])@\w{1,50}(?![\w@])")
+# Signs inside a word stay: don't, state-of-the-art, 3.5.
+_PUNCTUATION = regex.compile(r"(?<![\p{L}\p{M}\p{N}])\p{P}+|\p{P}+(?![\p{L}\p{M}\p{N}])")
+_WHITE_SPACE = regex.compile(r"[\s\x1C-\x1F]+")
+
+
+def encoding_edits(text: str) -> Iterator[Edit]:
+    """Text that was read in a wrong encoding (``schÃ¶n``), as ftfy finds it; needs the extra ``cleaning``.
+
+    Raises:
+        MissingExtraError: ftfy is not installed.
+    """
+    fixed = _ftfy().fix_encoding(text)
+    if fixed == text:
+        return
+    found, wanted = list(_STRETCH.finditer(text)), _STRETCH.findall(fixed)
+    if len(found) != len(wanted):  # a space was itself read wrongly: the text as one piece
+        yield from _difference(0, text, fixed)
+        return
+    for one, other in zip(found, wanted, strict=True):
+        yield from _difference(one.start(), one.group(), other)
+
+
+def unicode_edits(text: str, form: str) -> Iterator[Edit]:
+    """Characters, as people see them, that a normalisation form of Unicode (UAX #15) writes in another way."""
+    if unicodedata.is_normalized(form, text):  # type: ignore[arg-type]
+        return
+    for stretch in _STRETCH.finditer(text):
+        whole = unicodedata.normalize(form, stretch.group())  # type: ignore[arg-type]
+        if whole == stretch.group():
+            continue
+        pieces = [(one.span(), unicodedata.normalize(form, one.group()))  # type: ignore[arg-type]
+                  for one in _CHARACTER.finditer(stretch.group())]  # fmt: skip
+        if "".join(piece for _, piece in pieces) != whole:  # characters that regex and Python see differently
+            yield from _difference(stretch.start(), stretch.group(), whole)
+            continue
+        for (start, end), piece in pieces:
+            if stretch.group()[start:end] != piece:
+                yield stretch.start() + start, stretch.start() + end, piece
+
+
+def control_edits(text: str) -> Iterator[Edit]:
+    """Characters that are not seen and mean nothing to readers."""
+    return ((*found.span(), "") for found in _CONTROL.finditer(text))
+
+
+def url_edits(text: str, replacement: str) -> Iterator[Edit]:
+    """Web addresses, without the full stop after them."""
+    return ((*found.span(), replacement) for found in _URL.finditer(text))
+
+
+def username_edits(text: str, replacement: str) -> Iterator[Edit]:
+    """Names such as ``@somebody``, but not the ends of e-mail addresses."""
+    return ((*found.span(), replacement) for found in _USERNAME.finditer(text))
+
+
+def lowercase_edits(text: str) -> Iterator[Edit]:
+    """Capital letters; a sigma that ends a word gets its own form, as ``str.lower`` knows."""
+    lowered = text.lower()
+    if lowered == text:
+        return
+    place = 0
+    for start, character in enumerate(text):
+        length = len(character.lower())
+        piece = lowered[place : place + length]
+        place += length
+        if piece != character:
+            yield start, start + 1, piece
+
+
+def punctuation_edits(text: str) -> Iterator[Edit]:
+    """Punctuation that does not stand inside a word."""
+    return ((*found.span(), "") for found in _PUNCTUATION.finditer(text))
+
+
+def white_space_edits(text: str) -> Iterator[Edit]:
+    """White space that is no single plain space, or stands at an end."""
+    for found in _WHITE_SPACE.finditer(text):
+        wanted = "" if found.start() == 0 or found.end() == len(text) else " "
+        if found.group() != wanted:
+            yield (*found.span(), wanted)
+
+
+def stop_words_of(language: str) -> list[str]:
+    """The stop words of a language, by its code (``en``), from stopwordsiso; needs the extra ``cleaning``.
+
+    Raises:
+        MissingExtraError: stopwordsiso is not installed.
+        ValueError: it has no such language.
+    """
+    library = _extra("stopwordsiso", "for the stop words of a language")
+    if not library.has_lang(language):
+        raise ValueError(f"there are no stop words of `{language}`; there are those of {', '.join(library.langs())}")
+    return sorted(library.stopwords(language))
+
+
+def _ftfy() -> Any:
+    return _extra("ftfy", "for cleaning.fix_encoding")
+
+
+def _extra(package: str, what: str) -> Any:
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise MissingExtraError(f"{package} is needed {what}: pip install 'nlp_mtl[cleaning]'") from error
+
+
+def _difference(start: int, old: str, new: str) -> Iterator[Edit]:
+    """The middle in which two texts differ, as one edit."""
+    if old == new:
+        return
+    limit = min(len(old), len(new))
+    left = next((place for place in range(limit) if old[place] != new[place]), limit)
+    right = next((place for place in range(limit - left) if old[-1 - place] != new[-1 - place]), limit - left)
+    first, last = left, len(old) - right
+    if first == last:  # something came in: it stands for the character beside it as well
+        first, last = (first - 1, last) if first else (first, last + 1)
+        yield start + first, start + last, new[max(left - 1, 0) : len(new) - right + (0 if left else 1)]
+        return
+    yield start + first, start + last, new[left : len(new) - right]
