@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from nlp_mtl.build_cleaning import dataset_cleaning, model_cleaning, row_filter
+from nlp_mtl.build_losses import loss_shape
 from nlp_mtl.cleaning.cleaning import Cleaning
 from nlp_mtl.data.encoding import EncodedSplit, StreamedSplit, encode_split, stream_split
 from nlp_mtl.data.items import Framing, frame
@@ -21,7 +22,7 @@ from nlp_mtl.errors import DataError, ModelError, Problem, RecipeError, listed
 from nlp_mtl.models.encoder import load_encoder_config, load_tokenizer, longest_input
 from nlp_mtl.recipe import SPLITS, Recipe
 from nlp_mtl.task_types import KINDS
-from nlp_mtl.tasks import Decoder, Task, TaskType
+from nlp_mtl.tasks import Decoder, LossShape, Task, TaskType
 
 DEFAULT_MAX_LENGTH = 512
 """Tokens in a window where the recipe does not say: more costs memory and time that few texts are worth."""
@@ -94,7 +95,23 @@ def prepare(
             }
             if dataset.stream is not None and "train" in splits:
                 streams[name] = stream_split(dataset, *how)
+    if "train" in splits:
+        tasks = [replace(task, loss=_loss(recipe, task, encoded, streams)) for task in tasks]
     return Prepared(tasks, loaded, encoded, streams, tokenizer, framing, cleaning)
+
+
+def _loss(
+    recipe: Recipe,
+    task: Task,
+    encoded: Mapping[str, Mapping[str, EncodedSplit]],
+    streams: Mapping[str, StreamedSplit],
+) -> LossShape:
+    """What is changed of a task's loss, by the training rows that steps draw from."""
+    train = {name: split["train"] for name, split in encoded.items() if "train" in split} | dict(streams)
+    read = {
+        name: split for name, split in train.items() if task.name in split.tasks and recipe.sampling.shares.get(name, 1)
+    }
+    return loss_shape(task, recipe.tasks[task.name], read)
 
 
 def _tokenizer_and_framing(recipe: Recipe) -> tuple[PreTrainedTokenizerBase, Framing]:

@@ -116,6 +116,14 @@ class TaskSpec(Section):
     loss_weight: Number = Field(default=1.0, ge=0)
     """What the task's loss counts in the sum. Well chosen fixed weights are a strong baseline."""
 
+    class_weights: Literal["balanced"] | dict[str, Annotated[Number, Field(gt=0)]] | None = None
+    """What items count in the loss by their label: ``balanced``, all labels of the training rows alike in sum, so that
+    rare ones are not overlooked; or weights, 1 for labels that are not named."""
+    focal_gamma: Number = Field(default=0.0, ge=0, le=10)
+    """Items whose label is predicted with probability p count (1 - p)^gamma: what is easy, little. 0: all alike."""
+    label_smoothing: Fraction = 0.0
+    """The share of an item's target that is spread over all labels: less sure answers, some noise in labels borne."""
+
     def columns(self) -> dict[str, str]:
         """``{dataset: label column}``."""
         datasets = [self.dataset] if isinstance(self.dataset, str) else self.dataset

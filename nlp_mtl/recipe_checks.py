@@ -147,12 +147,31 @@ def _task_problems(path: str, task: dict[str, Any], datasets: dict[str, Any], us
         yield Problem(
             f"{path}.decoder", f"a {given} task has no words whose labels could follow each other: leave it out"
         )
+    yield from _loss_problems(path, task, given)
     label_names = task.get("label_names")
     if isinstance(label_names, list):
         if len(label_names) != len(set(map(str, label_names))):
             yield Problem(f"{path}.label_names", "a label stands twice")
         if len(label_names) < 2 and not (kind is not None and kind.label_set == "many"):
             yield Problem(f"{path}.label_names", "a task needs at least two labels")
+
+
+def _loss_problems(path: str, task: dict[str, Any], type: Any) -> Iterator[Problem]:
+    """Changes of a loss that do not go with the task, or with each other."""
+    kind = kind_named(type)
+    given = {
+        "class_weights": bool(task.get("class_weights")),
+        **{key: number(task.get(key, 0)) > 0 for key in ("focal_gamma", "label_smoothing")},
+    }
+    for key in [key for key, is_given in given.items() if is_given]:
+        if kind is not None and kind.label_set == "none":
+            yield Problem(f"{path}.{key}", f"a {type} task has numbers, no labels: leave it out")
+        elif task.get("decoder") == "crf":
+            yield Problem(
+                f"{path}.{key}", "`decoder: crf` learns whole sequences, not labels by themselves; choose one"
+            )
+    if given["focal_gamma"] and given["label_smoothing"]:
+        yield Problem(f"{path}.label_smoothing", "`focal_gamma` asks for the sure ones to count little; choose one")
 
 
 def _dataset_problems(path: str, dataset: dict[str, Any]) -> Iterator[Problem]:

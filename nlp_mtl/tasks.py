@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 TaskType = Literal["token-classification", "text-classification", "multi-label-classification", "regression"]
 """Task types, called as the Hub calls them where it has a name; what each of them is: :mod:`nlp_mtl.task_types`."""
@@ -14,6 +14,18 @@ Decoder = Literal["softmax", "iob2", "crf"]
 
 MISSING = -100
 """The id of "no label here": what torch's losses ignore."""
+
+
+class LossShape(NamedTuple):
+    """What is changed of a task's loss while it is trained; see :mod:`nlp_mtl.task_types.losses`."""
+
+    class_weights: tuple[float, ...] = ()
+    """One a label; none: 1 each."""
+    focal_gamma: float = 0.0
+    label_smoothing: float = 0.0
+
+
+PLAIN_LOSS = LossShape()
 
 
 @dataclass(frozen=True)
@@ -32,6 +44,8 @@ class Task:
     decoder: Decoder = "softmax"
     """How labels of words are chosen: each for itself; together, as IOB2 allows; or by what was learned of their order
     (:mod:`nlp_mtl.task_types.crf`), and as IOB2 allows."""
+    loss: LossShape = PLAIN_LOSS
+    """Of training alone: a model does not keep it."""
 
     @property
     def is_spans(self) -> bool:
@@ -40,7 +54,7 @@ class Task:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {**asdict(self), "labels": list(self.labels)}
+        return {key: value for key, value in asdict(self).items() if key != "loss"} | {"labels": list(self.labels)}
 
 
 def transitions_key(task: str) -> str:

@@ -11,7 +11,7 @@ from nlp_mtl.data.items import Framing, Item, carries, word_positions
 from nlp_mtl.data.layout import bucketed
 from nlp_mtl.task_types import kind_of
 from nlp_mtl.task_types.crf import Chains, links_of
-from nlp_mtl.tasks import MISSING, Task, TaskType
+from nlp_mtl.tasks import MISSING, PLAIN_LOSS, LossShape, Task, TaskType
 
 
 class TaskRows(NamedTuple):
@@ -29,6 +29,8 @@ class TaskRows(NamedTuple):
     """The task's, which says what the loss is."""
     chains: Chains | None = None
     """Of tasks with the decoder ``crf``: which tokens of the logits follow each other."""
+    loss: LossShape = PLAIN_LOSS
+    """What is changed of its loss."""
 
 
 class MicroBatch(NamedTuple):
@@ -102,7 +104,8 @@ def _token_types(item: Item, length: int, framing: Framing) -> list[int]:
 def _padded_rows(task: Task, items: Sequence[Item], num_tokens: int, framing: Framing) -> TaskRows:
     rows = [row for row, item in enumerate(items) if carries(item, task)]
     if not kind_of(task).reads_words:
-        return TaskRows(torch.tensor(rows, dtype=torch.long), *_targets(task, [items[row] for row in rows]), task.type)
+        targets = _targets(task, [items[row] for row in rows])
+        return TaskRows(torch.tensor(rows, dtype=torch.long), *targets, task.type, loss=task.loss)
     labels = np.full((len(rows), num_tokens), MISSING, dtype=np.int64)
     for place, row in enumerate(rows):
         labels[place, word_positions(items[row], framing)] = _word_labels(task, items[row])
@@ -112,7 +115,7 @@ def _padded_rows(task: Task, items: Sequence[Item], num_tokens: int, framing: Fr
             task, [items[row] for row in rows], [np.flatnonzero(row != MISSING) for row in labels], num_tokens
         )
     chosen = torch.tensor(rows, dtype=torch.long), torch.from_numpy(labels)
-    return TaskRows(*chosen, torch.ones(len(rows)), task.type, chains)
+    return TaskRows(*chosen, torch.ones(len(rows)), task.type, chains, task.loss)
 
 
 def _packed_rows(task: Task, items: Sequence[Item], ends: np.ndarray, framing: Framing) -> TaskRows:
@@ -122,7 +125,8 @@ def _packed_rows(task: Task, items: Sequence[Item], ends: np.ndarray, framing: F
         starts, stops = ends[:-1][rows][:, None], ends[1:][rows][:, None]
         places = starts + np.arange((stops - starts).max(initial=1))
         places[places >= stops] = -1
-        return TaskRows(torch.from_numpy(places), *_targets(task, [items[row] for row in rows]), task.type)
+        targets = _targets(task, [items[row] for row in rows])
+        return TaskRows(torch.from_numpy(places), *targets, task.type, loss=task.loss)
     none = [np.zeros(0, dtype=np.int64)]
     labels = np.concatenate([_word_labels(task, items[row]) for row in rows] or none)
     places = np.concatenate([ends[row] + word_positions(items[row], framing) for row in rows] or none)
@@ -134,7 +138,7 @@ def _packed_rows(task: Task, items: Sequence[Item], ends: np.ndarray, framing: F
         starts = np.cumsum([0, *counts])
         steps = [np.arange(start, start + count) for start, count in zip(starts, counts, strict=False)]
         chains = _chains(task, [items[row] for row in rows], steps)
-    return TaskRows(*chosen, torch.ones(len(rows)), task.type, chains)
+    return TaskRows(*chosen, torch.ones(len(rows)), task.type, chains, task.loss)
 
 
 def _chains(task: Task, items: Sequence[Item], steps: Sequence[np.ndarray], num_tokens: int = 0) -> Chains:

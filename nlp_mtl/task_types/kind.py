@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 import numpy as np
 
 from nlp_mtl.metrics import Scores
-from nlp_mtl.tasks import MISSING, Metric, Task
+from nlp_mtl.tasks import MISSING, LossShape, Metric, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,8 +65,9 @@ class TaskKind:
     """``(reader, cell, words of the row, where)``: a cell of the label column to a target; DataError tells where."""
     tensor: Callable[[Sequence[Target]], "Tensor"]
     """Targets of r texts as a tensor, [r] or [r, labels]. (Words: see :mod:`nlp_mtl.data.batches`.)"""
-    summed_loss: Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
-    """``(logits, targets, weights)``: the sum of the losses of all labelled items; differentiable, 0 of none."""
+    summed_loss: Callable[["Tensor", "Tensor", "Tensor", LossShape], "Tensor"]
+    """``(logits, targets, weights, shape)``: the sum of the losses of all labelled items; differentiable, 0 of none.
+    ``shape``: what the recipe changes of it; of a type without a label set nothing."""
     guess_loss: Callable[[Task], float] | None
     """What an item loses that is guessed, for scales; None: the label set does not tell."""
     decide: Callable[[Task, Sequence[np.ndarray], np.ndarray | None], list[Decision]]

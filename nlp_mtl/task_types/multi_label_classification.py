@@ -9,8 +9,9 @@ import numpy as np
 from nlp_mtl.errors import DataError
 from nlp_mtl.metrics import Scores, set_scores
 from nlp_mtl.task_types.kind import Decision, Reader, Target, TaskKind
+from nlp_mtl.task_types.losses import indicator_losses
 from nlp_mtl.task_types.probabilities import each_row, sigmoid, stacked
-from nlp_mtl.tasks import MISSING, Metric, Task
+from nlp_mtl.tasks import MISSING, PLAIN_LOSS, LossShape, Metric, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,12 +82,9 @@ def tensor(targets: Sequence[Target]) -> "Tensor":
     return torch.tensor(targets, dtype=torch.float32).reshape(len(targets), -1 if targets else 0)
 
 
-def summed_loss(logits: "Tensor", targets: "Tensor", weights: "Tensor") -> "Tensor":
+def summed_loss(logits: "Tensor", targets: "Tensor", weights: "Tensor", shape: LossShape = PLAIN_LOSS) -> "Tensor":
     """Binary cross-entropy, summed over labels: each is a question of its own. ``logits``: [r, labels]."""
-    from torch.nn.functional import binary_cross_entropy_with_logits
-
-    targets = targets.reshape(logits.shape)
-    losses = binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
+    losses = indicator_losses(logits, targets.reshape(logits.shape), shape)
     return (losses.sum(-1) * weights).sum()
 
 

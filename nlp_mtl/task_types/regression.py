@@ -10,7 +10,7 @@ from nlp_mtl.errors import DataError
 from nlp_mtl.metrics import Scores, number_scores
 from nlp_mtl.task_types.kind import Decision, Reader, Target, TaskKind
 from nlp_mtl.task_types.probabilities import each_row, stacked
-from nlp_mtl.tasks import Metric, Task
+from nlp_mtl.tasks import PLAIN_LOSS, LossShape, Metric, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +42,7 @@ def tensor(targets: Sequence[Target]) -> "Tensor":
     return torch.tensor([one[0] for one in targets], dtype=torch.float32)
 
 
-def summed_loss(logits: "Tensor", targets: "Tensor", weights: "Tensor") -> "Tensor":
+def summed_loss(logits: "Tensor", targets: "Tensor", weights: "Tensor", shape: LossShape = PLAIN_LOSS) -> "Tensor":
     """Squared errors. ``logits``: [r, 1]; ``targets``, ``weights``: [r]."""
     return ((logits.float().squeeze(-1) - targets).square() * weights).sum()
 

@@ -8,8 +8,9 @@ import numpy as np
 
 from nlp_mtl.metrics import Scores, label_metrics
 from nlp_mtl.task_types.kind import Decision, Reader, Target, TaskKind
+from nlp_mtl.task_types.losses import label_losses
 from nlp_mtl.task_types.probabilities import by_label, each_row, softmax, stacked
-from nlp_mtl.tasks import MISSING, Metric, Task
+from nlp_mtl.tasks import MISSING, PLAIN_LOSS, LossShape, Metric, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,11 +37,9 @@ def tensor(targets: Sequence[Target]) -> "Tensor":
     return torch.tensor([one[0] for one in targets], dtype=torch.long)
 
 
-def summed_loss(logits: "Tensor", targets: "Tensor", weights: "Tensor") -> "Tensor":
+def summed_loss(logits: "Tensor", targets: "Tensor", weights: "Tensor", shape: LossShape = PLAIN_LOSS) -> "Tensor":
     """Cross-entropy. ``logits``: [r, labels]; ``targets``, ``weights``: [r]."""
-    from torch.nn.functional import cross_entropy
-
-    return (cross_entropy(logits.float(), targets, reduction="none") * weights).sum()
+    return (label_losses(logits, targets, shape) * weights).sum()
 
 
 def guess_loss(task: Task) -> float:

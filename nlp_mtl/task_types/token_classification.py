@@ -10,9 +10,10 @@ from nlp_mtl.errors import DataError
 from nlp_mtl.metrics import Scores, label_metrics, span_scores
 from nlp_mtl.task_types.chains import best_sequence, breaks, iob2_transitions
 from nlp_mtl.task_types.kind import Decision, Reader, Target, TaskKind
+from nlp_mtl.task_types.losses import label_losses
 from nlp_mtl.task_types.probabilities import by_label, softmax
 from nlp_mtl.task_types.text_classification import guess_loss
-from nlp_mtl.tasks import MISSING, Metric, Task, are_iob, iob_spans
+from nlp_mtl.tasks import MISSING, PLAIN_LOSS, LossShape, Metric, Task, are_iob, iob_spans
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,11 +54,14 @@ def tensor(targets: Sequence[Target]) -> "Tensor":
     raise TypeError("labels of words are laid out with their tokens")
 
 
-def summed_loss(logits: "Tensor", targets: "Tensor", weights: "Tensor") -> "Tensor":
+def summed_loss(logits: "Tensor", targets: "Tensor", weights: "Tensor", shape: LossShape = PLAIN_LOSS) -> "Tensor":
     """Cross-entropy. ``logits``: [r, tokens, labels], ``targets``: [r, tokens]; words count 1, whatever ``weights``."""
     from torch.nn.functional import cross_entropy
 
-    return cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=MISSING, reduction="sum")
+    logits, targets = logits.flatten(0, 1), targets.flatten()
+    if shape == PLAIN_LOSS:  # one kernel adds up
+        return cross_entropy(logits.float(), targets, ignore_index=MISSING, reduction="sum")
+    return label_losses(logits, targets, shape).sum()
 
 
 def decide(task: Task, logits: Sequence[np.ndarray], transitions: np.ndarray | None = None) -> list[Decision]:

@@ -38,7 +38,7 @@ def summed_loss(logits: Tensor, rows: TaskRows, transitions: Tensor | None = Non
     if rows.chains is not None:
         assert transitions is not None
         return crf.summed_loss(logits, transitions, rows.labels, rows.chains)
-    return KINDS[rows.type].summed_loss(logits, rows.labels, rows.weights)
+    return KINDS[rows.type].summed_loss(logits, rows.labels, rows.weights, rows.loss)
 
 
 def guess_loss(task: Task) -> float:

@@ -23,7 +23,7 @@ from nlp_mtl.metrics import number_scores, set_scores
 from nlp_mtl.models.heads import head_config
 from nlp_mtl.reports import TABLES
 from nlp_mtl.task_types import KINDS, TaskKind, score_task
-from nlp_mtl.tasks import MISSING, Metric, Task, TaskType
+from nlp_mtl.tasks import MISSING, PLAIN_LOSS, Metric, Task, TaskType
 from nlp_mtl.training.balancing import guess_loss
 
 TAGS = Task("tags", "multi-label-classification", ("a", "b", "c"), "micro_f1")
@@ -163,7 +163,7 @@ def test_the_example_of_the_docs_is_a_kind_of_its_own() -> None:
     kind: TaskKind = names["COUNT_REGRESSION"]
     logits, targets = torch.tensor([[0.0], [1.0]]), kind.tensor([[2.0], [3.0]])
     expected = torch.nn.PoissonNLLLoss(reduction="sum")(logits[:, 0], targets)
-    torch.testing.assert_close(kind.summed_loss(logits, targets, torch.ones(2)), expected)
+    torch.testing.assert_close(kind.summed_loss(logits, targets, torch.ones(2), PLAIN_LOSS), expected)
     assert kind.decide(RATING, [np.array([math.log(3)])], None)[0].chosen == pytest.approx(3)
     assert read(kind, 4) == [4.0]
     with pytest.raises(DataError, match="row 7 has -1; expected a count"):
