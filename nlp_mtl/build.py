@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nlp_mtl.build_augmentation import augmenters
 from nlp_mtl.build_consistency import consistency
 from nlp_mtl.build_data import Prepared
 from nlp_mtl.data.class_balance import oversampled, undersampled
@@ -96,6 +97,7 @@ def steps(
         packed=packed,
         is_bucketed=settings.compile,
         one_set_every=1 if recipe.gradients.strategy != "sum" else recipe.gradients.measure_every,
+        augmenters=augmenters(recipe, prepared, train),
     )
 
 

@@ -145,7 +145,7 @@ def _load(recipe: Recipe, cleaning: Cleaning, word_splitter: str) -> dict[str, L
         named = {column for task, column in readers if KINDS[task.type].label_set != "none"}
         loaded[name] = load_splits(
             name,
-            **spec.model_dump(exclude={"oversample", "undersample", "cleaning"}),
+            **spec.model_dump(exclude={"oversample", "undersample", "cleaning", "augmentation"}),
             data_dir=recipe.data_dir,
             label_columns=[column for _, column in readers],
             number_columns=[column for _, column in readers if column not in named],

@@ -46,6 +46,7 @@ def cleaning_problems(cleaning: Any, datasets: dict[str, Any], tasks: dict[str, 
                     f"{path}.{key}", "it is for running text, and this dataset's texts come as lists of words"
                 )
         yield from _row_problems(path, own, spec)
+        yield from _augmentation_problems(f"datasets.{name}.augmentation", spec)
     yield from _open_problems(cleaning, specs)
 
 
@@ -57,6 +58,18 @@ def _row_problems(path: str, own: dict[str, Any], spec: dict[str, Any]) -> Itera
         yield Problem(f"{path}.duplicate_threshold", "only `drop_duplicates: near` reads it")
     if number(own.get("min_words", 0)) > number(own.get("max_words") or float("inf")):
         yield Problem(f"{path}.min_words", "it is more than `max_words`, which leaves no row")
+
+
+def _augmentation_problems(path: str, spec: dict[str, Any]) -> Iterator[Problem]:
+    given = spec.get("augmentation")
+    given = {key: number(value) for key, value in given.items()} if isinstance(given, dict) else {}
+    changes = [key for key, value in given.items() if value > 0 and key != "rows"]
+    if is_true(spec.get("streaming")) and changes:
+        yield Problem(f"{path}.{changes[0]}", "rows of a stream come as they are; leave it out")
+    if not changes and given.get("rows", 1) != 1:
+        yield Problem(f"{path}.rows", "nothing is done to these rows: give `word_dropout`, `typos`, ... as well")
+    if given.get("rows") == 0 and changes:
+        yield Problem(f"{path}.rows", "0 changes no row; leave the section out")
 
 
 def _open_problems(cleaning: Any, specs: dict[str, dict[str, Any]]) -> Iterator[Problem]:

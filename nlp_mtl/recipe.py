@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field, field_validator
 
 from nlp_mtl.recipe_checks import BUFFER_SIZE, HELD_OUT
-from nlp_mtl.recipe_cleaning import CleaningSpec, DatasetCleaningSpec
+from nlp_mtl.recipe_cleaning import AugmentationSpec, CleaningSpec, DatasetCleaningSpec
 from nlp_mtl.recipe_parts import ConsistencySpec, HubSpec, TuneSpec
 from nlp_mtl.recipe_reading import read_yaml, validate
 from nlp_mtl.recipe_strategies import (
@@ -87,6 +87,8 @@ class DatasetSpec(Section):
     """Rows of a stream that are mixed together. They are held in memory, by each process and loader worker."""
     oversample: str | None = None
     """A text-classification task whose classes come equally often in a pass: rows of the rarer ones again and again."""
+    augmentation: AugmentationSpec = AugmentationSpec()
+    """How training rows are changed each time they come."""
     undersample: str | None = None
     """The same with fewer rows of the more frequent classes, drawn anew for each pass."""
 

@@ -1,4 +1,4 @@
-"""What a recipe says of cleaning: of all texts, and of the rows of a dataset."""
+"""What a recipe says of how texts are changed: cleaning, of all of them; augmentation, of training rows."""
 
 from typing import Annotated, Literal
 
@@ -6,6 +6,8 @@ from pydantic import Field
 
 from nlp_mtl.cleaning_checks import NEAR
 from nlp_mtl.recipe_strategies import Number, Positive, Section
+
+Probability = Annotated[Number, Field(ge=0, le=1)]
 
 Placeholder = Annotated[str, Field(pattern=r"^\S*$", max_length=64)]
 
@@ -51,3 +53,18 @@ class DatasetCleaningSpec(CleaningSpec):
     """Leave out training rows of fewer words, after cleaning."""
     max_words: Positive | None = None
     """Leave out training rows of more words, after cleaning."""
+
+
+class AugmentationSpec(Section):
+    """How training rows are changed each time they come; probabilities, 0: not at all."""
+
+    rows: Probability = 1.0
+    """Of a row to be changed."""
+    word_dropout: Probability = 0.0
+    """Of a word to be hidden by the mask token (or the unknown one). It keeps its label."""
+    case_noise: Probability = 0.0
+    """Of a word to be written in capitals, in small letters or with a capital."""
+    typos: Probability = 0.0
+    """Of a word of four letters or more to get a typing error: two letters swapped, one left out, doubled or wrong."""
+    entity_swap: Probability = 0.0
+    """Of an entity to become another one of its kind from the training rows; needs one task of IOB tags."""

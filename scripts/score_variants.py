@@ -17,10 +17,10 @@ import argparse
 import json
 import shlex
 import statistics
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from nlp_mtl import Recipe, train
 
 Scores = list[dict[str, float]]
 """``{task: main metric}`` of each seed."""
@@ -29,8 +29,9 @@ Scores = list[dict[str, float]]
 def run(recipe: str, overrides: Sequence[str], folder: Path, seed: int) -> dict[str, float]:
     """Train once, if it was not done before: ``{task: main metric on test}``."""
     if not (folder / "results.json").is_file():
-        made = Recipe.from_yaml(recipe, [*overrides, f"seed={seed}", "split_seed=0", f"output_dir={folder}"])
-        train(made, resume="auto")
+        keys = [*overrides, f"seed={seed}", "split_seed=0", f"output_dir={folder}"]
+        # In a process of its own, as a user would: nothing of a run is left in memory.
+        subprocess.run([sys.executable, "-m", "nlp_mtl", "train", recipe, *keys, "--resume", "auto"], check=True)
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return {task: results["scores"]["test"][task][metric] for task, metric in results["main_metrics"].items()}
 

@@ -22,7 +22,7 @@ from nlp_mtl.recipe import (
     TaskSpec,
     TrainingSpec,
 )
-from nlp_mtl.recipe_cleaning import CleaningSpec, DatasetCleaningSpec
+from nlp_mtl.recipe_cleaning import AugmentationSpec, CleaningSpec, DatasetCleaningSpec
 from nlp_mtl.recipe_parts import ConsistencySpec, HubSpec, TuneSpec
 
 README = page("README.md")
@@ -126,6 +126,7 @@ ROW_KEYS = {key: one for key, one in DatasetCleaningSpec.model_fields.items() if
         ("`tasks.NAME`", TaskSpec),
         ("`cleaning`", CleaningSpec),
         ("`datasets.NAME.cleaning`", ROW_KEYS),
+        ("`datasets.NAME.augmentation`", AugmentationSpec),
         ("`sampling`", SamplingSpec),
         ("`balancing`", BalancingSpec),
         ("`gradients`", GradientsSpec),

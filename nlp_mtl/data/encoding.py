@@ -20,9 +20,9 @@ from transformers import PreTrainedTokenizerBase
 from nlp_mtl.cleaning import cleaning
 from nlp_mtl.data.labels import LabelReader
 from nlp_mtl.data.loading import LoadedDataset, LoadedSplit
+from nlp_mtl.data.row_words import words_in
 from nlp_mtl.data.streaming import Stream
 from nlp_mtl.data.tokenization import encode_pairs, encode_words, unknown_id
-from nlp_mtl.errors import DataError
 from nlp_mtl.task_types import KINDS, kind_of
 from nlp_mtl.tasks import MISSING, Task, TaskType
 
@@ -245,19 +245,12 @@ class _Encoder:
     def __call__(
         self, batch: Mapping[str, list[Any]], places: Sequence[int], where: Callable[[int], str]
     ) -> dict[str, list[Any]]:
-        texts = batch[self.of.column]
-        if self.of.is_words:
-            words = [
-                [self.of.cleaning.text(word) for word in _words(value, where, place)]
-                for value, place in zip(texts, places, strict=True)
-            ]
-        else:
-            words = self._split(texts)
-        if self.of.pair_column is None:
+        words, seconds = words_in(self.of, batch, self.word_splitter, lambda place: where(places[place]))
+        if seconds is None:
             pieces, starts = encode_words(self.tokenizer, words)
             encoded: dict[str, list[Any]] = {"pieces": pieces, "starts": starts}
         else:
-            pieces, starts, second = encode_pairs(self.tokenizer, words, self._split(batch[self.of.pair_column]))
+            pieces, starts, second = encode_pairs(self.tokenizer, words, seconds)
             encoded = {"pieces": pieces, "starts": starts, "second": second}
         for task, column, reader in self.tasks:
             target = kind_of(task).target
@@ -266,9 +259,6 @@ class _Encoder:
                 for value, row, place in zip(batch[column], words, places, strict=True)
             ]
         return encoded
-
-    def _split(self, texts: Sequence[str | None]) -> list[list[str]]:
-        return [self.of.cleaning.words(text or "", self.word_splitter)[0] for text in texts]
 
 
 @contextmanager
@@ -287,15 +277,6 @@ def _by_one_at_a_time(rows: datasets.Dataset, fingerprint: str, title: str) -> I
         yield
     finally:
         lock.release()
-
-
-def _words(value: list[str | None] | None, where: Callable[[int], str], place: int) -> list[str]:
-    if value is None:
-        return []
-    words = [word for word in value if word is not None]
-    if len(words) < len(value):
-        raise DataError(f"{where(place)}: word {value.index(None)} is null, expected text")
-    return words
 
 
 def _lists(rows: datasets.Dataset, column: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -1,7 +1,7 @@
 """Items: the windows of rows, each of which goes through the encoder once."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -78,9 +78,16 @@ def read_items(
     tasks: Sequence[Task],
     framing: Framing,
     first_place: int = 0,
+    change: Callable[[Mapping[str, list[Any]]], Mapping[str, list[Any]]] | None = None,
 ) -> list[Item]:
-    """The windows of rows of a split, in order."""
+    """The windows of rows of a split, in order.
+
+    Args:
+        change: what is done to their columns before.
+    """
     batch = split.batch(rows)
+    if change is not None:
+        batch = change(batch)
     present = [task.name for task in tasks if task.name in split.tasks]
     items = []
     for offset, (pieces, starts) in enumerate(zip(batch["pieces"], batch["starts"], strict=True)):

@@ -2,12 +2,14 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch.utils.data import Dataset
 
+from nlp_mtl.data.augmentation import Augmenter
 from nlp_mtl.data.batches import MicroBatch, collate
 from nlp_mtl.data.encoding import Split, StreamedSplit, label_column
 from nlp_mtl.data.items import Framing, Item, carries, item_lengths, read_items
@@ -52,9 +54,11 @@ class StepDataset(Dataset[StepBatches]):
         packed: bool = False,
         is_bucketed: bool = False,
         one_set_every: int | None = None,
+        augmenters: Mapping[int, Augmenter] | None = None,
     ) -> None:
         """
         Args:
+            augmenters: ``{place of a split: what changes its rows as they come}``.
             one_set_every: in every so many steps, a micro-batch holds rows with labels of the same set of tasks; None:
                 in no step.
             is_bucketed: padded rows have one of few lengths; see :func:`nlp_mtl.data.layout.bucketed`.
@@ -71,6 +75,7 @@ class StepDataset(Dataset[StepBatches]):
         self.packed = packed
         self.is_bucketed = is_bucketed
         self.one_set_every = one_set_every
+        self.augmenters = augmenters or {}
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -152,7 +157,9 @@ class StepDataset(Dataset[StepBatches]):
         num_rows = 0
         for dataset in np.unique(plan.datasets):
             rows = plan.rows[plan.datasets == dataset]
-            items += read_items(self.splits[dataset], rows, self.tasks, self.framing, num_rows)
+            augmenter = self.augmenters.get(int(dataset))
+            change = None if augmenter is None else partial(augmenter, plan.step, rows)
+            items += read_items(self.splits[dataset], rows, self.tasks, self.framing, num_rows, change)
             num_rows += len(rows)
         return items
 
