@@ -87,7 +87,7 @@ def _apply_override(values: dict[str, Any], override: str) -> Problem | None:
     *parents, last = key.split(".")
     section: Any = values
     for depth, parent in enumerate(parents):
-        if section.get(parent) is None:
+        if section.get(parent) is None or section[parent] is _DEFAULT:
             near = did_you_mean(parent, map(str, section)) if parents[:depth] in (["tasks"], ["datasets"]) else ""
             if near:  # a new one would be far from those that are there
                 return Problem(key, f"there is no `{parent}` in `{parents[0]}`.{near}")
@@ -95,8 +95,28 @@ def _apply_override(values: dict[str, Any], override: str) -> Problem | None:
         section = section[parent]
         if not isinstance(section, dict):
             return Problem(key, f"`{'.'.join(parents[: depth + 1])}` is a value, it has no keys below it")
-    section[last] = value
+    section[last] = _DEFAULT if value is None else value
     return None
+
+
+_DEFAULT = object()
+"""What an override of null puts in a key's place."""
+
+
+def _with_defaults(cls: type[BaseModel], values: dict[str, Any], place: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Values of which keys that overrides set to null are gone; a key that nobody knows stays, to be told, and so does
+    a split's name, of which null says that it is not used."""
+    found = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and len(place) < 8:  # what holds itself ends somewhere, too
+            value = _with_defaults(cls, value, (*place, str(key)))
+        if value is _DEFAULT:
+            known = _place(cls, {"loc": place})[2] if place else [*cls.model_fields]
+            if key in known or (not known and place[-1:] != ("splits",)):
+                continue
+            value = None
+        found[key] = value
+    return found
 
 
 def validate(cls: type[_Model], values: dict[str, Any], problems: Sequence[Problem], source: str) -> _Model:
@@ -107,6 +127,7 @@ def validate(cls: type[_Model], values: dict[str, Any], problems: Sequence[Probl
     """
     if not isinstance(values, dict):
         raise RecipeError([Problem("", f"found {_short(values)}, expected keys such as `encoder`")], source)
+    values = _with_defaults(cls, values)
     recipe, found = None, list(problems)
     try:
         recipe = cls.model_validate(values)

@@ -48,7 +48,8 @@ def _unread(
         given = values.get(key, default)
         unchanged = given == default or (default is not None and number(given) == default)
         if not unchanged and values.get("strategy") not in read_by[key]:
-            yield Problem(f"{section}.{key}", f"only `strategy:` {listed(read_by[key])} reads it")
+            message = f"only `strategy:` {listed(read_by[key])} reads it; leave it out, or `{section}.{key}=null`"
+            yield Problem(f"{section}.{key}", message)
 
 
 GRADIENTS_DEFAULTS: dict[str, Any] = {"c": 0.5, "alpha": None, "beta": 0.01, "learning_rate": 0.025,

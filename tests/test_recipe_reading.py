@@ -9,6 +9,7 @@ import pytest
 from tiny import recipe
 
 from nlp_mtl import Recipe, RecipeError
+from nlp_mtl.recipe import SamplingSpec, TrainingSpec
 from nlp_mtl.recipe_reading import changed_keys
 
 TEXT = """\
@@ -183,6 +184,32 @@ def test_overrides_take_any_yaml_value_at_any_depth(path):
     assert recipe.tasks["ner"].dataset == ["words", "more"]
     assert recipe.tasks["ner"].label_map == {"a=b": "c"}
     assert (recipe.encoder, recipe.output_dir) == ("package:some-encoder", "runs/with=sign")
+
+
+def test_an_override_of_null_takes_the_default_of_a_key_and_of_a_section(path):
+    path.write_text(
+        path.read_text() + "sampling: {strategy: fixed, shares: {words: 1}}\ntraining: {batch_size: 8, num_epochs: 2}\n"
+    )
+    assert Recipe.from_yaml(path).training.batch_size == 8
+    plain = Recipe.from_yaml(path, ["sampling=null", "training=null"])
+    assert (plain.sampling, plain.training) == (SamplingSpec(), TrainingSpec())
+    other = Recipe.from_yaml(
+        path, ["sampling.strategy=proportional", "sampling.shares=null", "training.batch_size=null"]
+    )
+    assert (other.sampling, other.training.num_epochs) == (SamplingSpec(), 2)
+    assert other.training.batch_size == TrainingSpec().batch_size
+    again = Recipe.from_yaml(path, ["sampling=null", "sampling.strategy=uniform"])
+    assert again.sampling == SamplingSpec(strategy="uniform")
+    (dataset,) = again.datasets
+    assert Recipe.from_yaml(path, ["sampling=null", f"datasets.{dataset}.splits.test=null"]).datasets[
+        dataset
+    ].splits == {"test": None}
+    for override, told in (
+        ("training.batchsize=null", "unknown key `batchsize`"),
+        ("encoder=null", "missing; every recipe needs it"),
+    ):
+        with pytest.raises(RecipeError, match=told):
+            Recipe.from_yaml(path, ["sampling=null", override])
 
 
 def test_an_override_fills_a_section_that_the_file_leaves_empty(path):
