@@ -85,11 +85,11 @@ def test_whole_numbers_stay_whole_and_others_do_not_become_it() -> None:
         ({LEARNING_RATE: "-1,1e-4"}, r"found -1, but .* greater than 0 \(with training.learning_rate=-1\)"),
         ({"training.warmup_fraction": "0..1"}, r"less than 1 \(with training.warmup_fraction=1.0\)"),
         ({"balancing.strategy": "fixed,dwd"}, r"allowed: .*Did you mean `dwa`"),
-        ({"sampling.temperature": "1.5..5"}, r"only `strategy: temperature` reads it"),
+        ({"sampling.temperature": "1.5..5"}, r"only `strategy:` `temperature` reads it"),
         ({WEIGHT: "0,1", "tasks.topic.loss_weight": "0,1"}, r"every loss_weight is 0.*ner.*=0 and the first value of"),
         (
             {"balancing.strategy": "dwa,fixed", "balancing.temperature": "3..4"},
-            r"only `strategy:` `dwa`, `smooth_maximum` reads it \(with balancing.strategy=fixed and the first",
+            r"only `strategy:` `dwa`, `smooth_maximum` reads it; .* \(with balancing.strategy=fixed and the first",
         ),
     ],
 )  # fmt: skip
