@@ -154,7 +154,7 @@ def print_check(report: Mapping[str, Any]) -> None:
 def _print_cleaning(console: Console, cleaning: Mapping[str, Any]) -> None:
     if not cleaning["splits"] and not cleaning["prediction"]:
         return
-    console.print(f"\nCleaning at prediction: {_steps(cleaning['prediction'])}.")
+    console.print(f"\nCleaning at prediction: {_steps(cleaning['prediction'])}.", soft_wrap=True)
     for split in cleaning["splits"]:
         console.print(
             f"Cleaning of {split['dataset']}, {split['split']}: {split['changed']:,} of "
