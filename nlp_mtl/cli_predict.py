@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from nlp_mtl.cli_options import Bf16, Debug, Device, MaxTokens, Threads
+from nlp_mtl.errors import RunError
 from nlp_mtl.terminal import is_first_process, quiet_libraries
 from nlp_mtl.text_streams import answered, comma_separated, lines_given, texts_given
 
@@ -45,7 +46,10 @@ def predict(
         typer.Option(help=".jsonl or .parquet; the same command goes on after a kill.", rich_help_panel=_FILES),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Remove the output that is there.", rich_help_panel=_FILES)
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace the output that is there, when the new one is whole.", rich_help_panel=_FILES
+        ),
     ] = False,
     text_column: Annotated[
         str | None, typer.Option(help="Default: `text`, or the only one of text.", rich_help_panel=_FILES)
@@ -138,6 +142,8 @@ def _predict_texts(
     device: str | None,
     options: dict[str, Any],
 ) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # each would read lines of its own, and write between the others'
+        raise RunError("several processes share the rows of a file: use --input and --output, or start one process")
     if not texts and sys.stdin.isatty():
         raise typer.BadParameter("give texts, or - to read lines from standard input", param_hint="TEXT")
     if texts and "-" in texts and len(texts) > 1:

@@ -55,7 +55,7 @@ class ConsistencySpec(Section):
     weight: Annotated[Number, Field(ge=0)] | Literal["auto"] = "auto"
     """How much it counts which labels came together in the training rows; 0: nothing. ``auto``: as much as gives the
     best scores of both tasks on validation."""
-    allowed: dict[str, list[str]] = {}
+    allowed: dict[str, Annotated[list[str], Field(min_length=1)]] = {}
     """``{label of the first task, or kind of span: the only labels of the second that go with it}``."""
 
 

@@ -6,15 +6,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from nlp_mtl.errors import DataError
-from nlp_mtl.inference.texts import as_json
+from nlp_mtl.inference.texts import as_json, groups, pair_size
 
 TextOrPair = tuple[str, str | None]
 """A text, and the second one of a pair."""
 
+LINES_AT_ONCE = 256
+"""Answered together: fewer than a stream would, as somebody may be waiting for the first."""
+
 
 def lines() -> Iterator[str]:
     """The lines of standard input."""
-    sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
+    # Also with a byte-order mark, as Windows writes it.
+    sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")  # type: ignore[union-attr]
     return readable((line.rstrip("\r\n") for line in sys.stdin), "line")
 
 
@@ -91,23 +95,11 @@ def answered(
     nlp: Callable[..., Any], given: Iterator[TextOrPair], tasks: Sequence[str] | None, all_scores: bool = False
 ) -> Iterator[list[str]]:
     """Lines of JSON with texts and their answers, some hundreds at a time."""
-    for chunk in chunks(given, 256):
-        firsts = [text for text, _ in chunk]
-        seconds = [second for _, second in chunk if second is not None] or None
+    for group in groups(given, pair_size, LINES_AT_ONCE):
+        firsts = [text for text, _ in group]
+        seconds = [second for _, second in group if second is not None] or None
         answers = nlp(firsts, text_pair=seconds, tasks=tasks, all_scores=all_scores)
         yield [
             as_json_line({"text": text, **({} if second is None else {"text_pair": second}), "predictions": answer})
-            for (text, second), answer in zip(chunk, answers, strict=True)
+            for (text, second), answer in zip(group, answers, strict=True)
         ]
-
-
-def chunks(items: Iterator[TextOrPair], size: int) -> Iterator[list[TextOrPair]]:
-    """Lists of ``size`` items; the last may be shorter."""
-    chunk: list[TextOrPair] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk

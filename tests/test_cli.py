@@ -104,6 +104,32 @@ def test_predict_reads_lines_from_standard_input_and_keeps_empty_ones(
     assert all(list(line["predictions"]) == ["sentiment"] for line in lines)
 
 
+def test_a_byte_order_mark_is_no_word(trained: Path, run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\ufeffanna\nbob\n".encode())))
+    done = run("predict", trained / "run", "--tasks", "pos")
+    assert [json.loads(line)["text"] for line in done.out.splitlines()] == ["anna", "bob"]
+    (tmp_path / "t.txt").write_text("\ufeffanna\nbob\n", encoding="utf-8")
+    run("predict", trained / "run", "--input", tmp_path / "t.txt", "--output", tmp_path / "a.jsonl")
+    lines = (tmp_path / "a.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["text"] for line in lines] == ["anna", "bob"]
+
+
+def test_lines_ahead_of_a_broken_one_are_answered(trained: Path, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"text": "anna"}\n{"text": "bob"}\n{"text"\n')))
+    done = run("predict", trained / "run", "--json-lines", "--tasks", "sentiment")
+    assert [json.loads(line)["text"] for line in done.out.splitlines()] == ["anna", "bob"]
+    assert done.code == 2
+    assert "line 3 of standard input is not JSON" in done.err
+
+
+def test_several_processes_do_not_share_standard_input(
+    trained: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for texts in ([], ["anna"]):
+        assert_clear(run("predict", trained / "run", *texts), "several processes", "--input and --output")
+
+
 def test_a_line_that_is_not_utf_8_is_answered_and_told(
     trained: Path, run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

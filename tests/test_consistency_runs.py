@@ -96,6 +96,7 @@ def test_a_saved_model_has_the_weight_that_was_chosen(tmp_path: Path) -> None:
         ([pair(tasks=["ner", "ner"])], "`ner` stands twice"),
         ([pair(tasks=["ner"])], r"consistency\.0\.tasks"),
         ([pair(weight=-1)], r"consistency\.0\.weight"),
+        ([pair(allowed={"PER": []})], r"consistency\.0\.allowed\.PER: .*at least one entry"),
         ([pair(weight="much")], r"consistency\.0\.weight"),
     ],
 )

@@ -35,8 +35,8 @@ def cut(
     the one with the lowest sum of (rows x longest row + ``micro_batch_cost``) is found by dynamic programming.
 
     Args:
-        lengths: tokens of each item, special tokens counted, each at most ``max_tokens``.
-        max_tokens: the most tokens in a micro-batch, padding counted.
+        lengths: tokens of each item, special tokens counted.
+        max_tokens: the most tokens in a micro-batch, padding counted; an item that is longer stands alone.
 
     Returns:
         for each micro-batch, longest first, the places of its items, longest first.

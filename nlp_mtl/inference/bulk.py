@@ -1,34 +1,29 @@
 """Answers for many rows, into a file: whole or not there, whatever happens meanwhile, and shared among processes.
 
-Rows are answered a thousand at a time, and each thousand is a file of its own in ``OUTPUT.parts`` until all are there.
-What a killed process has written stays; the same call, with as many processes or another number, answers the rest.
+A thousand rows are a part, a file of its own in ``OUTPUT.parts`` until all are there. What a killed process has written
+stays; the same call, with as many processes or another number, answers the rest.
 """
 
-import json
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from nlp_mtl.errors import RunError, listed
-from nlp_mtl.inference.predictor import Predictor
+from nlp_mtl.inference.parts import Parts
+from nlp_mtl.inference.predictor import Answer, Predictor
 from nlp_mtl.inference.processes import launched_processes
 from nlp_mtl.inference.rows import Rows
-from nlp_mtl.inference.texts import as_json, joined
-from nlp_mtl.storage import cannot_write, held, write_text, written_file
+from nlp_mtl.inference.texts import as_json, groups, joined, pair_size
+from nlp_mtl.storage import held
 from nlp_mtl.task_types import kind_of
 from nlp_mtl.tasks import Task
 
 ROWS_AT_ONCE = 1024
 """Rows of a part; what is lost by a kill, at most, in each process."""
-
-_PARTS_IN_A_GROUP = 64
-"""Parts that make a row group of a Parquet file."""
 
 FORMATS = (".jsonl", ".parquet")
 
@@ -45,11 +40,13 @@ def predict_rows(
 ) -> int:
     """Answer all rows into a file, in their order.
 
+    Of rows and answers no more is held at a time than :meth:`Predictor.stream` holds.
+
     Args:
         output: ``.jsonl``: a line a row, with what is kept, ``text`` (and ``text_pair``) and ``predictions``;
             ``.parquet``: the same as columns.
         tasks, all_scores: as in a call of the predictor.
-        overwrite: remove a file that is there, and what an earlier call has left.
+        overwrite: replace a file that is there, once the new one is whole; and remove what another job has left.
         progress: show a bar.
 
     Returns:
@@ -71,6 +68,8 @@ def predict_rows(
     names = [task.name for task in chosen]
     job = {
         "rows": rows.digest(),
+        "columns": [rows.text, rows.text_pair, *rows.keep],
+        "rows_of_a_part": ROWS_AT_ONCE,
         "model": nlp.digest(),
         "tasks": names,
         "all_scores": all_scores,
@@ -83,110 +82,61 @@ def predict_rows(
         state.wait_for_everyone()
         missing = [number for number in range(num_parts) if not parts.file(number).exists()]
         state.wait_for_everyone()  # all have seen what is there
-        total = sum(_size(rows, number) for number in missing)
+        total = sum(len(_rows_of(rows, number)) for number in missing)
         hidden = not (progress and state.is_main_process)
         with tqdm(total=len(rows), initial=len(rows) - total, desc="Predicting", unit="text", disable=hidden) as bar:
             for number in missing[state.process_index :: state.num_processes]:
-                size = _size(rows, number)
-                texts, text_pair, columns = rows.batch(number * ROWS_AT_ONCE, number * ROWS_AT_ONCE + size)
-                columns["text"] = [joined(text) for text in texts]
-                if text_pair is not None:
-                    columns["text_pair"] = text_pair
-                columns["predictions"] = nlp(texts, text_pair=text_pair, tasks=names, all_scores=all_scores)
-                parts.write(number, columns, schema)
-                bar.update(min(size * state.num_processes, len(rows) - bar.n))
+                found = _answered(nlp, rows, _rows_of(rows, number), names, all_scores)
+                if output.suffix == ".jsonl":
+                    parts.write_lines(number, _lines(rows, found))
+                else:
+                    parts.write_tables(number, _tables(rows, found, schema), schema)
+                bar.update(min(len(_rows_of(rows, number)) * state.num_processes, len(rows) - bar.n))
         state.wait_for_everyone()
         if state.is_main_process:
             parts.join(num_parts, schema)
     return total
 
 
-def _size(rows: Rows, part: int) -> int:
-    return min(ROWS_AT_ONCE, len(rows) - part * ROWS_AT_ONCE)
+def _rows_of(rows: Rows, part: int) -> range:
+    return range(part * ROWS_AT_ONCE, min((part + 1) * ROWS_AT_ONCE, len(rows)))
 
 
-class Parts:
-    """The parts of a file that is being written, in a folder beside it."""
+class _Answered(NamedTuple):
+    """Some rows that follow each other."""
 
-    def __init__(self, output: Path) -> None:
-        self.output = output
-        self.folder = output.with_name(f"{output.name}.parts")
-
-    def file(self, number: int) -> Path:
-        """Where a part lies."""
-        return self.folder / f"{number:09}{self.output.suffix}"
-
-    def start(self, job: Mapping[str, Any], overwrite: bool) -> None:
-        """Begin a job, or go on with it.
-
-        Raises:
-            RunError: the file is there, or parts of another job are; nothing was changed.
-        """
-        file = self.folder / "job.json"
-        begun = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
-        if begun is None and any(self.folder.iterdir()):
-            raise RunError(f"{self.folder} holds something else: choose another --output")
-        if not overwrite and self.output.exists():
-            raise RunError(f"{self.output} is there already: choose another --output, or --overwrite")
-        if not overwrite and begun is not None and begun != job:
-            changed = [key for key in job if begun.get(key) != job[key]]
-            raise RunError(
-                f"{self.folder} holds answers of another job ({listed(changed)} differ): --overwrite removes them, and "
-                "starts again"
-            )
-        try:
-            if overwrite:
-                self.output.unlink(missing_ok=True)
-                for path in self.folder.iterdir():
-                    path.unlink()
-            write_text(file, json.dumps(job) + "\n")
-        except OSError as error:
-            raise cannot_write(self.output, error) from error
-
-    def write(self, number: int, columns: Mapping[str, Sequence[Any]], schema: pa.Schema) -> None:
-        """Write a part, whole or not at all.
-
-        Raises:
-            RunError: it cannot be written.
-        """
-        file = self.file(number)
-        try:
-            if file.suffix == ".jsonl":
-                names = list(columns)
-                lines = (as_json(dict(zip(names, row, strict=True))) for row in zip(*columns.values(), strict=True))
-                write_text(file, "".join(f"{line}\n" for line in lines))
-            else:
-                with written_file(file) as partial:
-                    pq.write_table(pa.table(dict(columns), schema=schema), partial)
-        except OSError as error:
-            raise cannot_write(self.output, error) from error
-
-    def join(self, count: int, schema: pa.Schema) -> None:
-        """Make the file of all its parts, and remove them.
-
-        Raises:
-            RunError: it cannot be written; the parts stay.
-        """
-        files = [self.file(number) for number in range(count)]
-        try:
-            with written_file(self.output) as partial:
-                if self.output.suffix == ".jsonl":
-                    with partial.open("wb") as whole:
-                        for file in files:
-                            with file.open("rb") as part:
-                                shutil.copyfileobj(part, whole)
-                else:
-                    _join_tables(files, partial, schema)
-            shutil.rmtree(self.folder)
-        except OSError as error:
-            raise cannot_write(self.output, error) from error
+    where: range
+    texts: list[Any]
+    text_pair: list[Any] | None
+    answers: list[Answer]
 
 
-def _join_tables(files: Sequence[Path], whole: Path, schema: pa.Schema) -> None:
-    with pq.ParquetWriter(whole, schema) as writer:
-        for first in range(0, len(files), _PARTS_IN_A_GROUP):
-            table = pa.concat_tables([pq.read_table(file) for file in files[first : first + _PARTS_IN_A_GROUP]])
-            writer.write_table(table, row_group_size=len(table))
+def _answered(nlp: Predictor, rows: Rows, where: range, tasks: Sequence[str], all_scores: bool) -> Iterator[_Answered]:
+    """Rows with their answers, as many at a time as are answered together."""
+    done = where.start
+    for group in groups(rows.texts(where), pair_size, ROWS_AT_ONCE):
+        texts = [text for text, _ in group]
+        text_pair = None if rows.text_pair is None else [second for _, second in group]
+        answers = nlp(texts, text_pair=text_pair, tasks=tasks, all_scores=all_scores)
+        yield _Answered(range(done, done + len(group)), texts, text_pair, answers)
+        done += len(group)
+
+
+def _lines(rows: Rows, found: Iterator[_Answered]) -> Iterator[str]:
+    for where, texts, text_pair, answers in found:
+        for place, kept in enumerate(rows.kept(where)):
+            second = {} if text_pair is None else {"text_pair": text_pair[place]}
+            yield as_json({**kept, "text": joined(texts[place]), **second, "predictions": answers[place]})
+
+
+def _tables(rows: Rows, found: Iterator[_Answered], schema: pa.Schema) -> Iterator[pa.Table]:
+    for where, texts, text_pair, answers in found:
+        columns = {name: rows.column(name, where) for name in rows.keep}
+        columns["text"] = [joined(text) for text in texts]
+        if text_pair is not None:
+            columns["text_pair"] = text_pair
+        columns["predictions"] = answers
+        yield pa.table(columns, schema=schema)
 
 
 def _schema(rows: Rows, tasks: Sequence[Task], all_scores: bool) -> pa.Schema:

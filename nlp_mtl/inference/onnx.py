@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
@@ -203,6 +204,8 @@ def export_onnx(
         if int8:
             quantize(whole / GRAPH, partial / GRAPH)
             shutil.rmtree(whole)
+            if not math.isfinite(_difference(model, partial)):  # how far it may be off is for scores to tell
+                raise ModelError("the graph in 8 bits gives no numbers: take one without")
         config = copy.deepcopy(model.config)
         vars(config).pop("auto_map", None)  # it names code that goes with a model of torch
         config.save_pretrained(partial)

@@ -33,6 +33,12 @@ Texts = Iterable[str] | Iterable[Sequence[str]]
 TOKENS, TOKENS_OF_GRAPH = 4096, 640
 """Of a micro-batch, where nobody says."""
 
+_TELL_NOTHING = ("_name_or_path", "architectures", "dtype", "transformers_version")
+"""What an encoder's configuration says of where it comes from."""
+
+_OF_CALLS = ("padding", "truncation")
+"""What a tokenizer keeps of its last call."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -59,7 +65,7 @@ class Predictor:
 
         Raises:
             ValueError: an argument is not what is said here.
-            ModelError: texts should be packed, but the encoder cannot read them so.
+            ModelError: texts should be packed, but the encoder cannot read them so; or bf16 is asked of a graph.
         """
         if mixed_precision not in ("no", "bf16"):
             raise ValueError(f"mixed_precision is {mixed_precision!r}; expected 'no' or 'bf16'")
@@ -70,7 +76,9 @@ class Predictor:
         if max_tokens < 1:
             raise ValueError(f"max_tokens is {max_tokens}; expected at least 1")
         if mixed_precision != "no" and isinstance(model, OnnxModel):
-            raise ValueError("mixed_precision is for models of torch: a graph has the formats that it was written with")
+            raise ModelError(
+                "bf16 is for models of torch: an ONNX graph has the formats that it was written with (export --int8)"
+            )
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.tasks = model.config.task_list()
@@ -128,7 +136,8 @@ class Predictor:
             if not isinstance(text_pair, str | None):
                 raise TypeError(f"the second text of one text should be a string, but it is {text_pair!r:.60}")
             pair = None if text_pair is None else [text_pair]
-            return next(self.stream([texts], text_pair=pair, tasks=tasks, all_scores=all_scores))
+            (answer,) = self.stream([texts], text_pair=pair, tasks=tasks, all_scores=all_scores)  # to its last warning
+            return answer
         given = listed_texts(texts)
         others = None if text_pair is None else listed_texts(text_pair)
         if others is not None and len(others) != len(given):
@@ -146,8 +155,8 @@ class Predictor:
         """Answers one by one, in the order of the texts, which are asked for only as far as they are needed.
 
         However many there are, no more than a thousand of them, or a million characters, are held at a time: these are
-        sorted by length and answered together. Arguments and errors are those of a call; what is wrong with a text is
-        told when it is its turn.
+        sorted by length and answered together. Arguments and errors are those of a call; what is wrong with a text, or
+        goes wrong where it comes from, is told behind the answers of those before it.
         """
         for given in (texts, *([] if text_pair is None else [text_pair])):
             check_iterable(given)
@@ -158,7 +167,7 @@ class Predictor:
     ) -> Iterator[Answer]:
         place, cut = 0, 0
         for firsts, seconds in chunks(texts, text_pair):
-            answers, cut_here = self._answer(firsts, seconds, tasks, all_scores, place)
+            answers, cut_here = self._answer(firsts, seconds, tasks, all_scores)
             place, cut = place + len(firsts), cut + cut_here
             yield from answers
         if cut:
@@ -201,10 +210,9 @@ class Predictor:
         text_pair: Sequence[str | Sequence[str]] | None,
         tasks: list[Task],
         all_scores: bool,
-        first_place: int,
     ) -> tuple[list[Answer], int]:
         """The answers, and how many pairs were cut."""
-        whole, spans, words = self._words(texts, first_place)
+        whole, spans, words = self._words(texts)
         cut = 0
         if text_pair is None:
             pieces, starts = encode_words(self.tokenizer, words)
@@ -214,7 +222,7 @@ class Predictor:
                 for item in windowed(place, pieces[place], starts[place], {}, self._framing)
             ]
         else:
-            _, other_spans, other_words = self._words(text_pair, first_place)
+            _, other_spans, other_words = self._words(text_pair)
             spans = [[*one, *other] for one, other in zip(spans, other_spans, strict=True)]
             pieces, _, second = encode_pairs(self.tokenizer, words, other_words)
             items = [paired(place, pieces[place], second[place][0], {}, self._framing) for place in range(len(texts))]
@@ -223,8 +231,7 @@ class Predictor:
             return [{} for _ in texts], cut
         found = score_items(
             self.model, items, len(texts), tasks, self._framing,
-            max_tokens=max(self.max_tokens, self._framing.max_length), packed=self.packed,
-            mixed_precision=self.mixed_precision,
+            max_tokens=self.max_tokens, packed=self.packed, mixed_precision=self.mixed_precision,
         )  # fmt: skip
         columns = {}
         for task in tasks:
@@ -239,20 +246,23 @@ class Predictor:
         config = self.model.config
         keys = ("tasks", "consistency", "word_splitter", "max_length", "window_overlap")
         settings = {key: getattr(config, key) for key in keys}
+        encoder, tokenizer = config.encoder_config.to_dict(), json.loads(self.tokenizer.backend_tokenizer.to_str())
+        settings["encoder"] = {key: value for key, value in encoder.items() if key not in _TELL_NOTHING}
+        settings["tokenizer"] = {key: value for key, value in tokenizer.items() if key not in _OF_CALLS}
         if self.cleaning != NOTHING:
             settings["cleaning"] = self.cleaning.to_dict()
-        digest = hashlib.sha256(json.dumps(settings).encode())
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
             digest.update(name.encode() + plain.numpy().tobytes())
         return digest.hexdigest()
 
     def _words(
-        self, texts: Sequence[str | Sequence[str]], first_place: int
+        self, texts: Sequence[str | Sequence[str]]
     ) -> tuple[list[str], list[list[tuple[int, int]]], list[list[str]]]:
         """Texts, where the words of each lie, and these words, cleaned."""
         splitter = self.model.config.word_splitter
-        found = [find_words(text, place, splitter, self.cleaning) for place, text in enumerate(texts, first_place)]
+        found = [find_words(text, splitter, self.cleaning) for text in texts]
         return [text for text, _, _ in found], [spans for _, spans, _ in found], [words for _, _, words in found]
 
 

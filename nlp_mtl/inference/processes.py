@@ -1,6 +1,7 @@
 """The processes that share a prediction or a training, as a launcher started them."""
 
 import os
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -38,6 +39,7 @@ def launched_processes() -> Any:
         RunError: it does not find them.
     """
     started, on_cpu = started_processes()
-    state: Any = PartialState(cpu=on_cpu)
+    # Who is done waits for the others, whose rows may take hours longer: NCCL's ten minutes are for steps of training.
+    state: Any = PartialState(cpu=on_cpu, timeout=timedelta(days=1))
     check_found(started, state.num_processes)
     return state

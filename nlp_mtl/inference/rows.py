@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,15 @@ from nlp_mtl.data.opening import load_source
 from nlp_mtl.data.text_files import not_text
 from nlp_mtl.errors import DataError, did_you_mean, first_line, listed
 
+ROWS_READ = 64
+"""At a time, of a table."""
+
 _TEXT_ENDINGS = ("txt", "text")
+
+_PLAIN = (
+    datasets.Value, datasets.ClassLabel, datasets.Json, datasets.Translation, datasets.TranslationVariableLanguages,
+    datasets.Array2D, datasets.Array3D, datasets.Array4D, datasets.Array5D,
+)  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -41,17 +49,42 @@ class Rows:
         """Whether texts come as lists of words."""
         return items_of(self.table.features[self.text]) is not None
 
-    def batch(self, start: int, stop: int) -> tuple[list[Any], list[Any] | None, dict[str, list[Any]]]:
-        """Texts, their second ones, and the columns that are kept, of some rows. A null is an empty text."""
-        columns = self.table[start:stop]
+    def texts(self, where: range) -> Iterator[tuple[Any, Any]]:
+        """Texts with their second ones (or None) of rows that follow each other. A null is an empty text."""
         empty: Any = [] if self.is_words else ""
-        first = [empty if value is None else value for value in columns[self.text]]
-        if self.is_words:
-            first = [["" if word is None else word for word in words] for words in first]
-        second = (
-            None if self.text_pair is None else ["" if value is None else value for value in columns[self.text_pair]]
-        )
-        return first, second, {name: columns[name] for name in self.keep}
+        names = [self.text] if self.text_pair is None else [self.text, self.text_pair]
+        for columns in self._read(names, where):
+            firsts = [empty if value is None else value for value in columns[self.text]]
+            if self.is_words:
+                firsts = [["" if word is None else word for word in words] for words in firsts]
+            if self.text_pair is None:
+                yield from ((first, None) for first in firsts)
+            else:
+                seconds = ["" if value is None else value for value in columns[self.text_pair]]
+                yield from zip(firsts, seconds, strict=True)
+
+    def kept(self, where: range) -> Iterator[dict[str, Any]]:
+        """What is kept of each of these rows, as plain values."""
+        if not self.keep:
+            yield from ({} for _ in where)
+            return
+        for columns in self._read(self.keep, where):
+            yield from (dict(zip(self.keep, row, strict=True)) for row in zip(*columns.values(), strict=True))
+
+    def column(self, name: str, where: range) -> pa.ChunkedArray:
+        """A column of these rows, as it is stored."""
+        return self._columns([name]).with_format("arrow")[where.start : where.stop].column(name)
+
+    def _read(self, names: Sequence[str], where: range) -> Iterator[dict[str, list[Any]]]:
+        """Columns of these rows, a few rows at a time: texts may be long."""
+        table = self._columns(names)
+        for start in range(where.start, where.stop, ROWS_READ):
+            found = table[start : min(start + ROWS_READ, where.stop)]
+            yield {name: found[name] for name in names}
+
+    def _columns(self, names: Sequence[str]) -> datasets.Dataset:
+        chosen: datasets.Dataset = self.table.select_columns(list(dict.fromkeys(names)))
+        return chosen
 
     def digest(self) -> str:
         """A checksum of what is read and kept."""
@@ -105,6 +138,8 @@ def open_rows(
     column = tokens or text or _text_column(source, table)
     texts = [column] if text_pair is None else [column, text_pair]
     check_columns(source, {split or "rows": {"": table}}, texts, tokens is not None, keep)
+    if files := [name for name in keep if not _is_plain(table.features[name])]:
+        raise DataError(f"{source}: {listed(files)} holds files (images, sound), which cannot be kept: leave it out")
     chosen = list(dict.fromkeys([*texts, *keep]))
     return Rows(table.select_columns(chosen), column, text_pair, tuple(dict.fromkeys(keep)))
 
@@ -114,7 +149,8 @@ def _read_file(source: str, path: Path) -> datasets.Dataset:
         (table,) = read_files(source, None, {"rows": str(path.absolute())}, "/", None, None)["rows"].values()
         return table
     try:
-        options = {"data_files": {"rows": [str(path.absolute())]}, "encoding_errors": "replace"}
+        files = {"data_files": {"rows": [str(path.absolute())]}}
+        options = {**files, "encoding": "utf-8-sig", "encoding_errors": "replace"}  # also with a byte-order mark
         table = load_local("text", [path], **options)["rows"]
     except (OSError, EOFError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
         problem = first_line(error.__cause__ or error)
@@ -133,6 +169,15 @@ def _choose_split(source: str, found: dict[str, dict[str, datasets.Dataset]], sp
     if chosen not in found:
         raise DataError(f"{source} has no split `{chosen}`; it has {listed(found)}.{did_you_mean(chosen, found)}")
     return next(iter(found[chosen].values()))  # one part: datasets on the Hub and folders are whole
+
+
+def _is_plain(feature: Any) -> bool:
+    """Whether a column holds values, not files."""
+    if isinstance(feature, datasets.List | datasets.LargeList):
+        return _is_plain(feature.feature)
+    if isinstance(feature, dict | list):
+        return all(map(_is_plain, feature.values() if isinstance(feature, dict) else feature))
+    return isinstance(feature, _PLAIN)
 
 
 def _text_column(source: str, table: datasets.Dataset) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, NamedTuple
 
 from nlp_mtl.inference.predictor import Answer, Predictor
@@ -52,7 +53,6 @@ class Job:
     text_pair: Sequence[Any] | None
     tasks: Sequence[str]
     all_scores: bool
-    arrived: float = field(default_factory=time.monotonic)
     taken: int = 0
     left: int = 0
     answers: list[Answer] = field(default_factory=list)
@@ -87,9 +87,9 @@ class Batcher:
     ) -> None:
         """
         Args:
-            batch_wait: seconds that texts wait for others, at most, while nothing is being answered: for as many as
-                were there at the end of the last batch, with those in it, whose clients may ask again. A client alone
-                does not wait.
+            batch_wait: seconds that texts wait for others, at most, behind a batch: for as many requests as were there
+                at its end, with those in it, whose clients may ask again. A client alone does not wait, nor does
+                one who comes later.
             max_queue: how many texts may wait. A request that is larger is taken when nothing waits.
             max_queue_characters: how many characters they may have, in the same way.
             on_batch: told of each batch how many texts it had and how long they took.
@@ -100,6 +100,7 @@ class Batcher:
         self._something, self._full = asyncio.Event(), asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="answers")
         self._loop_task: asyncio.Task[None] | None = None
+        self._batch: Sequence[Place] = ()
         self._seconds, self._characters = 1e-4, 1.0  # a guess that the first batches overrule
         self._expected, self._last_end = 1, -math.inf
         self.texts_waiting = 0
@@ -161,18 +162,18 @@ class Batcher:
 
     def _is_full(self) -> bool:
         """Whether a batch would gain nothing by waiting for more."""
-        enough = min(self._expected, BATCH_TEXTS)
-        return self.texts_waiting >= enough or self.characters_waiting >= BATCH_CHARACTERS
+        requests = sum(map(len, self._jobs.values()))
+        are_many = self.texts_waiting >= BATCH_TEXTS or self.characters_waiting >= BATCH_CHARACTERS
+        return requests >= self._expected or are_many
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         """Nothing is answered any more: because the server ends, or because of what was not thought of."""
         error = None if task.cancelled() else task.exception()
         if error is not None:
             log_error("the server stops answering", error)
-        for jobs in self._jobs.values():
-            for job in jobs:
-                if not job.done.done():
-                    job.done.set_exception(FailedError("the server has stopped answering"))
+        for job in {*chain(*self._jobs.values()), *(job for job, _ in self._batch)}:
+            if not job.done.done():
+                job.done.set_exception(FailedError("the server has stopped answering"))
 
     def _forget(self, job: Job) -> None:
         """Take back what of a job still waits."""
@@ -186,6 +187,7 @@ class Batcher:
         while True:
             await self._something.wait()
             kind, batch = await self._next_batch()
+            self._batch = batch
             if not batch:
                 continue
             start = time.perf_counter()
@@ -193,7 +195,8 @@ class Batcher:
             seconds = time.perf_counter() - start
             characters = sum(job.sizes[place] for job, place in batch)
             self._seconds, self._characters = DECAY * self._seconds + seconds, DECAY * self._characters + characters
-            self._expected, self._last_end = len(batch) + self.texts_waiting, time.monotonic()
+            here = {*chain(*self._jobs.values()), *(job for job, _ in batch)}
+            self._expected, self._last_end = len(here), time.monotonic()
             self._on_batch(len(batch), seconds)
             for (job, place), one in zip(batch, found, strict=True):
                 _deliver(job, place, one)
@@ -206,8 +209,7 @@ class Batcher:
                 self._something.clear()
                 return Kind(False, False), []
             kind = kinds[0]
-            oldest = min(job.arrived for job in self._jobs[kind])
-            spare = max(oldest, self._last_end) + self._wait - time.monotonic()
+            spare = self._last_end + self._wait - time.monotonic()
             if self._is_full() or spare <= 0:
                 break
             self._full.clear()

@@ -11,6 +11,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     _head = 0
     _is_head = True
+    _messages = 0
 
     @property
     def is_answering(self) -> bool:
@@ -19,9 +20,11 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
+        before = self._messages
         super().data_received(data)
         if self._is_head:
-            self._head += len(data)
+            # Where a head begins behind a body, most of these bytes may be the body's.
+            self._head += len(data) if self._messages == before else 0
             if self._head > MAX_HEAD and not self.transport.is_closing():
                 self.send_400_response("The request's head is too large.")
 
@@ -29,6 +32,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """A request begins."""
         super().on_message_begin()
         self._head, self._is_head = 0, True
+        self._messages += 1
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header came; or what is written like one behind a body."""

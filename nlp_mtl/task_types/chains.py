@@ -57,7 +57,7 @@ def best_sequence(logits: np.ndarray, transitions: np.ndarray) -> np.ndarray:
 
 
 def marginals(logits: np.ndarray, transitions: np.ndarray) -> np.ndarray:
-    """[words, labels] The probability of each label over all sequences (forward and backward)."""
+    """[words, labels] The probability of each label over all sequences (forward and backward); 0 where none may be."""
     if not len(logits):
         return logits
     between, begin, end = transitions[:-2], transitions[-2], transitions[-1]
@@ -70,9 +70,12 @@ def marginals(logits: np.ndarray, transitions: np.ndarray) -> np.ndarray:
     for word in range(len(logits) - 2, -1, -1):
         backward[word] = _logsumexp(between + logits[word + 1] + backward[word + 1], axis=1)
     both = forward + backward
-    return np.asarray(np.exp(both - _logsumexp(both, axis=1)[:, None]), dtype=np.float32)
+    sums = _logsumexp(both, axis=1)[:, None]
+    return np.asarray(np.exp(both - np.where(np.isneginf(sums), 0, sums)), dtype=np.float32)
 
 
 def _logsumexp(values: np.ndarray, axis: int) -> np.ndarray:
     largest = values.max(axis=axis, keepdims=True)
-    return np.asarray(np.log(np.exp(values - largest).sum(axis=axis)) + largest.squeeze(axis))
+    largest = np.where(np.isneginf(largest), 0, largest)
+    with np.errstate(divide="ignore"):  # of nothing that may be
+        return np.asarray(np.log(np.exp(values - largest).sum(axis=axis)) + largest.squeeze(axis))

@@ -58,7 +58,8 @@ def only_allowed(first: Task, second: Task, allowed: Mapping[str, Sequence[str]]
     """
     table = np.zeros((len(first.labels), len(second.labels)))
     for name, others in allowed.items():
-        rows = [place for place, label in enumerate(first.labels) if name in (label, label[2:])]
+        named = [name, f"B-{name}", f"I-{name}"] if first.is_spans else [name]
+        rows = [place for place, label in enumerate(first.labels) if label in named]
         table[np.ix_(rows, [place for place, label in enumerate(second.labels) if label not in others])] = -np.inf
     return table
 

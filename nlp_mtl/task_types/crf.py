@@ -91,6 +91,8 @@ def decide(task: Task, logits: Sequence[np.ndarray], transitions: np.ndarray | N
     Args:
         transitions: as in :func:`summed_loss`. What IOB2 forbids is left out, where labels are its tags.
     """
+    if not logits:  # nor has a process without rows any transitions
+        return []
     assert transitions is not None, "a chain comes with its transitions"
     allowed = transitions + iob2_transitions(task.labels)
     return [Decision(best_sequence(one, allowed), marginals(one, allowed)) for one in logits]

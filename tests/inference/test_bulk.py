@@ -2,7 +2,9 @@
 
 import gzip
 import json
-import time
+import math
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pair_values import SAME
-from stock_models import rounded, saved, tiny_model
+from rows_to_answer import NLP, TEXTS, lines, write_lines, written_texts
+from stock_models import rounded, tiny_model
 from tiny import tokenizer
-from tiny_runs import finish, full_disk, start
 
-from nlp_mtl import DataError, ModelError, RunError
-from nlp_mtl.cli import main
+from nlp_mtl import DataError
 from nlp_mtl.inference import bulk
 from nlp_mtl.inference.bulk import predict_rows
 from nlp_mtl.inference.predictor import Predictor
@@ -25,33 +26,16 @@ from nlp_mtl.tasks import Task
 
 TAGS = Task("tags", "multi-label-classification", ("a", "b", "c"), "micro_f1")
 RATING = Task("rating", "regression", ("value",), "pearson")
-NLP = Predictor(tiny_model(), tokenizer())
-TEXTS = [f"anna loves rome {'and good tea ' * (n % 4)}. {n}" for n in range(10)]
-TEXTS[3], TEXTS[7] = "", "é 👍🏽 \u2028 x\x85y"
-
-
-def write_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    return write_lines(tmp_path / "texts.jsonl", [{"id": n, "text": text} for n, text in enumerate(TEXTS)])
+    return written_texts(tmp_path)
 
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulk, "ROWS_AT_ONCE", 3)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved(tmp_path_factory.mktemp("bulk") / "model")
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
 
 
 def test_json_lines_hold_each_row_in_order_with_what_is_kept(file: Path, tmp_path: Path) -> None:
@@ -75,6 +59,47 @@ def test_parquet_holds_what_json_lines_hold(file: Path, tmp_path: Path, all_scor
     assert table.to_pylist() == lines(tmp_path / "a.jsonl")
     assert pq.ParquetFile(tmp_path / "a.parquet").num_row_groups == 1
     assert table.schema.field("id").type == pa.int64()
+
+
+def test_columns_of_any_kind_are_kept(tmp_path: Path) -> None:
+    at = datetime(2026, 2, 3, 4, 5)
+    kept: dict[str, list[Any]] = {
+        "when": [at, None], "raw": [b"\xff", b""], "number": [math.nan, 0.5], "cost": [Decimal("1.10"), None],
+        "nested": [{"a": [1, 2]}, None], "kind": ["x", "y"],
+    }  # fmt: skip
+    datasets.Dataset.from_dict({"text": TEXTS[:2], **kept}).to_parquet(str(tmp_path / "t.parquet"))
+    rows = open_rows(str(tmp_path / "t.parquet"), keep=[*kept])
+    for name in ("a.jsonl", "a.parquet"):
+        predict_rows(NLP, rows, tmp_path / name, tasks=["sentiment"])
+    table = pq.read_table(tmp_path / "a.parquet")
+    found = {name: table.column(name).to_pylist() for name in kept}
+    assert math.isnan(found["number"].pop(0))
+    assert found == {**kept, "number": [0.5]}
+    first, second = lines(tmp_path / "a.jsonl")
+    assert {name: first[name] for name in kept} == {
+        "when": "2026-02-03T04:05:00", "raw": "/w==", "number": None, "cost": "1.10", "nested": {"a": [1, 2]},
+        "kind": "x",
+    }  # fmt: skip
+    assert (second["raw"], second["number"], second["nested"]) == ("", 0.5, None)
+
+
+def test_columns_of_mixed_kinds_are_kept_as_json(tmp_path: Path) -> None:
+    mixed = [{"a": 1}, ["b"], "c", 4, None]
+    path = write_lines(tmp_path / "t.jsonl", [{"text": "anna", "meta": one} for one in mixed])
+    rows = open_rows(str(path), keep=["meta"])
+    for name in ("a.jsonl", "a.parquet"):
+        predict_rows(NLP, rows, tmp_path / name, tasks=["sentiment"])
+    assert [row["meta"] for row in lines(tmp_path / "a.jsonl")] == mixed
+    found = pq.read_table(tmp_path / "a.parquet").column("meta").to_pylist()
+    assert [None if one is None else json.loads(one) for one in found] == mixed
+
+
+def test_columns_of_files_cannot_be_kept(tmp_path: Path) -> None:
+    features = datasets.Features({"text": datasets.Value("string"), "picture": datasets.List(datasets.Image())})
+    table = datasets.Dataset.from_dict({"text": ["anna"], "picture": [[]]}, features=features)
+    table.to_parquet(str(tmp_path / "t.parquet"))
+    with pytest.raises(DataError, match=r"`picture` holds files \(images, sound\), which cannot be kept"):
+        open_rows(str(tmp_path / "t.parquet"), keep=["picture"])
 
 
 @pytest.mark.parametrize(
@@ -159,165 +184,3 @@ def test_columns_that_do_not_fit_are_told(file: Path, tmp_path: Path) -> None:
         open_rows("nowhere/texts.csv.gz")  # the Hub is not asked
     with pytest.raises(DataError, match="there is no folder"):
         open_rows(str(tmp_path / "nothing"))
-
-
-# ---- stopped and gone on
-
-
-class Killed(BaseException):
-    pass
-
-
-@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
-@pytest.mark.parametrize("at", [0, 2, 3, "join"])
-def test_wherever_it_dies_the_same_call_answers_the_rest_and_no_row_twice(
-    file: Path, tmp_path: Path, ending: str, at: int | str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = open_rows(str(file), keep=["id"])
-    predict_rows(NLP, rows, tmp_path / f"whole{ending}")
-    output = tmp_path / f"killed{ending}"
-    real, calls = bulk.Parts.write, iter(range(100))
-
-    def write(self: Any, *arguments: Any) -> None:
-        if next(calls) == at:
-            raise Killed
-        real(self, *arguments)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(bulk.Parts, "write", write)
-        if at == "join":
-            patched.setattr(bulk, "_join_tables", _die)
-            patched.setattr(bulk.shutil, "copyfileobj", _die)
-        with pytest.raises(Killed):
-            predict_rows(NLP, rows, output)
-    assert not output.exists()
-    assert predict_rows(NLP, rows, output) == len(TEXTS) - (9 + 1 if at == "join" else 3 * int(at))
-    assert output.read_bytes() == (tmp_path / f"whole{ending}").read_bytes()
-    assert not bulk.Parts(output).folder.exists()
-
-
-def _die(*_: Any) -> None:
-    raise Killed
-
-
-def test_another_job_does_not_go_on_and_nothing_is_removed_unasked(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    output, rows = tmp_path / "a.jsonl", open_rows(str(file))
-    with monkeypatch.context() as patched:
-        patched.setattr(bulk.Parts, "join", _die)
-        with pytest.raises(Killed):
-            predict_rows(NLP, rows, output)
-    other = Predictor(tiny_model("electra"), tokenizer())
-    for nlp, given, options, told in (
-        (other, rows, {}, "`model` differ"),
-        (NLP, rows, {"tasks": ["ner"]}, "`tasks` differ"),
-        (NLP, open_rows(str(file), keep=["id"]), {}, "`rows` differ"),
-        (NLP, rows, {"all_scores": True}, "`all_scores` differ"),
-    ):
-        with pytest.raises(RunError, match=told):
-            predict_rows(nlp, given, output, **options)  # type: ignore[arg-type]
-    assert predict_rows(NLP, rows, output) == 0
-    with pytest.raises(RunError, match="is there already"):
-        predict_rows(NLP, rows, output)
-    before = output.read_bytes()
-    assert predict_rows(other, rows, output, overwrite=True) == len(TEXTS)
-    assert output.read_bytes() != before
-    (tmp_path / "b.jsonl.parts").mkdir()
-    (tmp_path / "b.jsonl.parts" / "mine").write_text("mine")
-    for overwrite in (False, True):
-        with pytest.raises(RunError, match="holds something else"):
-            predict_rows(NLP, rows, tmp_path / "b.jsonl", overwrite=overwrite)
-    with pytest.raises(RunError, match=r"should end in `\.jsonl`, `\.parquet`"):
-        predict_rows(NLP, rows, tmp_path / "a.csv")
-    with pytest.raises(ModelError, match="there is no task `nerr`"):
-        predict_rows(NLP, rows, tmp_path / "c.jsonl", tasks=["nerr"])
-    assert not [*tmp_path.glob("c.*")]
-
-
-def test_a_full_disk_is_told_and_what_was_answered_stays(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    output, rows = tmp_path / "a.jsonl", open_rows(str(file))
-    monkeypatch.setattr(bulk, "tqdm", lambda **_: FullAfter(1))
-    with pytest.raises(RunError, match="cannot be written: File too large"):
-        predict_rows(NLP, rows, output)
-    monkeypatch.undo()
-    monkeypatch.setattr(bulk, "ROWS_AT_ONCE", 3)
-    assert predict_rows(NLP, rows, output) == len(TEXTS) - 3
-    assert [row["text"] for row in lines(output)] == TEXTS
-
-
-class FullAfter:
-    """A bar; the disk is full once it was told of so many parts."""
-
-    n = 0
-
-    def __init__(self, count: int) -> None:
-        self.count, self.disk = count, full_disk(10)
-
-    def __enter__(self) -> "FullAfter":
-        return self
-
-    def update(self, _: int) -> None:
-        self.count -= 1
-        if not self.count:
-            self.disk.__enter__()
-
-    def __exit__(self, *_: Any) -> None:
-        self.disk.__exit__(None, None, None)
-
-
-# ---- real processes
-
-
-def many(folder: Path, count: int) -> Path:
-    return write_lines(folder / "many.jsonl", [{"id": n, "text": f"{TEXTS[n % 10]} {n}"} for n in range(count)])
-
-
-@pytest.mark.slow
-def test_a_process_that_is_killed_loses_and_repeats_no_row(model: Path, tmp_path: Path) -> None:
-    source, output = many(tmp_path, 6000), tmp_path / "a.jsonl"
-    arguments = ["predict", model, "--input", source, "--output", output, "--keep", "id", "--tasks", "pos"]
-    process = start(*arguments)
-    deadline = time.monotonic() + 100
-    while not [*tmp_path.glob("a.jsonl.parts/0*.jsonl")] and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.kill()
-    finish(process)
-    assert not output.exists()
-    code, told, errors = finish(start(*arguments))
-    assert code == 0, errors
-    assert "by an earlier call" in told
-    assert [row["id"] for row in lines(output)] == [*range(6000)]
-
-
-@pytest.mark.slow
-def test_processes_share_the_rows_and_one_goes_on_where_two_were_killed(model: Path, tmp_path: Path) -> None:
-    source = many(tmp_path, 4000)
-    arguments = ["predict", model, "--input", source, "--keep", "id", "--tasks", "sentiment", "--output"]
-    code, _, errors = finish(start(*arguments, tmp_path / "two.jsonl", processes=2))
-    assert code == 0, errors
-    assert [row["id"] for row in lines(tmp_path / "two.jsonl")] == [*range(4000)]
-    code, _, errors = finish(start(*arguments, tmp_path / "one.jsonl"))
-    assert code == 0, errors
-    assert rounded(lines(tmp_path / "one.jsonl")) == rounded(lines(tmp_path / "two.jsonl"))
-
-
-def test_the_verb_tells_what_goes_with_what(model: Path, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = file.with_name("a.jsonl")
-    for arguments, told in (
-        (["--input", file], "rows of --input go to --output"),
-        (["--output", output], "rows of --input go to --output"),
-        (["anna", "--input", file, "--output", output], "rows of --input go to --output"),
-        (["anna", "--keep", "id"], "only --input reads it"),
-    ):
-        with pytest.raises(SystemExit) as exit_:
-            main(["predict", str(model), *map(str, arguments)])
-        assert exit_.value.code == 2
-        assert told in " ".join(capsys.readouterr().err.replace("│", " ").split())
-    with pytest.raises(SystemExit) as exit_:
-        main(["predict", str(model), "--input", str(file), "--output", str(output), "--all-scores", "--keep", "id"])
-    assert exit_.value.code == 0
-    assert capsys.readouterr().out == f"10 rows: {output}\n"
-    assert [*lines(output)[0]["predictions"]["sentiment"]] == ["label", "score", "scores"]

@@ -159,7 +159,7 @@ def test_what_cannot_be_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         load(folder, device="cuda")
     with pytest.raises(ModelError, match="an ONNX graph reads padded texts"):
         load(folder, layout="packed")
-    with pytest.raises(ValueError, match="a graph has the formats that it was written with"):
+    with pytest.raises(ModelError, match="an ONNX graph has the formats that it was written with"):
         load(folder, mixed_precision="bf16")
     with pytest.raises(ModelError, match=r"model\.onnx cannot answer: .*INVALID_ARGUMENT"):
         load(folder).model(torch.ones((1, 4)), torch.ones((1, 4)), ["pos"])

@@ -181,6 +181,20 @@ def test_headers_that_never_end_are_cut_off(limited: Served) -> None:
     still_answers(limited)
 
 
+def test_a_head_behind_a_body_is_not_taken_for_as_large_as_both(served: Served) -> None:
+    body = b'{"texts": "anna"}' + b" " * 90_000
+    head = b"POST /predict HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    with connected(served) as client:
+        client.sendall(head % len(body) + body + b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n")
+        time.sleep(0.2)  # what has come is read by then, at one go
+        client.sendall(b"connection: close\r\n\r\n")
+        found = b""
+        while part := client.recv(10_000):
+            found += part
+    assert b"too large" not in found
+    assert found.count(b"HTTP/1.1 200 ") == 2
+
+
 def test_what_is_no_http_is_no_harm(limited: Served) -> None:
     for content in (
         b"\x00\xff\r\n\r\n",

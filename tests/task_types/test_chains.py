@@ -81,6 +81,12 @@ def test_what_may_not_follow_has_no_probability_among_sequences() -> None:
     assert found[0, 2] == found[0, 4] == 0
 
 
+def test_where_no_sequence_may_be_there_is_no_probability() -> None:
+    logits = np.where(np.arange(3)[None] == 2, 0.0, -np.inf).repeat(4, axis=0)  # I-X alone, which may not begin
+    found = marginals(logits, iob2_transitions(("O", "B-X", "I-X")))
+    np.testing.assert_array_equal(found, np.zeros((4, 3)))
+
+
 @pytest.mark.parametrize(("wanted", "decoder"), [(None, "iob2"), ("softmax", "softmax"), ("crf", "crf")])
 def test_iob_tags_are_decoded_as_iob2_unless_the_recipe_says_otherwise(
     tmp_path: Path, wanted: str | None, decoder: str

@@ -151,6 +151,14 @@ def test_a_rule_is_kept_in_every_answer() -> None:
     np.testing.assert_array_equal(only_allowed(POS, task, {"VERB": ["O"]})[1], [0, -np.inf, -np.inf])
 
 
+def test_a_rule_for_a_label_hits_no_other_that_ends_like_it() -> None:
+    words = Task("pos", "token-classification", ("X", "AUX", "B-X"), "accuracy")  # no IOB tags: there is no O
+    np.testing.assert_array_equal(np.isneginf(only_allowed(words, POS, {"X": ["NOUN"]})[:, 1]), [True, False, False])
+    spans = Task("ner", "token-classification", ("O", "B-X", "I-X", "B-AUX", "I-AUX", "B-Y-X"), "span_f1")
+    for name, hit in (("X", [1, 2]), ("B-X", [1]), ("O", [0]), ("Y-X", [5])):
+        assert np.flatnonzero(only_allowed(spans, POS, {name: ["NOUN"]})[:, 1]).tolist() == hit
+
+
 def test_association_is_pointwise_mutual_information_and_says_nothing_of_what_it_has_not_seen() -> None:
     counts = np.array([[30, 10, 0], [5, 55, 0]])
     shares = counts / 100

@@ -121,6 +121,10 @@ def test_the_answer_is_the_best_of_all_sequences_and_its_marginals_are_theirs(le
     np.testing.assert_allclose(path.scores, marginals, atol=1e-5)
 
 
+def test_a_process_without_rows_decides_nothing() -> None:
+    assert decide(LETTERS, [], None) == []
+
+
 def test_gradients_are_those_of_finite_differences() -> None:
     chosen = [([1, MISSING, 2, 0], 0, 4), ([2], 1, 2), ([0, 1, 1], 0, 4)]
     targets, chains = laid_out(chosen)
