@@ -115,6 +115,22 @@ def test_files_that_the_docs_link_or_map_exist() -> None:
     assert listed - {path for path in listed if path.name.startswith("__")} == modules
 
 
+def anchor(heading: str) -> str:
+    """What a heading is linked by, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def test_parts_of_pages_that_the_docs_link_exist() -> None:
+    found = 0
+    for file in PAGES:
+        for link, part in re.findall(r"\]\(((?!https?:)[^)#:]*)#([^)]+)\)", file.read_text(encoding="utf-8")):
+            other = file.parent / link if link else file
+            headings = re.findall(r"^#+ (.+)$", other.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            assert part in map(anchor, headings), (file.name, link, part)
+            found += 1
+    assert found > 50
+
+
 ROW_KEYS = {key: one for key, one in DatasetCleaningSpec.model_fields.items() if key not in CleaningSpec.model_fields}
 
 
