@@ -99,31 +99,52 @@ def held(folder: Path, wait: float = 10, key: str = "") -> Iterator[None]:
     Raises:
         RunError: another process holds it, or it cannot be made.
     """
+    handle = _locked(folder, time.monotonic() + wait, key)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY) if fcntl is not None else None
-    except OSError as error:
-        raise RunError(f"{key} {folder} cannot be written: {error.strerror}".lstrip()) from error
-    if fcntl is None or handle is None:
-        yield
-        return
-    try:
-        end = time.monotonic() + wait
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > end:
-                    raise RunError(f"another process works in {folder}: wait for it, or use another folder") from error
-                time.sleep(0.1)
-            except OSError:
-                break  # no locks here
         yield
     finally:
-        with suppress(OSError):  # there were no locks
-            fcntl.flock(handle, fcntl.LOCK_UN)  # also for what was forked meanwhile
-        os.close(handle)
+        if fcntl is not None and handle is not None:
+            with suppress(OSError):  # there were no locks
+                fcntl.flock(handle, fcntl.LOCK_UN)  # also for what was forked meanwhile
+            os.close(handle)
+
+
+def _locked(folder: Path, end: float, key: str) -> int | None:
+    """A handle of the folder, which is there, with its lock; None on systems without locks."""
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(folder, os.O_RDONLY) if fcntl is not None else None
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and time.monotonic() < end:
+                time.sleep(0.01)
+                continue  # another process removed it in between
+            raise RunError(f"{key} {folder} cannot be written: {error.strerror}".lstrip()) from error
+        if handle is None:
+            return None
+        try:
+            _lock(handle, folder, end)
+            if folder.exists() and os.path.samestat(os.fstat(handle), folder.stat()):
+                return handle
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # who held it has removed it: a lock on what is gone keeps nobody away
+
+
+def _lock(handle: int, folder: Path, end: float) -> None:
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() > end:
+                raise RunError(f"another process works in {folder}: wait for it, or use another folder") from error
+            time.sleep(0.1)
+        except OSError:
+            return  # no locks here
 
 
 def remove(folder: Path, names: Iterable[str]) -> None:

@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,29 @@ def test_a_folder_is_held_by_one_process_until_it_ends_however_it_ends(tmp_path:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(RunError, match="file cannot be written"), held(tmp_path / "file"):
         pass
+
+
+def test_who_waits_for_a_folder_that_is_then_removed_holds_the_one_that_is_there(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    got, go_on, ended = threading.Event(), threading.Event(), []
+
+    def wait() -> None:
+        with held(folder):
+            got.set()
+            go_on.wait(10)
+            ended.append(folder.is_dir())
+
+    with held(folder):
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        time.sleep(0.2)  # it waits
+        folder.rmdir()
+    assert got.wait(10)
+    with pytest.raises(RunError, match="another process works in"), held(folder, wait=0):
+        pass
+    go_on.set()
+    waiter.join()
+    assert ended == [True]
 
 
 def test_a_file_system_without_locks_holds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 
 from nlp_mtl.errors import RunError, listed
 from nlp_mtl.inference.parts import Parts
 from nlp_mtl.inference.predictor import Answer, Predictor
 from nlp_mtl.inference.processes import launched_processes
-from nlp_mtl.inference.rows import Rows
+from nlp_mtl.inference.rows import ROWS_READ, Rows
 from nlp_mtl.inference.texts import as_json, groups, joined, pair_size
 from nlp_mtl.storage import held
 from nlp_mtl.task_types import kind_of
@@ -66,22 +67,23 @@ def predict_rows(
     state = launched_processes()
     parts, num_parts = Parts(output), -(-len(rows) // ROWS_AT_ONCE)
     names = [task.name for task in chosen]
-    job = {
-        "rows": rows.digest(),
-        "columns": [rows.text, rows.text_pair, *rows.keep],
-        "rows_of_a_part": ROWS_AT_ONCE,
-        "model": nlp.digest(),
-        "tasks": names,
-        "all_scores": all_scores,
-        "mixed_precision": nlp.mixed_precision,
-    }
+    if not names:
+        raise RunError("no task is asked for: name some, or none to have all")
     schema = _schema(rows, chosen, all_scores)
     with held(parts.folder) if state.is_main_process else nullcontext():
+        missing: list[int] = []
         if state.is_main_process:
-            parts.start(job, overwrite)
-        state.wait_for_everyone()
-        missing = [number for number in range(num_parts) if not parts.file(number).exists()]
-        state.wait_for_everyone()  # all have seen what is there
+            job = {
+                "rows": rows.digest(),
+                "columns": [rows.text, rows.text_pair, *rows.keep],
+                "rows_of_a_part": ROWS_AT_ONCE,
+                "model": nlp.digest(),
+                "tasks": names,
+                "all_scores": all_scores,
+                "mixed_precision": nlp.mixed_precision,
+            }
+            missing = parts.start(job, num_parts, overwrite)
+        (missing,) = broadcast_object_list([missing])  # one process looks: others may see a shared folder later
         total = sum(len(_rows_of(rows, number)) for number in missing)
         hidden = not (progress and state.is_main_process)
         with tqdm(total=len(rows), initial=len(rows) - total, desc="Predicting", unit="text", disable=hidden) as bar:
@@ -131,12 +133,15 @@ def _lines(rows: Rows, found: Iterator[_Answered]) -> Iterator[str]:
 
 def _tables(rows: Rows, found: Iterator[_Answered], schema: pa.Schema) -> Iterator[pa.Table]:
     for where, texts, text_pair, answers in found:
-        columns = {name: rows.column(name, where) for name in rows.keep}
-        columns["text"] = [joined(text) for text in texts]
-        if text_pair is not None:
-            columns["text_pair"] = text_pair
-        columns["predictions"] = answers
-        yield pa.table(columns, schema=schema)
+        at_once = ROWS_READ if rows.keep else len(where)  # what is kept may be larger than texts
+        for start in range(0, len(where), at_once):
+            some = slice(start, start + at_once)
+            columns = {name: rows.column(name, where[some]) for name in rows.keep}
+            columns["text"] = [joined(text) for text in texts[some]]
+            if text_pair is not None:
+                columns["text_pair"] = text_pair[some]
+            columns["predictions"] = answers[some]
+            yield pa.table(columns, schema=schema)
 
 
 def _schema(rows: Rows, tasks: Sequence[Task], all_scores: bool) -> pa.Schema:

@@ -16,8 +16,8 @@ from nlp_mtl.storage import PARTIAL, cannot_write, write_text, written_file
 _GROUP_BYTES = 64 * 1024 * 1024
 """Of a row group of a Parquet file, about."""
 
-_JOB = "job.json"
-_OURS = re.compile(rf"(\d{{9,}}\.(jsonl|parquet)|{re.escape(_JOB)})({re.escape(PARTIAL)})?")
+_JOB, _JOINED = "job.json", "joined.json"
+_OURS = re.compile(rf"(\d{{9,}}\.(jsonl|parquet)|{re.escape(_JOB)}|{re.escape(_JOINED)})({re.escape(PARTIAL)})?")
 
 
 class Parts:
@@ -31,17 +31,22 @@ class Parts:
         """Where a part lies."""
         return self.folder / f"{number:09}{self.output.suffix}"
 
-    def start(self, job: Mapping[str, Any], overwrite: bool) -> None:
-        """Begin a job, or go on with it; its folder is there.
+    def start(self, job: Mapping[str, Any], count: int, overwrite: bool) -> list[int]:
+        """Begin a job of so many parts, or go on with it; its folder is there.
 
         Args:
             overwrite: another job's parts make way, and in the end the file.
+
+        Returns:
+            the numbers of the parts that are missing; none where the file is whole.
 
         Raises:
             RunError: the file is there, or parts of another job are; nothing was changed.
         """
         file = self.folder / _JOB
-        begun = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+        begun = _read(file)
+        if begun == job and self.is_joined():
+            return []
         if foreign := sorted(path.name for path in self.folder.iterdir() if not _OURS.fullmatch(path.name)):
             raise RunError(f"{self.folder} holds something else ({listed(foreign[:3])}): choose another --output")
         if not overwrite and self.output.exists():
@@ -55,12 +60,17 @@ class Parts:
                 "starts again"
             )
         if begun == job:
-            return
+            return [number for number in range(count) if not self.file(number).exists()]
         try:
             self._clear()  # also what a kill left of parts whose job was not yet, or no longer, written
             write_text(file, json.dumps(job) + "\n")
         except OSError as error:
             raise cannot_write(self.output, error) from error
+        return list(range(count))
+
+    def is_joined(self) -> bool:
+        """Whether the file is made of all parts, and a kill came before these were removed."""
+        return self.output.exists() and _read(self.folder / _JOINED) == _looks(self.output)
 
     def _clear(self) -> None:
         """Remove all parts, and last what they belong to: a kill in between leaves what can be told."""
@@ -87,12 +97,20 @@ class Parts:
                 part.write_table(table)
 
     def join(self, count: int, schema: pa.Schema) -> None:
-        """Make the file of all its parts, and remove them.
+        """Make the file of all its parts, unless that was done, and remove them.
 
         Raises:
             RunError: it cannot be written; the parts stay.
         """
-        files = [self.file(number) for number in range(count)]
+        if not self.is_joined():
+            self._join([self.file(number) for number in range(count)], schema)
+        try:
+            self._clear()
+            self.folder.rmdir()
+        except OSError as error:
+            raise cannot_write(self.folder, error) from error
+
+    def _join(self, files: Sequence[Path], schema: pa.Schema) -> None:
         with written_file(self.output) as partial:
             if self.output.suffix == ".jsonl":
                 with partial.open("wb") as whole:
@@ -101,25 +119,39 @@ class Parts:
                             shutil.copyfileobj(part, whole)
             else:
                 join_tables(files, partial, schema)
-        try:
-            self._clear()
-            self.folder.rmdir()
-        except OSError as error:
-            raise cannot_write(self.folder, error) from error
+            write_text(self.folder / _JOINED, json.dumps(_looks(partial)))
 
 
 def join_tables(files: Sequence[Path], whole: Path, schema: pa.Schema) -> None:
     """One Parquet file of several, in row groups that are not small; no more of them is held at a time."""
     with pq.ParquetWriter(whole, schema) as writer:
         held: list[pa.Table] = []
+        size = 0
         for file in files:
             with pq.ParquetFile(file) as part:
                 for group in range(part.num_row_groups):
                     held.append(part.read_row_group(group))
-                    if sum(table.nbytes for table in held) >= _GROUP_BYTES:
+                    size += held[-1].nbytes
+                    if size >= _GROUP_BYTES:
                         _write_group(writer, held)
-                        held = []
+                        held, size = [], 0
         _write_group(writer, held)
+
+
+def _read(file: Path) -> Any:
+    """What a file says; None where there is none, and nothing that is known where it is damaged."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {}
+
+
+def _looks(file: Path) -> list[int]:
+    """What a file keeps when it is renamed, and another has otherwise."""
+    found = file.stat()
+    return [found.st_size, found.st_mtime_ns]
 
 
 def _write_group(writer: pq.ParquetWriter, tables: Sequence[pa.Table]) -> None:

@@ -89,7 +89,7 @@ class Rows:
     def digest(self) -> str:
         """A checksum of what is read and kept."""
         digest = hashlib.sha256()
-        for batch in self.table.with_format("arrow").iter(10_000):
+        for batch in self.table.with_format("arrow").iter(4 * ROWS_READ):
             sink = pa.BufferOutputStream()
             with pa.ipc.new_stream(sink, batch.schema) as writer:
                 writer.write_table(batch.combine_chunks())
@@ -156,6 +156,9 @@ def _read_file(source: str, path: Path) -> datasets.Dataset:
         problem = first_line(error.__cause__ or error)
         problem = "it is empty" if "at least one example" in problem else problem
         raise DataError(f"{source} cannot be read: {problem}") from error
+    if len(table) and table[0]["text"].startswith("\ufeff"):  # of compressed files, the reader leaves it
+        first = datasets.Dataset.from_dict({"text": [table[0]["text"][1:]]}, features=table.features)
+        table = datasets.concatenate_datasets([first, table.select(range(1, len(table)))])
     replaced = pc.match_substring(table.data.column("text"), "\ufffd")
     if pc.any(replaced).as_py() and (problem := not_text(str(path))):  # a bad text does not stop the others
         logger.warning("%s: %s; what cannot be read becomes \ufffd", source, problem)

@@ -87,9 +87,9 @@ class Batcher:
     ) -> None:
         """
         Args:
-            batch_wait: seconds that texts wait for others, at most, behind a batch: for as many requests as were there
-                at its end, with those in it, whose clients may ask again. A client alone does not wait, nor does
-                one who comes later.
+            batch_wait: seconds that texts wait for others, at most, behind a batch: for as many requests of its kind as
+                were there at its end, with those in it, whose clients may ask again. A client alone does not wait,
+                nor does one who comes later.
             max_queue: how many texts may wait. A request that is larger is taken when nothing waits.
             max_queue_characters: how many characters they may have, in the same way.
             on_batch: told of each batch how many texts it had and how long they took.
@@ -103,6 +103,7 @@ class Batcher:
         self._batch: Sequence[Place] = ()
         self._seconds, self._characters = 1e-4, 1.0  # a guess that the first batches overrule
         self._expected, self._last_end = 1, -math.inf
+        self._last_kind = Kind(False, False)
         self.texts_waiting = 0
         self.characters_waiting = 0
 
@@ -162,9 +163,9 @@ class Batcher:
 
     def _is_full(self) -> bool:
         """Whether a batch would gain nothing by waiting for more."""
-        requests = sum(map(len, self._jobs.values()))
+        kind, jobs = next(((kind, jobs) for kind, jobs in self._jobs.items() if jobs), (self._last_kind, ()))
         are_many = self.texts_waiting >= BATCH_TEXTS or self.characters_waiting >= BATCH_CHARACTERS
-        return requests >= self._expected or are_many
+        return kind != self._last_kind or len(jobs) >= self._expected or are_many
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         """Nothing is answered any more: because the server ends, or because of what was not thought of."""
@@ -195,11 +196,13 @@ class Batcher:
             seconds = time.perf_counter() - start
             characters = sum(job.sizes[place] for job, place in batch)
             self._seconds, self._characters = DECAY * self._seconds + seconds, DECAY * self._characters + characters
-            here = {*chain(*self._jobs.values()), *(job for job, _ in batch)}
-            self._expected, self._last_end = len(here), time.monotonic()
+            # Those whose clients have gone do not ask again.
+            here = {job for job, _ in batch if not job.done.done()} | {*self._jobs.get(kind, ())}
+            self._expected, self._last_end, self._last_kind = len(here), time.monotonic(), kind
             self._on_batch(len(batch), seconds)
             for (job, place), one in zip(batch, found, strict=True):
                 _deliver(job, place, one)
+            self._batch = ()
 
     async def _next_batch(self) -> tuple[Kind, list[Place]]:
         """What is answered next: of the kind that has waited, after as much waiting for more as is allowed."""

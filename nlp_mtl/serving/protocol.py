@@ -11,7 +11,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     _head = 0
     _is_head = True
-    _messages = 0
+    _ended = False
 
     @property
     def is_answering(self) -> bool:
@@ -20,11 +20,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
-        before = self._messages
+        self._ended = False
         super().data_received(data)
-        if self._is_head:
-            # Where a head begins behind a body, most of these bytes may be the body's.
-            self._head += len(data) if self._messages == before else 0
+        if self._is_head and not self._ended:  # behind a body, most of these bytes may be the body's
+            self._head += len(data)
             if self._head > MAX_HEAD and not self.transport.is_closing():
                 self.send_400_response("The request's head is too large.")
 
@@ -32,13 +31,17 @@ class BoundedProtocol(HttpToolsProtocol):
         """A request begins."""
         super().on_message_begin()
         self._head, self._is_head = 0, True
-        self._messages += 1
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header came; or what is written like one behind a body."""
         super().on_header(name, value)
         if not self._is_head:
             raise ValueError("trailers are not read")
+
+    def on_message_complete(self) -> None:
+        """A request is whole."""
+        super().on_message_complete()
+        self._ended = True
 
     def on_headers_complete(self) -> None:
         """All headers came."""

@@ -109,9 +109,10 @@ def test_columns_of_files_cannot_be_kept(tmp_path: Path) -> None:
         ("t.csv", "text,n\n" + "".join(f"{text},1\n" for text in TEXTS[:7])),
         ("t.tsv", "n\tsentence\n" + "".join(f"1\t{text}\n" for text in TEXTS[:7])),
         ("t.jsonl", "".join(json.dumps({"text": text or None}) + "\n" for text in TEXTS[:7])),
+        ("t.txt.gz", gzip.compress(("\ufeff" + "\n".join(TEXTS[:7])).encode(), mtime=0)),
         ("t.txt.gz", gzip.compress("\r\n".join(TEXTS[:7]).encode(), mtime=0)),
     ],
-    ids=["lines", "csv", "tsv", "json lines", "packed lines"],
+    ids=["lines", "csv", "tsv", "json lines", "packed with a byte-order mark", "packed lines"],
 )
 def test_texts_come_in_files_of_many_kinds(tmp_path: Path, name: str, written: str | bytes) -> None:
     path = tmp_path / name

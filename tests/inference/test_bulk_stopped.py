@@ -121,6 +121,53 @@ def test_the_job_is_the_last_that_is_removed(file: Path, tmp_path: Path, monkeyp
     assert removed[-1] == "job.json"
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("left", [1, 3])
+def test_a_kill_when_the_file_is_whole_leaves_nothing_to_answer(
+    file: Path, tmp_path: Path, left: int, overwrite: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, rows = tmp_path / "a.jsonl", open_rows(str(file))
+    unlink, calls = Path.unlink, iter(range(100))
+
+    def killed(self: Path, **options: Any) -> None:
+        if output.exists() and next(calls) == left:
+            raise Killed
+        unlink(self, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", killed)
+        with pytest.raises(Killed):
+            predict_rows(NLP, rows, output)
+    before = output.read_bytes()
+    assert bulk.Parts(output).folder.exists()
+    assert predict_rows(NLP, rows, output, overwrite=overwrite) == 0
+    assert output.read_bytes() == before
+    assert not bulk.Parts(output).folder.exists()
+
+
+def test_a_damaged_job_is_another_one(file: Path, tmp_path: Path) -> None:
+    output, rows = tmp_path / "a.jsonl", open_rows(str(file))
+    bulk.Parts(output).folder.mkdir()
+    (bulk.Parts(output).folder / "job.json").write_text("{")
+    with pytest.raises(RunError, match="holds answers of another job"):
+        predict_rows(NLP, rows, output)
+    assert predict_rows(NLP, rows, output, overwrite=True) == len(TEXTS)
+
+
+def test_lines_are_on_the_disk_while_the_next_are_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_lines(tmp_path / "long.jsonl", [{"text": "anna " * 4000} for _ in range(3)])
+    sizes, call = [], Predictor.__call__
+
+    def counted(self: Any, given: Any, **options: Any) -> Any:
+        sizes.append(sum(one.stat().st_size for one in tmp_path.glob("a.jsonl.parts/0*.partial")))
+        return call(self, given, **options)
+
+    monkeypatch.setattr(texts, "CHARACTERS_AT_ONCE", 10_000)
+    monkeypatch.setattr(Predictor, "__call__", counted)
+    predict_rows(NLP, open_rows(str(path)), tmp_path / "a.jsonl", tasks=["sentiment"])
+    assert sizes[0] < 10_000 < sizes[1] < 30_000 < sizes[2]
+
+
 def test_what_replaces_a_file_goes_on_as_well_and_the_file_stays_until_then(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +220,8 @@ def test_another_job_does_not_go_on_and_nothing_is_removed_unasked(
             predict_rows(NLP, rows, tmp_path / "b.jsonl", overwrite=overwrite)
     with pytest.raises(RunError, match=r"should end in `\.jsonl`, `\.parquet`"):
         predict_rows(NLP, rows, tmp_path / "a.csv")
+    with pytest.raises(RunError, match="no task is asked for"):
+        predict_rows(NLP, rows, tmp_path / "c.jsonl", tasks=[])
     with pytest.raises(ModelError, match="there is no task `nerr`"):
         predict_rows(NLP, rows, tmp_path / "c.jsonl", tasks=["nerr"])
     assert not [*tmp_path.glob("c.*")]
@@ -237,14 +286,25 @@ def test_a_process_that_is_killed_loses_and_repeats_no_row(model: Path, tmp_path
 
 @pytest.mark.slow
 def test_processes_share_the_rows_and_one_goes_on_where_two_were_killed(model: Path, tmp_path: Path) -> None:
-    source = many(tmp_path, 4000)
+    source = many(tmp_path, 9000)
     arguments = ["predict", model, "--input", source, "--keep", "id", "--tasks", "sentiment", "--output"]
-    code, _, errors = finish(start(*arguments, tmp_path / "two.jsonl", processes=2))
+    code, _, errors = finish(start(*arguments, tmp_path / "whole.jsonl", processes=2))
     assert code == 0, errors
-    assert [row["id"] for row in lines(tmp_path / "two.jsonl")] == [*range(4000)]
-    code, _, errors = finish(start(*arguments, tmp_path / "one.jsonl"))
-    assert code == 0, errors
-    assert rounded(lines(tmp_path / "one.jsonl")) == rounded(lines(tmp_path / "two.jsonl"))
+    whole = lines(tmp_path / "whole.jsonl")
+    assert [row["id"] for row in whole] == [*range(9000)]
+    for first, then in ((2, 1), (1, 2)):
+        output = tmp_path / f"{first}-{then}.jsonl"
+        process = start(*arguments, output, processes=first)
+        deadline = time.monotonic() + 100
+        while not [*tmp_path.glob(f"{output.name}.parts/0*.jsonl")] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.terminate()
+        finish(process)
+        assert not output.exists()
+        code, told, errors = finish(start(*arguments, output, processes=then))
+        assert code == 0, errors
+        assert "by an earlier call" in told
+        assert rounded(lines(output)) == rounded(whole)
 
 
 def test_the_verb_tells_what_goes_with_what(model: Path, file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -109,6 +109,26 @@ def test_a_client_alone_does_not_wait_whatever_it_asked_before() -> None:
     assert time.monotonic() - start < 60
 
 
+def test_nobody_waits_for_a_client_that_has_gone_or_for_requests_that_share_no_batch() -> None:
+    model = Model()
+
+    async def test(batcher: Batcher) -> None:
+        model.go_on.clear()
+        gone, stays = asked(batcher, ["gone"]), asked(batcher, ["stays"])
+        await until(lambda: model.batches)
+        gone.cancel()
+        await asyncio.wait([gone])
+        model.go_on.set()
+        await stays
+        await asked(batcher, ["again"])
+        await asyncio.gather(asked(batcher, ["a"]), asked(batcher, ["b"]))
+        await asked(batcher, ["c"], all_scores=True)
+
+    start = time.monotonic()
+    run(model, test, batch_wait=100)
+    assert time.monotonic() - start < 60
+
+
 def test_who_comes_when_those_of_the_last_batch_have_gone_does_not_wait_for_them() -> None:
     model = Model()
 
