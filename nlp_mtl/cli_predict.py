@@ -142,8 +142,6 @@ def _predict_texts(
     device: str | None,
     options: dict[str, Any],
 ) -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # each would read lines of its own, and write between the others'
-        raise RunError("several processes share the rows of a file: use --input and --output, or start one process")
     if not texts and sys.stdin.isatty():
         raise typer.BadParameter("give texts, or - to read lines from standard input", param_hint="TEXT")
     if texts and "-" in texts and len(texts) > 1:
@@ -160,7 +158,10 @@ def _predict_texts(
     from tqdm.auto import tqdm
 
     from nlp_mtl.inference.predictor import load
+    from nlp_mtl.inference.processes import started_processes
 
+    if started_processes()[0] > 1:  # each would read lines of its own, and write between the others'
+        raise RunError("several processes share the rows of a file: use --input and --output, or start one process")
     nlp = load(model, revision=revision, device=device, **options)
     given = lines_given(json_lines) if reads_lines else texts_given(texts or (), text_pair)
     # Answers on the terminal are progress enough.

@@ -124,7 +124,7 @@ def _locked(folder: Path, end: float, key: str) -> int | None:
             return None
         try:
             _lock(handle, folder, end)
-            if folder.exists() and os.path.samestat(os.fstat(handle), folder.stat()):
+            if os.path.samestat(os.fstat(handle), folder.stat()):
                 return handle
         except FileNotFoundError:
             pass

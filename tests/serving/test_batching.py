@@ -65,6 +65,12 @@ def asked(batcher: Batcher, texts: Sequence[Any], *tasks: str, **options: Any) -
     return asyncio.create_task(batcher.answer(texts, given["text_pair"], tasks or ("ner",), given["all_scores"]))
 
 
+def assert_nobody_waits(model: Model, test: Callable[[Batcher], Coroutine[Any, Any, Any]]) -> None:
+    start = time.monotonic()
+    run(model, test, batch_wait=100)
+    assert time.monotonic() - start < 60
+
+
 def test_requests_that_arrive_together_share_a_batch_and_each_gets_its_tasks() -> None:
     model = Model()
 
@@ -104,9 +110,7 @@ def test_a_client_alone_does_not_wait_whatever_it_asked_before() -> None:
         for count in (3, 1, 2 * BATCH_TEXTS, 1):
             await asked(batcher, ["x"] * count)
 
-    start = time.monotonic()
-    run(model, test, batch_wait=100)
-    assert time.monotonic() - start < 60
+    assert_nobody_waits(model, test)
 
 
 def test_nobody_waits_for_a_client_that_has_gone_or_for_requests_that_share_no_batch() -> None:
@@ -124,9 +128,7 @@ def test_nobody_waits_for_a_client_that_has_gone_or_for_requests_that_share_no_b
         await asyncio.gather(asked(batcher, ["a"]), asked(batcher, ["b"]))
         await asked(batcher, ["c"], all_scores=True)
 
-    start = time.monotonic()
-    run(model, test, batch_wait=100)
-    assert time.monotonic() - start < 60
+    assert_nobody_waits(model, test)
 
 
 def test_who_comes_when_those_of_the_last_batch_have_gone_does_not_wait_for_them() -> None:
@@ -137,9 +139,7 @@ def test_who_comes_when_those_of_the_last_batch_have_gone_does_not_wait_for_them
         batcher._last_end -= 100
         await asked(batcher, ["y"])
 
-    start = time.monotonic()
-    run(model, test, batch_wait=100)
-    assert time.monotonic() - start < 60
+    assert_nobody_waits(model, test)
 
 
 def test_what_arrives_while_others_are_answered_is_answered_together() -> None:
@@ -330,7 +330,5 @@ def test_texts_go_as_soon_as_all_that_are_expected_are_there() -> None:
         await asked(batcher, ["y"] * 2)
         assert (await first) == [{"ner": "ner: x"}]
 
-    start = time.monotonic()
-    run(model, test, batch_wait=100)
-    assert time.monotonic() - start < 60
+    assert_nobody_waits(model, test)
     assert [len(batch) for batch in model.batches] == [3, 3]
