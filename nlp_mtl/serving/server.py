@@ -83,9 +83,12 @@ class _Server(uvicorn.Server):
         if self.should_exit:
             os._exit(128 + sig)
         super().handle_exit(sig, frame)
-        connections = self.server_state.connections
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        connections = self.server_state.connections  # counted here: a signal comes between an answer and its end
         if asked := sum(isinstance(one, BoundedProtocol) and one.is_answering for one in connections):
             logger.info("Answering what was asked (requests: %d); a second signal ends at once", asked)
+        await super().shutdown(sockets)
 
 
 def bound(host: str, port: int) -> socket.socket:
