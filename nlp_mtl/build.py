@@ -11,6 +11,7 @@ import torch
 from nlp_mtl.build_augmentation import augmenters
 from nlp_mtl.build_consistency import consistency
 from nlp_mtl.build_data import Prepared
+from nlp_mtl.build_distillation import teaching
 from nlp_mtl.data.class_balance import oversampled, undersampled
 from nlp_mtl.data.encoding import EncodedSplit, Split, StreamedSplit
 from nlp_mtl.data.layout import MICRO_BATCH_COST
@@ -98,6 +99,7 @@ def steps(
         is_bucketed=settings.compile,
         one_set_every=1 if recipe.gradients.strategy != "sum" else recipe.gradients.measure_every,
         augmenters=augmenters(recipe, prepared, train),
+        teaching=teaching(recipe),
     )
 
 

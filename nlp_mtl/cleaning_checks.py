@@ -60,10 +60,17 @@ def _row_problems(path: str, own: dict[str, Any], spec: dict[str, Any]) -> Itera
         yield Problem(f"{path}.min_words", "it is more than `max_words`, which leaves no row")
 
 
+def augmentations(spec: dict[str, Any]) -> list[str]:
+    """The keys of a dataset's `augmentation` that change rows."""
+    given = spec.get("augmentation")
+    given = given if isinstance(given, dict) else {}
+    return [key for key, value in given.items() if key != "rows" and number(value) > 0]
+
+
 def _augmentation_problems(path: str, spec: dict[str, Any]) -> Iterator[Problem]:
     given = spec.get("augmentation")
     given = {key: number(value) for key, value in given.items()} if isinstance(given, dict) else {}
-    changes = [key for key, value in given.items() if value > 0 and key != "rows"]
+    changes = augmentations(spec)
     if is_true(spec.get("streaming")) and changes:
         yield Problem(f"{path}.{changes[0]}", "rows of a stream come as they are; leave it out")
     if not changes and given.get("rows", 1) != 1:

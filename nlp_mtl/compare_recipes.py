@@ -169,6 +169,7 @@ def part_recipe(
             "balancing": _balancing(joint, group, scale),
             "gradients": _gradients(joint, group),
             "sharing": _sharing(joint, group),
+            "distillation": _distillation(joint, group),
             "consistency": [one for one in values["consistency"] if {*one["tasks"]} <= {*group}],
             "training": _training(joint, group, rows, passes, budget, num_rows, num_steps) | {"batch_size": batch_size},
         }
@@ -203,6 +204,18 @@ def _sharing(joint: Recipe, group: Sequence[str]) -> dict[str, Any]:
     if len(group) == 1 and joint.sharing.strategy not in ("layer_mix", "lora"):
         return {}
     return joint.sharing.model_dump(mode="json")
+
+
+def _distillation(joint: Recipe, group: Sequence[str]) -> dict[str, Any] | None:
+    """A model of one task learns from labels alone: it is what others are held against."""
+    settings = joint.distillation
+    if settings is None or len(group) == 1:
+        return None
+    of_group = {
+        key: {task: one for task, one in getattr(settings, key).items() if task in group}
+        for key in ("teachers", "revisions")
+    }
+    return settings.model_dump(mode="json") | of_group if of_group["teachers"] else None
 
 
 def _training(

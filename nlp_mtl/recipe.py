@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 
 from nlp_mtl.recipe_checks import BUFFER_SIZE, HELD_OUT
 from nlp_mtl.recipe_cleaning import AugmentationSpec, CleaningSpec, DatasetCleaningSpec
-from nlp_mtl.recipe_parts import ConsistencySpec, HubSpec, TuneSpec
+from nlp_mtl.recipe_parts import ConsistencySpec, DistillationSpec, HubSpec, TuneSpec
 from nlp_mtl.recipe_reading import read_yaml, validate
 from nlp_mtl.recipe_strategies import (
     BalancingSpec,
@@ -241,6 +241,8 @@ class Recipe(Section):
     training: TrainingSpec = TrainingSpec()
     consistency: list[ConsistencySpec] = []
     """Pairs of tasks whose labels are chosen together."""
+    distillation: DistillationSpec | None = None
+    """Learn from trained models, too."""
     seed: Integer = Field(default=0, ge=0, lt=2**32)
     split_seed: Annotated[Integer, Field(ge=0, lt=2**32)] | None = None
     """Of which rows are held out, and which ``max_rows`` keeps: with it, runs of several seeds have the same rows.

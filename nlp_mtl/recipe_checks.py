@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nlp_mtl.cleaning_checks import cleaning_problems
+from nlp_mtl.distillation_checks import distillation_problems
 from nlp_mtl.errors import Problem, did_you_mean, listed
 from nlp_mtl.strategy_checks import (
     alone_problems,
@@ -73,6 +74,7 @@ def cross_problems(values: dict[str, Any]) -> Iterator[Problem]:
     yield from alone_problems(sampling, balancing, gradients, tasks)
     consistency = values.get("consistency")
     yield from consistency_problems(consistency if isinstance(consistency, list) else [], tasks, datasets)
+    yield from distillation_problems(values.get("distillation"), tasks, datasets)
     hub = values.get("hub")
     if isinstance(hub, dict) and hub.get("push") == "every_save" and is_true(hub.get("create_pr")):
         yield Problem("hub.create_pr", "with `push: every_save` there would be a pull request for each; choose one")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from nlp_mtl.recipe_strategies import Integer, Number, Positive, Section
+from nlp_mtl.recipe_strategies import Integer, Name, Number, Positive, Section
 
 Scalar = bool | int | float | str | None
 
@@ -57,6 +57,26 @@ class ConsistencySpec(Section):
     best scores of both tasks on validation."""
     allowed: dict[str, Annotated[list[str], Field(min_length=1)]] = {}
     """``{label of the first task, or kind of span: the only labels of the second that go with it}``."""
+
+
+class DistillationSpec(Section):
+    """Trained models, the teachers, whose answers of the training rows tasks learn from, beside labels."""
+
+    teachers: dict[Name, Annotated[str, Field(min_length=1)]] = Field(min_length=1)
+    """``{task: model}``: a run folder, a model folder or a Hub id, which has the task by the same name. The same model
+    may teach several tasks."""
+    revisions: dict[Name, str] = {}
+    """``{task: branch, tag or commit}`` of teachers on the Hub."""
+    weight: Number = Field(default=1.0, gt=0, le=1)
+    """The teacher's share of what an item with a label is learned to be; the label has the rest."""
+    annealing: bool = True
+    """The share falls evenly to 0 over the run: at first the student learns from its teachers, in the end from
+    labels."""
+    temperature: Number = Field(default=1.0, gt=0, le=100)
+    """By which logits of student and teacher are divided: above 1, the more is learned of labels that are unlikely."""
+    rows: Literal["labelled", "all"] = "labelled"
+    """``all``: tasks also learn from what their teachers say of rows and words that have no label of the task, those
+    of all datasets that the recipe trains on."""
 
 
 class TuneSpec(Section):

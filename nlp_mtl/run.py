@@ -27,6 +27,7 @@ from nlp_mtl.build import (
 )
 from nlp_mtl.build_consistency import settle_consistency
 from nlp_mtl.build_data import Prepared, describe_data, prepare
+from nlp_mtl.build_distillation import taught, teachers
 from nlp_mtl.data.steps import StepDataset
 from nlp_mtl.errors import DataError, Problem, RecipeError, RunError
 from nlp_mtl.evaluation import evaluate, selection_score
@@ -128,6 +129,7 @@ def _train(recipe: Recipe, accelerator: Accelerator, resume: bool, evaluated: Ev
     prepared = prepare(recipe, accelerator=accelerator, splits=SPLITS if evaluated is None else ("train", "validation"))
     if evaluated is not None and not selecting_tasks(recipe, prepared):
         raise DataError("no task that counts for the selection score has labels on validation, so no trial is better")
+    prepared = taught(recipe, prepared, accelerator)
     where = {"process": accelerator.process_index, "num_processes": accelerator.num_processes}
     data = steps(recipe, prepared, device=accelerator.device.type, **where)
     if recipe.training.max_steps is not None and len(data) < recipe.training.max_steps:
@@ -251,6 +253,7 @@ def _results(
             "revision": recipe.encoder_revision,
             "from_hub": is_on_hub(recipe.encoder),
         },
+        **({} if recipe.distillation is None else {"teachers": dict(recipe.distillation.teachers)}),
         "data": describe_data(recipe, prepared),
         "versions": versions(),
         "command": command(),
@@ -268,6 +271,7 @@ def check(recipe: Recipe | str | Path) -> dict[str, Any]:
     recipe = read_recipe(recipe)
     packed = expects_to_pack(recipe)
     prepared = prepare(recipe)
+    teachers(recipe, prepared.tasks)  # that they fit
     device = "cuda" if torch.cuda.is_available() else "cpu"
     data = steps(recipe, prepared, device=device, packed=packed)
     progress = sys.stderr.isatty()

@@ -23,7 +23,7 @@ from nlp_mtl.recipe import (
     TrainingSpec,
 )
 from nlp_mtl.recipe_cleaning import AugmentationSpec, CleaningSpec, DatasetCleaningSpec
-from nlp_mtl.recipe_parts import ConsistencySpec, HubSpec, TuneSpec
+from nlp_mtl.recipe_parts import ConsistencySpec, DistillationSpec, HubSpec, TuneSpec
 
 README = page("README.md")
 PAGES = [
@@ -149,6 +149,7 @@ ROW_KEYS = {key: one for key, one in DatasetCleaningSpec.model_fields.items() if
         ("`sharing`", SharingSpec),
         ("`training`", TrainingSpec),
         ("`consistency`", ConsistencySpec),
+        ("`distillation`", DistillationSpec),
         ("`hub`", HubSpec),
         ("`tune`", TuneSpec),
     ],

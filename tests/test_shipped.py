@@ -95,7 +95,7 @@ def test_copying_into_a_file_is_told(tmp_path):
 
 @pytest.mark.parametrize("name", ["dmo", "../demo", "demo/", "", "demo.yml"])
 def test_an_unknown_recipe_is_told_with_those_that_there_are(tmp_path, name):
-    with pytest.raises(RunError, match=r"no shipped recipe .*`demo`, `emotions`, `entities_crf`, "):
+    with pytest.raises(RunError, match=r"no shipped recipe .*`demo`, `distilled`, `emotions`, `entities_crf`, "):
         copy_recipe(name, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

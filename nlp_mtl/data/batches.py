@@ -9,8 +9,10 @@ from torch import Tensor
 
 from nlp_mtl.data.items import Framing, Item, carries, word_positions
 from nlp_mtl.data.layout import bucketed
+from nlp_mtl.data.soft_targets import SoftRows, Teaching, said
 from nlp_mtl.task_types import kind_of
 from nlp_mtl.task_types.crf import Chains, links_of
+from nlp_mtl.task_types.kind import Target
 from nlp_mtl.tasks import MISSING, PLAIN_LOSS, LossShape, Task, TaskType
 
 
@@ -31,6 +33,8 @@ class TaskRows(NamedTuple):
     """Of tasks with the decoder ``crf``: which tokens of the logits follow each other."""
     loss: LossShape = PLAIN_LOSS
     """What is changed of its loss."""
+    soft: SoftRows | None = None
+    """What the task's teacher says of these rows."""
 
 
 class MicroBatch(NamedTuple):
@@ -45,9 +49,17 @@ class MicroBatch(NamedTuple):
 
 
 def collate(
-    items: Sequence[Item], tasks: Sequence[Task], framing: Framing, *, packed: bool = False, is_bucketed: bool = False
+    items: Sequence[Item],
+    tasks: Sequence[Task],
+    framing: Framing,
+    *,
+    packed: bool = False,
+    is_bucketed: bool = False,
+    teaching: Teaching | None = None,
 ) -> MicroBatch:
     """A micro-batch, padded (to one of few lengths, if it is bucketed) or packed.
+
+    ``teaching``: how tasks learn from teachers in this step, where items have what those say.
 
     Without items it holds one row of special tokens and no labels: a process that has nothing to learn in a
     step still runs the encoder, so that its gradients take part.
@@ -67,7 +79,7 @@ def collate(
         }
         if has_pairs:
             inputs["token_type_ids"] = torch.tensor([[one for row in types for one in row]])
-        return MicroBatch(inputs, {task.name: _packed_rows(task, items, ends, framing) for task in tasks})
+        return MicroBatch(inputs, {task.name: _packed_rows(task, items, ends, framing, teaching) for task in tasks})
     num_tokens = (bucketed(lengths, framing.max_length) if is_bucketed else lengths).max()
     input_ids = np.full((len(rows), num_tokens), framing.pad_id, dtype=np.int64)
     for place, row in enumerate(rows):
@@ -79,7 +91,7 @@ def collate(
         for place, row in enumerate(types):
             token_type_ids[place, : len(row)] = row
         inputs["token_type_ids"] = torch.from_numpy(token_type_ids)
-    return MicroBatch(inputs, {task.name: _padded_rows(task, items, num_tokens, framing) for task in tasks})
+    return MicroBatch(inputs, {task.name: _padded_rows(task, items, num_tokens, framing, teaching) for task in tasks})
 
 
 def _tokens(item: Item, framing: Framing) -> list[int]:
@@ -101,11 +113,12 @@ def _token_types(item: Item, length: int, framing: Framing) -> list[int]:
     return [*pair.prefix_types, *first, *pair.middle_types, *second, *pair.suffix_types] or [0]
 
 
-def _padded_rows(task: Task, items: Sequence[Item], num_tokens: int, framing: Framing) -> TaskRows:
+def _padded_rows(
+    task: Task, items: Sequence[Item], num_tokens: int, framing: Framing, teaching: Teaching | None
+) -> TaskRows:
     rows = [row for row, item in enumerate(items) if carries(item, task)]
     if not kind_of(task).reads_words:
-        targets = _targets(task, [items[row] for row in rows])
-        return TaskRows(torch.tensor(rows, dtype=torch.long), *targets, task.type, loss=task.loss)
+        return TaskRows(torch.tensor(rows, dtype=torch.long), **_texts(task, [items[row] for row in rows], teaching))
     labels = np.full((len(rows), num_tokens), MISSING, dtype=np.int64)
     for place, row in enumerate(rows):
         labels[place, word_positions(items[row], framing)] = _word_labels(task, items[row])
@@ -114,31 +127,43 @@ def _padded_rows(task: Task, items: Sequence[Item], num_tokens: int, framing: Fr
         chains = _chains(
             task, [items[row] for row in rows], [np.flatnonzero(row != MISSING) for row in labels], num_tokens
         )
+    soft = None
+    if teaching is not None and any(task.name in items[row].soft for row in rows):
+        places = [row * num_tokens + word_positions(items[i], framing) for row, i in enumerate(rows)]
+        flat = np.concatenate(places)
+        logits, weights = torch.zeros(labels.size, len(task.labels)), torch.zeros(labels.size)
+        logits[flat], weights[flat] = said(task, [items[row] for row in rows], labels.flat[flat] != MISSING, teaching)
+        soft = _soft_rows(logits, weights, labels.shape, teaching)
     chosen = torch.tensor(rows, dtype=torch.long), torch.from_numpy(labels)
-    return TaskRows(*chosen, torch.ones(len(rows)), task.type, chains, task.loss)
+    return TaskRows(*chosen, torch.ones(len(rows)), task.type, chains, task.loss, soft)
 
 
-def _packed_rows(task: Task, items: Sequence[Item], ends: np.ndarray, framing: Framing) -> TaskRows:
+def _packed_rows(
+    task: Task, items: Sequence[Item], ends: np.ndarray, framing: Framing, teaching: Teaching | None
+) -> TaskRows:
     """``ends``: [items + 1] where each item starts in the flat row, and the end."""
     rows = [row for row, item in enumerate(items) if carries(item, task)]
     if not kind_of(task).reads_words:
         starts, stops = ends[:-1][rows][:, None], ends[1:][rows][:, None]
         places = starts + np.arange((stops - starts).max(initial=1))
         places[places >= stops] = -1
-        targets = _targets(task, [items[row] for row in rows])
-        return TaskRows(torch.from_numpy(places), *targets, task.type, loss=task.loss)
+        return TaskRows(torch.from_numpy(places), **_texts(task, [items[row] for row in rows], teaching))
     none = [np.zeros(0, dtype=np.int64)]
     labels = np.concatenate([_word_labels(task, items[row]) for row in rows] or none)
     places = np.concatenate([ends[row] + word_positions(items[row], framing) for row in rows] or none)
-    labelled = labels != MISSING
-    chosen = torch.from_numpy(places[labelled]), torch.from_numpy(labels[labelled])[None]
+    wanted, soft = labels != MISSING, None
+    if teaching is not None and any(task.name in items[row].soft for row in rows):
+        logits, weights = said(task, [items[row] for row in rows], wanted, teaching)
+        wanted |= weights.numpy() > 0
+        soft = _soft_rows(logits[wanted], weights[wanted], (1, int(wanted.sum())), teaching)
+    chosen = torch.from_numpy(places[wanted]), torch.from_numpy(labels[wanted])[None]
     chains = None
     if task.decoder == "crf":
         counts = [int((_word_labels(task, items[row]) != MISSING).sum()) for row in rows]
         starts = np.cumsum([0, *counts])
         steps = [np.arange(start, start + count) for start, count in zip(starts, counts, strict=False)]
         chains = _chains(task, [items[row] for row in rows], steps)
-    return TaskRows(*chosen, torch.ones(len(rows)), task.type, chains, task.loss)
+    return TaskRows(*chosen, torch.ones(len(rows)), task.type, chains, task.loss, soft)
 
 
 def _chains(task: Task, items: Sequence[Item], steps: Sequence[np.ndarray], num_tokens: int = 0) -> Chains:
@@ -153,11 +178,33 @@ def _chains(task: Task, items: Sequence[Item], steps: Sequence[np.ndarray], num_
     return Chains(torch.from_numpy(flat), torch.from_numpy(links), torch.from_numpy(ends))
 
 
-def _targets(task: Task, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
-    targets = kind_of(task).tensor([item.labels[task.name] for item in items])
-    return targets, torch.tensor([item.share for item in items], dtype=torch.float32)
+def _texts(task: Task, items: Sequence[Item], teaching: Teaching | None) -> dict[str, Any]:
+    """What :class:`TaskRows` holds of a text task's items, but for their places."""
+    kind = kind_of(task)
+    targets = [item.labels.get(task.name, []) for item in items]
+    is_labelled = np.array([len(target) > 0 for target in targets], dtype=bool)
+    nothing: Target = [MISSING] if kind.label_set == "one" else [0] * len(task.labels)  # it counts 0
+    weights = np.array([item.share for item in items], dtype=np.float32) * is_labelled
+    soft = None
+    if teaching is not None and any(task.name in item.soft for item in items):
+        soft = _soft_rows(*said(task, items, is_labelled, teaching), is_labelled.shape, teaching)
+    return {
+        "labels": kind.tensor([target or nothing for target in targets]),
+        "weights": torch.from_numpy(weights),
+        "type": task.type,
+        "loss": task.loss,
+        "soft": soft,
+    }
+
+
+def _soft_rows(logits: Tensor, weights: Tensor, shape: tuple[int, ...], teaching: Teaching) -> SoftRows:
+    """``shape``: of what there is a label or none."""
+    return SoftRows(
+        logits.view(*shape, logits.shape[-1]), weights.view(shape), 1 - teaching.weight, teaching.temperature
+    )
 
 
 def _word_labels(task: Task, item: Item) -> np.ndarray:
-    """[words] Label ids of the words that an item answers."""
-    return np.asarray(item.labels[task.name][item.window.first_word : item.window.last_word], dtype=np.int64)
+    """[words] Label ids of the words that an item answers; MISSING of a row without any."""
+    ids = item.labels.get(task.name) or [MISSING] * len(item.starts)
+    return np.asarray(ids[item.window.first_word : item.window.last_word], dtype=np.int64)

@@ -6,10 +6,10 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -21,6 +21,7 @@ from nlp_mtl.cleaning import cleaning
 from nlp_mtl.data.labels import LabelReader
 from nlp_mtl.data.loading import LoadedDataset, LoadedSplit
 from nlp_mtl.data.row_words import words_in
+from nlp_mtl.data.soft_targets import soft_column
 from nlp_mtl.data.streaming import Stream
 from nlp_mtl.data.tokenization import encode_pairs, encode_words, unknown_id
 from nlp_mtl.task_types import KINDS, kind_of
@@ -50,6 +51,8 @@ class EncodedSplit:
     rows: datasets.Dataset
     tasks: Mapping[str, TaskType]
     """The tasks that read labels here, and their types."""
+    soft: Mapping[str, "Taught"] = field(default_factory=dict)
+    """The tasks that learn from a teacher here: ``rows`` has its logits, see :mod:`nlp_mtl.data.soft_targets`."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -119,11 +122,22 @@ class EncodedSplit:
     def digest(self) -> str:
         """A checksum of all tokens and labels."""
         digest = hashlib.sha256()
-        for column in sorted(self.rows.column_names):
+        for task, taught in sorted(self.soft.items()):  # logits themselves may differ in their last bits
+            digest.update(f"{task}:{taught}:".encode())
+        for column in sorted({*self.rows.column_names} - {*map(soft_column, self.soft)}):
             digest.update(f"{column}:{len(self)}:".encode())
             for sizes, values in _lists(self.rows, column):
                 digest.update(sizes.tobytes() + values.tobytes())
         return digest.hexdigest()
+
+
+class Taught(NamedTuple):
+    """Whose answers a task learns from in a split."""
+
+    teacher: str
+    """A checksum of all that they depend on."""
+    beyond_labels: bool
+    """Whether rows and words without a label of the task are learned from, too."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +147,8 @@ class StreamedSplit:
     source: Stream
     encode: "Encode"
     tasks: Mapping[str, TaskType]
+    soft: Mapping[str, Taught] = field(default_factory=dict)
+    """Nothing: a teacher is asked before training."""
 
     def batch(self, rows: Sequence[int] | np.ndarray) -> Mapping[str, list[Any]]:
         """The columns of some rows, given by ascending positions.
@@ -190,7 +206,10 @@ def encode_split(
     types |= {label_column(task.name): kind_of(task).dtype for task, _, _ in tasks}
     features = datasets.Features({name: datasets.List(datasets.Value(one)) for name, one in types.items()})  # type: ignore[arg-type]
     fingerprint = _fingerprint(rows, loaded, tasks, tokenizer, word_splitter)
-    with _by_one_at_a_time(rows, fingerprint, source.title), warnings.catch_warnings():
+    with (
+        by_one_at_a_time(rows, fingerprint, f"{source.title}: waiting for another process, which tokenizes it"),
+        warnings.catch_warnings(),
+    ):
         # The other processes use neither torch nor the tokenizer's threads, so they do not miss any.
         warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
         encoded = rows.map(
@@ -262,7 +281,7 @@ class _Encoder:
 
 
 @contextmanager
-def _by_one_at_a_time(rows: datasets.Dataset, fingerprint: str, title: str) -> Iterator[None]:
+def by_one_at_a_time(rows: datasets.Dataset, fingerprint: str, waiting: str) -> Iterator[None]:
     """Runs that start together: one fills the cache, the others wait for it. A killed one leaves no lock behind."""
     if not rows.cache_files:  # rows that are held in memory have no cache
         yield
@@ -271,7 +290,7 @@ def _by_one_at_a_time(rows: datasets.Dataset, fingerprint: str, title: str) -> I
     try:
         lock.acquire(timeout=1)
     except Timeout:
-        logger.info("%s: waiting for another process, which tokenizes it", title)
+        logger.info("%s", waiting)
         lock.acquire()
     try:
         yield

@@ -7,10 +7,11 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from nlp_mtl.data.encoding import Split, label_column
+from nlp_mtl.data.soft_targets import SoftTarget, soft_column, soft_target
 from nlp_mtl.data.tokenization import PairFraming, Window, pair_framing, pair_lengths, special_ids, windows
 from nlp_mtl.task_types import kind_of
 from nlp_mtl.task_types.kind import Target
-from nlp_mtl.tasks import Task
+from nlp_mtl.tasks import MISSING, Task
 
 
 class Framing(NamedTuple):
@@ -70,6 +71,8 @@ class Item(NamedTuple):
     """``{task: target}`` of the whole row; see :class:`nlp_mtl.data.encoding.EncodedSplit`."""
     second: int | None = None
     """Where the second text of a pair begins among its pieces; None: it is no pair."""
+    soft: Mapping[str, SoftTarget] = {}
+    """``{task: what its teacher says}`` of the whole row."""
 
 
 def read_items(
@@ -89,14 +92,27 @@ def read_items(
     if change is not None:
         batch = change(batch)
     present = [task.name for task in tasks if task.name in split.tasks]
+    taught = [task for task in tasks if task.name in split.soft]
     items = []
     for offset, (pieces, starts) in enumerate(zip(batch["pieces"], batch["starts"], strict=True)):
         labels = {name: batch[label_column(name)][offset] for name in present}
         if "second" in batch:
-            items.append(paired(first_place + offset, pieces, batch["second"][offset][0], labels, framing))
+            found = [paired(first_place + offset, pieces, batch["second"][offset][0], labels, framing)]
         else:
-            items += windowed(first_place + offset, pieces, starts, labels, framing)
+            found = windowed(first_place + offset, pieces, starts, labels, framing)
+        if taught:
+            soft = {task.name: _soft(task, split, batch, offset, labels) for task in taught}
+            found = [item._replace(soft=soft) for item in found]
+        items += found
     return items
+
+
+def _soft(
+    task: Task, split: Split, batch: Mapping[str, list[Any]], offset: int, labels: Mapping[str, Target]
+) -> SoftTarget:
+    """What a task's teacher says of a row."""
+    is_labelled = None if split.soft[task.name].beyond_labels else is_target(task, labels[task.name])
+    return soft_target(batch[soft_column(task.name)][offset], task, is_labelled)
 
 
 def windowed(
@@ -123,11 +139,24 @@ def paired(place: int, pieces: Sequence[int], second: int, labels: Mapping[str, 
 
 
 def carries(item: Item, task: Task) -> bool:
-    """Whether an item holds a label of a task; of words, one that its window answers."""
+    """Whether an item holds something that a task learns from; of words, one that its window answers."""
     kind, target = kind_of(task), item.labels.get(task.name, [])
-    if kind.reads_words:
-        target = target[item.window.first_word : item.window.last_word]
-    return kind.num_items(target) > 0
+    words = slice(item.window.first_word, item.window.last_word) if kind.reads_words else slice(None)
+    if item.soft and (soft := item.soft.get(task.name)):
+        return bool(soft.is_taught[words].any())
+    return kind.num_items(target[words]) > 0
+
+
+def num_targets(item: Item, task: Task) -> int:
+    """Of how many words a task learns from an item's whole row, or 1 for a text."""
+    if item.soft and (soft := item.soft.get(task.name)):
+        return int(soft.is_taught.sum())
+    return kind_of(task).num_items(item.labels.get(task.name, []))
+
+
+def is_target(task: Task, target: Target) -> np.ndarray:
+    """[words] or [1] Whether there is a label."""
+    return np.asarray(target) != MISSING if kind_of(task).reads_words else np.array([len(target) > 0])
 
 
 def item_lengths(items: Sequence[Item], framing: Framing) -> np.ndarray:

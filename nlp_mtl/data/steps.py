@@ -12,11 +12,12 @@ from torch.utils.data import Dataset
 from nlp_mtl.data.augmentation import Augmenter
 from nlp_mtl.data.batches import MicroBatch, collate
 from nlp_mtl.data.encoding import Split, StreamedSplit, label_column
-from nlp_mtl.data.items import Framing, Item, carries, item_lengths, read_items
+from nlp_mtl.data.items import Framing, Item, carries, item_lengths, num_targets, read_items
 from nlp_mtl.data.layout import MICRO_BATCH_COST, bucketed, layout, pack
 from nlp_mtl.data.sampling import Sampler, StepPlan
+from nlp_mtl.data.soft_targets import Teaching
 from nlp_mtl.data.streaming import Cursor, Stream
-from nlp_mtl.task_types import KINDS, kind_of
+from nlp_mtl.task_types import KINDS
 from nlp_mtl.tasks import Task
 
 
@@ -55,9 +56,11 @@ class StepDataset(Dataset[StepBatches]):
         is_bucketed: bool = False,
         one_set_every: int | None = None,
         augmenters: Mapping[int, Augmenter] | None = None,
+        teaching: Teaching | None = None,
     ) -> None:
         """
         Args:
+            teaching: how tasks learn from teachers, where splits have what those say.
             augmenters: ``{place of a split: what changes its rows as they come}``.
             one_set_every: in every so many steps, a micro-batch holds rows with labels of the same set of tasks; None:
                 in no step.
@@ -76,6 +79,7 @@ class StepDataset(Dataset[StepBatches]):
         self.is_bucketed = is_bucketed
         self.one_set_every = one_set_every
         self.augmenters = augmenters or {}
+        self.teaching = teaching
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -84,9 +88,15 @@ class StepDataset(Dataset[StepBatches]):
         plan = self.sampler[step]
         items = self.items(plan)
         lengths = item_lengths(items, self.framing)
+        teaching = self.teaching and self.teaching.at(step, len(self))
         micro_batches = [
             collate(
-                [items[i] for i in batch], self.tasks, self.framing, packed=self.packed, is_bucketed=self.is_bucketed
+                [items[i] for i in batch],
+                self.tasks,
+                self.framing,
+                packed=self.packed,
+                is_bucketed=self.is_bucketed,
+                teaching=teaching,
             )
             for batch in self.layout_of(step, items, lengths)
         ]
@@ -164,13 +174,9 @@ class StepDataset(Dataset[StepBatches]):
         return items
 
     def counts(self, items: Sequence[Item]) -> dict[str, int]:
-        """``{task: labelled items}`` of a plan's rows: what losses are divided by, on every process alike."""
-        kinds = {task.name: kind_of(task) for task in self.tasks}
-        counts = dict.fromkeys(kinds, 0)
-        for labels in {item.place: item.labels for item in items}.values():  # a row's, once for all of its windows
-            for task, target in labels.items():
-                counts[task] += kinds[task].num_items(target)
-        return counts
+        """``{task: items that it learns from}`` of a plan's rows: what losses are divided by."""
+        rows = {item.place: item for item in items}.values()  # each once, whatever its windows
+        return {task.name: sum(num_targets(row, task) for row in rows) for task in self.tasks}
 
     def digest(self) -> str:
         """What tells other training data from these: tokens and labels of every row, dataset by dataset."""
@@ -182,7 +188,10 @@ class StepDataset(Dataset[StepBatches]):
         found: list[Any] = []
         for dataset, row in zip(plan.datasets, plan.rows, strict=True):
             split = self.splits[dataset]
-            if task not in split.tasks:
+            if task not in split.tasks and task not in split.soft:
+                continue
+            if task in split.soft and split.soft[task].beyond_labels:
+                found.append(split.where(int(row)))
                 continue
             target = split.batch([int(row)])[label_column(task)][0]
             if KINDS[split.tasks[task]].num_items(target):

@@ -16,7 +16,15 @@ def portable_recipe(recipe: Mapping[str, Any], name: str) -> dict[str, Any]:
         for dataset, spec in recipe["datasets"].items()
     }
     tasks = {task: {**spec, "init_from": _place(spec.get("init_from"))} for task, spec in recipe["tasks"].items()}
-    own = {"encoder": _place(recipe["encoder"]), "data_dir": ".", "output_dir": f"runs/{name}"}
+    distillation = recipe.get("distillation")
+    if distillation is not None:
+        distillation = {**distillation, "teachers": _places(distillation["teachers"])}
+    own = {
+        "distillation": distillation,
+        "encoder": _place(recipe["encoder"]),
+        "data_dir": ".",
+        "output_dir": f"runs/{name}",
+    }
     return {**recipe, "datasets": datasets, "tasks": tasks, **own, "hub": None, "tune": None}
 
 
@@ -32,7 +40,13 @@ def portable_results(results: Mapping[str, Any]) -> dict[str, Any]:
         for dataset, told in results["data"].items()
     }
     encoder = {**results["encoder"], "name": _place(results["encoder"]["name"])}
-    return {**{key: value for key, value in results.items() if key != "command"}, "encoder": encoder, "data": data}
+    own = {"teachers": _places(results["teachers"])} if "teachers" in results else {}
+    return {
+        **{key: value for key, value in results.items() if key != "command"},
+        **own,
+        "encoder": encoder,
+        "data": data,
+    }
 
 
 def _places(value: Any) -> Any:

@@ -26,8 +26,39 @@ Decisions = dict[str, list[Decision]]
 """``{task: [one a row]}``, what :attr:`nlp_mtl.task_types.TaskKind.decide` gives."""
 
 
-@torch.inference_mode()
 def score_items(
+    model: MultiTaskModel | OnnxModel,
+    items: Sequence[Item],
+    num_rows: int,
+    tasks: Sequence[Task],
+    framing: Framing,
+    **how: Any,
+) -> Decisions:
+    """The label or labels of each word or text (or its number), with their scores, from one pass over the items.
+
+    Labels that go together are chosen together, also where one of them alone is asked for.
+
+    Args:
+        how: and all others as in :func:`row_logits`.
+    """
+    given = {task.name: task for task in tasks}
+    pairs = [one for one in model.config.pairs() if {one.first.name, one.second.name} & {*given}]
+    known = {task.name: task for pair in pairs for task in pair[:2]} | given
+    rows, transitions = row_logits(model, items, num_rows, [*known.values()], framing, **how)
+    decisions: Decisions = {}
+    for pair in pairs:
+        both = (pair.first.name, pair.second.name)
+        pair = pair._replace(first=known[both[0]], second=known[both[1]])
+        found = decide_together(pair, [rows[name] for name in both], [transitions.get(name) for name in both])
+        decisions |= zip(both, found, strict=True)
+    for name, task in given.items():
+        if name not in decisions:
+            decisions[name] = kind_of(task).decide(task, rows[name], transitions.get(name))
+    return {name: decisions[name] for name in given}
+
+
+@torch.inference_mode()
+def row_logits(
     model: MultiTaskModel | OnnxModel,
     items: Sequence[Item],
     num_rows: int,
@@ -38,8 +69,8 @@ def score_items(
     packed: bool = False,
     mixed_precision: str = "no",
     on_rows: Callable[[float], object] = lambda count: None,
-) -> Decisions:
-    """The label or labels of each word or text (or its number), with their scores, from one pass over the items.
+) -> tuple[dict[str, list[np.ndarray]], dict[str, np.ndarray]]:
+    """The logits of rows, from one pass over their items.
 
     A word is answered by the window that shows most text around it; a text in several windows by the mean of
     their logits.
@@ -49,15 +80,15 @@ def score_items(
         tasks: the heads to run.
         packed: without padding; see :meth:`nlp_mtl.models.multitask.MultiTaskModel.packs`.
         on_rows: told how many rows (a window is a part of one) were just done, for progress bars.
+
+    Returns:
+        ``{task: [one a row]}``, [words, labels] or [labels] each; and ``{task: [labels + 2, labels]}``, the transitions
+        of tasks with the decoder ``crf``.
     """
     device = model.device
     was_training = model.training
     model.eval()
-    given = {task.name: task for task in tasks}
-    pairs = [one for one in model.config.pairs() if {one.first.name, one.second.name} & {*given}]
-    # Both labels are chosen together, also where one of them alone is asked for.
-    known = {task.name: task for pair in pairs for task in pair[:2]} | given
-    tasks, names = [*known.values()], [*known]
+    names = [task.name for task in tasks]
     logits: dict[str, list[Any]] = {name: [None] * len(items) for name in names}
     transitions: dict[str, np.ndarray] = {}
     cost = MICRO_BATCH_COST.get(device.type, MICRO_BATCH_COST["cuda"])
@@ -89,17 +120,7 @@ def score_items(
         model(torch.zeros((1, 4), dtype=torch.long, device=device), tasks=names)
     reshard(model)
     model.train(was_training)
-    rows = {task.name: _rows(task, items, logits[task.name], num_rows) for task in tasks}
-    decisions: Decisions = {}
-    for pair in pairs:
-        both = (pair.first.name, pair.second.name)
-        pair = pair._replace(first=known[both[0]], second=known[both[1]])
-        found = decide_together(pair, [rows[name] for name in both], [transitions.get(name) for name in both])
-        decisions |= zip(both, found, strict=True)
-    for task in tasks:
-        if task.name not in decisions:
-            decisions[task.name] = kind_of(task).decide(task, rows[task.name], transitions.get(task.name))
-    return {name: decisions[name] for name in given}
+    return {task.name: _rows(task, items, logits[task.name], num_rows) for task in tasks}, transitions
 
 
 def _rows(task: Task, items: Iterable[Item], logits: Sequence[np.ndarray], num_rows: int) -> list[np.ndarray]:

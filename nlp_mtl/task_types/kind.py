@@ -68,6 +68,9 @@ class TaskKind:
     summed_loss: Callable[["Tensor", "Tensor", "Tensor", LossShape], "Tensor"]
     """``(logits, targets, weights, shape)``: the sum of the losses of all labelled items; differentiable, 0 of none.
     ``shape``: what the recipe changes of it; of a type without a label set nothing."""
+    divergence: Callable[["Tensor", "Tensor", float], "Tensor"]
+    """``(logits, a teacher's, temperature)``, [..., labels] each: how far answers are from the teacher's, [...];
+    differentiable, 0 where they are the same."""
     guess_loss: Callable[[Task], float] | None
     """What an item loses that is guessed, for scales; None: the label set does not tell."""
     decide: Callable[[Task, Sequence[np.ndarray], np.ndarray | None], list[Decision]]

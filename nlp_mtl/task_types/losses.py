@@ -1,4 +1,4 @@
-"""Losses of labels: cross-entropy, with weights of classes, focused on what is hard, or smoothed."""
+"""Losses of labels: cross-entropy, with weights of classes, focused on what is hard, smoothed; and of soft targets."""
 
 from typing import TYPE_CHECKING
 
@@ -54,6 +54,36 @@ def indicator_losses(logits: "Tensor", targets: "Tensor", shape: LossShape) -> "
         others = -torch.expm1(logsigmoid(torch.where(targets > 0.5, logits, -logits)))
         losses = losses * others.clamp(min=torch.finfo(torch.float32).tiny) ** shape.focal_gamma
     return losses
+
+
+def label_divergences(logits: "Tensor", teacher: "Tensor", temperature: float) -> "Tensor":
+    """[...] The Kullback-Leibler divergences of answers from a teacher's, of items that have one label each.
+
+    Their gradient is that of the cross-entropy with the teacher's probabilities as the target; of equal answers they
+    are 0. Times the square of the temperature: gradients are then as large at any (Hinton et al. 2015, arXiv
+    1503.02531).
+
+    Args:
+        logits, teacher: [..., labels]
+    """
+    from torch.nn.functional import kl_div
+
+    found, wanted = ((one.float() / temperature).log_softmax(-1) for one in (logits, teacher))
+    return kl_div(found, wanted, reduction="none", log_target=True).sum(-1) * temperature**2
+
+
+def indicator_divergences(logits: "Tensor", teacher: "Tensor", temperature: float) -> "Tensor":
+    """[...] As :func:`label_divergences`, of labels that hold or not, each for itself; summed over labels.
+
+    Args:
+        logits, teacher: [..., labels]
+    """
+    from torch.nn.functional import logsigmoid
+
+    found, wanted = logits.float() / temperature, teacher.float() / temperature
+    cases = [(logsigmoid(sign * found), logsigmoid(sign * wanted)) for sign in (1, -1)]  # it holds, it does not
+    differences = [other.exp() * (other - one) for one, other in cases]
+    return (differences[0] + differences[1]).sum(-1) * temperature**2
 
 
 def _class_weights(shape: LossShape, logits: "Tensor") -> "Tensor":

@@ -9,7 +9,7 @@ import numpy as np
 from nlp_mtl.errors import DataError
 from nlp_mtl.metrics import Scores, set_scores
 from nlp_mtl.task_types.kind import Decision, Reader, Target, TaskKind
-from nlp_mtl.task_types.losses import indicator_losses
+from nlp_mtl.task_types.losses import indicator_divergences, indicator_losses
 from nlp_mtl.task_types.probabilities import each_row, sigmoid, stacked
 from nlp_mtl.tasks import MISSING, PLAIN_LOSS, LossShape, Metric, Task
 
@@ -143,6 +143,7 @@ MULTI_LABEL_CLASSIFICATION = TaskKind(
     target=target,
     tensor=tensor,
     summed_loss=summed_loss,
+    divergence=indicator_divergences,
     guess_loss=guess_loss,
     decide=decide,
     compared=compared,

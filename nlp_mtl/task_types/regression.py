@@ -47,6 +47,11 @@ def summed_loss(logits: "Tensor", targets: "Tensor", weights: "Tensor", shape: L
     return ((logits.float().squeeze(-1) - targets).square() * weights).sum()
 
 
+def divergence(logits: "Tensor", teacher: "Tensor", temperature: float) -> "Tensor":
+    """Squared errors of the teacher's numbers, which no temperature changes. Both: [..., 1]."""
+    return (logits.float() - teacher.float()).square().sum(-1)
+
+
 def decide(task: Task, logits: Sequence[np.ndarray], transitions: np.ndarray | None = None) -> list[Decision]:
     """The numbers themselves."""
     numbers = stacked(logits)
@@ -81,6 +86,7 @@ REGRESSION = TaskKind(
     target=target,
     tensor=tensor,
     summed_loss=summed_loss,
+    divergence=divergence,
     guess_loss=None,
     decide=decide,
     compared=compared,

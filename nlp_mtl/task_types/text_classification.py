@@ -8,7 +8,7 @@ import numpy as np
 
 from nlp_mtl.metrics import Scores, label_metrics
 from nlp_mtl.task_types.kind import Decision, Reader, Target, TaskKind
-from nlp_mtl.task_types.losses import label_losses
+from nlp_mtl.task_types.losses import label_divergences, label_losses
 from nlp_mtl.task_types.probabilities import by_label, each_row, softmax, stacked
 from nlp_mtl.tasks import MISSING, PLAIN_LOSS, LossShape, Metric, Task
 
@@ -85,6 +85,7 @@ TEXT_CLASSIFICATION = TaskKind(
     target=target,
     tensor=tensor,
     summed_loss=summed_loss,
+    divergence=label_divergences,
     guess_loss=guess_loss,
     decide=decide,
     compared=compared,

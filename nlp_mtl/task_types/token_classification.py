@@ -10,7 +10,7 @@ from nlp_mtl.errors import DataError
 from nlp_mtl.metrics import Scores, label_metrics, span_scores
 from nlp_mtl.task_types.chains import best_sequence, breaks, iob2_transitions
 from nlp_mtl.task_types.kind import Decision, Reader, Target, TaskKind
-from nlp_mtl.task_types.losses import label_losses
+from nlp_mtl.task_types.losses import label_divergences, label_losses
 from nlp_mtl.task_types.probabilities import by_label, softmax
 from nlp_mtl.task_types.text_classification import guess_loss
 from nlp_mtl.tasks import MISSING, PLAIN_LOSS, LossShape, Metric, Task, are_iob, iob_spans
@@ -167,6 +167,7 @@ TOKEN_CLASSIFICATION = TaskKind(
     target=target,
     tensor=tensor,
     summed_loss=summed_loss,
+    divergence=label_divergences,
     guess_loss=guess_loss,
     decide=decide,
     compared=compared,

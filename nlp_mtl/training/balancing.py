@@ -30,6 +30,8 @@ READ_LOSSES = ("log", "maximum", "smooth_maximum", "famo")
 def summed_loss(logits: Tensor, rows: TaskRows, transitions: Tensor | None = None) -> Tensor:
     """The sum of a task's loss over its labelled items in a micro-batch; 0 where it has none.
 
+    Where it has a teacher, it is the loss of both: of labels and of soft targets, as :class:`SoftRows` weighs them.
+
     Args:
         logits: [r, tokens, labels] or [r, labels].
         rows: their labels and weights.
@@ -38,7 +40,12 @@ def summed_loss(logits: Tensor, rows: TaskRows, transitions: Tensor | None = Non
     if rows.chains is not None:
         assert transitions is not None
         return crf.summed_loss(logits, transitions, rows.labels, rows.chains)
-    return KINDS[rows.type].summed_loss(logits, rows.labels, rows.weights, rows.loss)
+    kind = KINDS[rows.type]
+    of_labels = kind.summed_loss(logits, rows.labels, rows.weights, rows.loss)
+    if rows.soft is None:
+        return of_labels
+    divergences = kind.divergence(logits, rows.soft.logits, rows.soft.temperature)
+    return rows.soft.label_weight * of_labels + (divergences * rows.soft.weights).sum()
 
 
 def guess_loss(task: Task) -> float:

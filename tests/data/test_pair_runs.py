@@ -34,7 +34,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_model_of_pairs_and_single_texts_is_scored_and_says_which_task_reads_what(run: Path) -> None:
     results = json.loads((run / "results.json").read_text())
     assert {*results["scores"]["test"]} == {"ner", "sentiment", "same", "close"}
-    assert evaluate(run) == results["scores"]["test"]
+    for task, found in evaluate(run).items():
+        expected = results["scores"]["test"][task]
+        labels = {key: value for key, value in found.items() if task != "close" or key == "items"}
+        assert labels == {key: expected[key] for key in labels}
+        # The correlation of a model that hardly learned: the last digits of its numbers count.
+        numbers = {key: value for key, value in found.items() if key not in labels}
+        assert numbers == pytest.approx({key: expected[key] for key in numbers}, rel=1e-3)
     card = (run / "model" / "README.md").read_text()
     assert "Texts longer than 64 tokens are read in overlapping windows. Of pairs of more than 64 tokens the" in card
     config = json.loads((run / "model" / "config.json").read_text())
