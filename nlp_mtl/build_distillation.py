@@ -1,6 +1,6 @@
 """From a recipe's ``distillation`` to what teachers say of the training rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from accelerate import Accelerator
@@ -17,8 +17,8 @@ from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.recipe import Recipe
 from nlp_mtl.tasks import Task
 
-Teacher = tuple[MultiTaskModel, PreTrainedTokenizerBase, list[Task]]
-"""A model, its tokenizer, and the tasks of the student that learn from it."""
+Teacher = tuple[MultiTaskModel, PreTrainedTokenizerBase, list[Task], list[Problem]]
+"""A model, its tokenizer, the tasks of the student that learn from it, and why it cannot teach some of them."""
 
 
 def teaching(recipe: Recipe) -> Teaching | None:
@@ -40,7 +40,11 @@ def taught(recipe: Recipe, prepared: Prepared, accelerator: Accelerator) -> Prep
     encoded = dict(prepared.encoded)
     drawn = {name: splits["train"] for name, splits in encoded.items()
              if "train" in splits and recipe.sampling.shares.get(name, 1)}  # fmt: skip
-    for model, tokenizer, tasks in teachers(recipe, prepared.tasks):
+    problems: list[Problem] = []
+    for model, tokenizer, tasks, misfits in _teachers(recipe, prepared.tasks):
+        problems += misfits
+        if problems:  # nothing is trained; the others are still looked at
+            continue
         framing = frame(tokenizer, model.config.max_length, model.config.window_overlap)
         teacher_id = checksum(model, tokenizer)
         model.to(accelerator.device)
@@ -61,10 +65,13 @@ def taught(recipe: Recipe, prepared: Prepared, accelerator: Accelerator) -> Prep
                     asked,
                     teacher_id=teacher_id,
                     beyond_labels=settings.rows == "all",
+                    mixed_precision=recipe.training.mixed_precision,
                     max_tokens=max(recipe.training.max_tokens, framing.max_length),
                     title=f"{listed([task.name for task in asked])} on {name}",
                 ),
             }
+    if problems:
+        raise RecipeError(problems)
     return replace(prepared, encoded=encoded)
 
 
@@ -73,34 +80,35 @@ def _learns(task: Task, split: EncodedSplit, rows: str, has_pairs: bool) -> bool
     return task.name in split.tasks or (rows == "all" and task.pairs == has_pairs)
 
 
-def teachers(recipe: Recipe, tasks: Sequence[Task]) -> list[Teacher]:
-    """The teachers of a recipe, each loaded once, checked against the tasks.
+def check_teachers(recipe: Recipe, tasks: Sequence[Task]) -> None:
+    """That the teachers of a recipe fit its tasks.
 
     Raises:
-        RecipeError: with all that do not fit.
+        RecipeError: with all that do not.
         ModelError: one cannot be loaded.
     """
+    if problems := [problem for *_, misfits in _teachers(recipe, tasks) for problem in misfits]:
+        raise RecipeError(problems)
+
+
+def _teachers(recipe: Recipe, tasks: Sequence[Task]) -> Iterator[Teacher]:
+    """The teachers of a recipe, loaded one after the other: memory is for one."""
     settings = recipe.distillation
     if settings is None:
-        return []
+        return
     students: dict[tuple[str, str | None], list[Task]] = {}
     for task in tasks:
         if task.name in settings.teachers:
             students.setdefault((settings.teachers[task.name], settings.revisions.get(task.name)), []).append(task)
-    found, problems = [], []
     for (path, revision), of_model in students.items():
         try:
             model, tokenizer = load_model(path, revision=revision)
         except ModelError as error:
             raise ModelError(f"distillation.teachers: {error}") from error
         theirs = {task.name: task for task in model.config.task_list()}
-        for task in of_model:
-            if why := _misfit(task, theirs):
-                problems.append(Problem(f"distillation.teachers.{task.name}", f"`{path}` {why}"))
-        found.append((model, tokenizer, of_model))
-    if problems:
-        raise RecipeError(problems)
-    return found
+        whys = {task.name: _misfit(task, theirs) for task in of_model}
+        misfits = [Problem(f"distillation.teachers.{name}", f"`{path}` {why}") for name, why in whys.items() if why]
+        yield model, tokenizer, of_model, misfits
 
 
 def _misfit(task: Task, theirs: Mapping[str, Task]) -> str:

@@ -27,7 +27,7 @@ from nlp_mtl.build import (
 )
 from nlp_mtl.build_consistency import settle_consistency
 from nlp_mtl.build_data import Prepared, describe_data, prepare
-from nlp_mtl.build_distillation import taught, teachers
+from nlp_mtl.build_distillation import check_teachers, taught
 from nlp_mtl.data.steps import StepDataset
 from nlp_mtl.errors import DataError, Problem, RecipeError, RunError
 from nlp_mtl.evaluation import evaluate, selection_score
@@ -271,7 +271,7 @@ def check(recipe: Recipe | str | Path) -> dict[str, Any]:
     recipe = read_recipe(recipe)
     packed = expects_to_pack(recipe)
     prepared = prepare(recipe)
-    teachers(recipe, prepared.tasks)  # that they fit
+    check_teachers(recipe, prepared.tasks)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     data = steps(recipe, prepared, device=device, packed=packed)
     progress = sys.stderr.isatty()

@@ -37,6 +37,7 @@ def with_soft_targets(
     teacher_id: str,
     beyond_labels: bool,
     max_tokens: int,
+    mixed_precision: str,
     title: str,
 ) -> EncodedSplit:
     """A split with what a teacher says of its rows.
@@ -48,19 +49,27 @@ def with_soft_targets(
         tasks: the student's, those that learn from the teacher here; the teacher has them by the same names.
         teacher_id: a checksum of the teacher, as :func:`checksum` gives it.
         beyond_labels: whether the tasks learn of rows and words without a label, too.
+        mixed_precision: that of training: soft targets need no more digits.
         title: of the rows, for messages.
     """
     theirs = {task.name: task for task in teacher.config.task_list()}
     asked = [theirs[task.name] for task in tasks]
     orders = {task.name: [theirs[task.name].labels.index(label) for label in task.labels] for task in tasks}
-    parts = [VERSION, split.rows._fingerprint, read.rows._fingerprint, teacher_id, orders, framing]
+    parts = [VERSION, split.rows._fingerprint, read.rows._fingerprint, teacher_id, orders, framing, mixed_precision]
     fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
     packed = teacher.packs("auto")
 
     def answered(_: Mapping[str, Any], places: list[int]) -> dict[str, list[bytes]]:
         items = read_items(read, places, (), framing)
         logits, transitions = row_logits(
-            teacher, items, len(places), asked, framing, max_tokens=max_tokens, packed=packed
+            teacher,
+            items,
+            len(places),
+            asked,
+            framing,
+            max_tokens=max_tokens,
+            packed=packed,
+            mixed_precision=mixed_precision,
         )
         return {
             soft_column(task.name): [
