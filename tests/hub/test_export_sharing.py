@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 from nlp_mtl import ModelError
@@ -46,9 +47,14 @@ def logits(folder: Path, task: Task, one: MultiTaskModel) -> tuple[torch.Tensor,
 
 @pytest.mark.parametrize("task", [NER, MOOD], ids=lambda task: task.name)
 @pytest.mark.parametrize("family", [family for family in tiny.FAMILIES if family != "albert"])
-def test_a_task_with_towers_of_its_own_exports_bit_for_bit(tmp_path: Path, family: str, task: Task) -> None:
-    found, expected = logits(tmp_path / "out", task, shared(TOWERS, family))
-    assert torch.equal(found, expected)
+def test_a_task_with_towers_of_its_own_exports_its_weights_bit_for_bit(tmp_path: Path, family: str, task: Task) -> None:
+    one = shared(TOWERS, family)
+    found, expected = logits(tmp_path / "out", task, one)
+    # The model's towers read the rows of both tasks in one product, which rounds in another way on some processors.
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    own = {tensor.numpy().tobytes() for tensor in one.state_dict().values()}
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(tensor.numpy().tobytes() in own for tensor in written.values())
 
 
 @pytest.mark.parametrize("task", [NER, MOOD], ids=lambda task: task.name)
