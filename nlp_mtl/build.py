@@ -22,6 +22,7 @@ from nlp_mtl.errors import DataError, Problem, RecipeError, listed
 from nlp_mtl.metrics import Scores
 from nlp_mtl.models.encoder import (
     checkpoint_gradients,
+    encoder_origin,
     load_encoder,
     load_encoder_config,
 )
@@ -201,6 +202,7 @@ def new_model(recipe: Recipe, prepared: Prepared) -> MultiTaskModel:
         cleaning=prepared.cleaning.to_dict(),
         sharing=sharing(recipe),
         consistency=consistency(recipe, prepared),
+        encoder_origin=encoder_origin(recipe.encoder, recipe.encoder_revision),
     )
     for task in prepared.tasks:
         spec = recipe.tasks[task.name]

@@ -19,7 +19,7 @@ from nlp_mtl.data.labels import LabelReader, names_needed, resolve_task
 from nlp_mtl.data.loading import LoadedDataset, load_splits
 from nlp_mtl.data.opening import is_on_hub
 from nlp_mtl.errors import DataError, ModelError, Problem, RecipeError, listed
-from nlp_mtl.models.encoder import load_encoder_config, load_tokenizer, longest_input
+from nlp_mtl.models.encoder import load_encoder_config, load_tokenizer, longest_input, trained_config
 from nlp_mtl.recipe import SPLITS, Recipe
 from nlp_mtl.task_types import KINDS
 from nlp_mtl.tasks import Decoder, LossShape, Task, TaskType
@@ -77,6 +77,8 @@ def prepare(
     # Without one none is made: accelerate would keep its device for whatever the program does next.
     with accelerator.main_process_first() if accelerator else nullcontext():
         cleaning = model_cleaning(recipe) if cleaning is None else cleaning
+        if trained_tasks is None and (accelerator is None or accelerator.is_main_process):
+            _tell_other_words(recipe, cleaning)
         word_splitter = word_splitter or recipe.word_splitter
         loaded = _load(recipe, cleaning, word_splitter)
         if trained_tasks is None:
@@ -98,6 +100,25 @@ def prepare(
     if "train" in splits:
         tasks = [replace(task, loss=_loss(recipe, task, encoded, streams)) for task in tasks]
     return Prepared(tasks, loaded, encoded, streams, tokenizer, framing, cleaning)
+
+
+def _tell_other_words(recipe: Recipe, cleaning: Cleaning) -> None:
+    """Warn where the encoder is one of our models and learned from words that were found or cleaned in another way."""
+    trained = trained_config(recipe.encoder, recipe.encoder_revision)
+    if trained is None:
+        return
+    learned = Cleaning.from_dict(trained.cleaning)
+    if learned != cleaning:
+        logger.warning(
+            "The encoder `%s` learned from texts of another `cleaning` (%s) than this recipe's (%s), which counts: say "
+            "the same, unless the texts differ",
+            recipe.encoder, learned.to_dict() or "none", cleaning.to_dict() or "none",
+        )  # fmt: skip
+    if trained.word_splitter != recipe.word_splitter and not all(spec.tokens for spec in recipe.datasets.values()):
+        logger.warning(
+            "The encoder `%s` learned from words of `word_splitter: %s`, and this recipe says %s, which counts: say "
+            "the same, unless the texts differ", recipe.encoder, trained.word_splitter, recipe.word_splitter,
+        )  # fmt: skip
 
 
 def _loss(

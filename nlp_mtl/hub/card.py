@@ -59,7 +59,7 @@ def model_card(
     if recipe is not None and results is not None:
         encoder = _encoder(results)
         named["language"] = about.language or _languages(results, facts)
-        named |= {"datasets": datasets_of(results), "base_model": _base_model(results)}
+        named |= {"datasets": datasets_of(results), "base_model": _base_model(config, results)}
         named["metrics"] = sorted({METRICS[metric] for metric in results["main_metrics"].values()})
         named["model-index"] = model_index(repo_id, recipe, results)
         pictures = "\n".join(f"![{Path(plot).stem}]({plot})" for plot in plots)
@@ -75,7 +75,8 @@ def model_card(
     if all(task.get("pairs") for task in tasks):
         example, texts = '"A man plays the guitar.", text_pair="Somebody makes music."', '"A text.", "Another text."'
     text = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=repo_id, repo_id=repo_id, encoder=encoder, state=state, scores=scores, data=data, training=training,
+        title=repo_id, repo_id=repo_id, encoder=encoder, origin=_origin(config), state=state, scores=scores, data=data,
+        training=training,
         tasks="\n".join([
             "| task | type | labels |", "|---|---|---|",
             *[f"| {task['name']} | {task['type']} | {_labels(task['labels'])} |" for task in tasks],
@@ -150,8 +151,21 @@ def _encoder(results: Mapping[str, Any]) -> str:
     return _code(told["name"] if told["from_hub"] else Path(told["name"]).name)
 
 
-def _base_model(results: Mapping[str, Any]) -> str | None:
-    return results["encoder"]["name"] if results["encoder"]["from_hub"] else None
+def _base_model(config: Mapping[str, Any], results: Mapping[str, Any]) -> str | None:
+    """The nearest model that the encoder comes from and that is on the Hub."""
+    steps = config.get("encoder_origin") or [results["encoder"]]
+    return next((step["name"] for step in reversed(steps) if step["from_hub"]), None)
+
+
+def _origin(config: Mapping[str, Any]) -> str:
+    """What the encoder learned before it was trained for these tasks; empty: it is the stock one."""
+    steps = config.get("encoder_origin") or []
+    runs = [step for step in steps if "tasks" in step]
+    if not runs:
+        return ""
+    first = f"The encoder started as {_code(steps[0]['name'])} and" if "tasks" not in steps[0] else "The encoder"
+    told = [f"{', '.join(map(_code, step['tasks']))} (in {_code(step['name'])})" for step in runs]
+    return f"{first} learned, before these tasks: {', then '.join(told)}."
 
 
 def _languages(results: Mapping[str, Any], facts: Mapping[str, DatasetFacts]) -> tuple[str, ...]:

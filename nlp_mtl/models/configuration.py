@@ -30,6 +30,9 @@ class MultiTaskConfig(PreTrainedConfig):
     """Tokens that neighbouring windows of a long text share."""
     sharing: dict[str, Any] | None = None
     """What lies between encoder and heads: ``strategy`` and what it reads, as in a recipe; None: nothing."""
+    encoder_origin: list[dict[str, Any]] | None = None
+    """Where the encoder came from before it was trained for these tasks, as
+    :func:`nlp_mtl.models.trained_encoder.origin_of` has it; None: nobody said."""
 
     consistency: list[dict[str, Any]] | None = None
     """Pairs of tasks whose labels are chosen together: ``tasks`` (two names), ``table`` (a number for each label of the

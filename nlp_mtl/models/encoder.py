@@ -20,8 +20,10 @@ from transformers import (
 )
 
 from nlp_mtl.errors import MissingExtraError, ModelError, listed
+from nlp_mtl.models.configuration import MultiTaskConfig
 from nlp_mtl.models.fetching import UNREADABLE, cannot_load, check_shards, weights_from
 from nlp_mtl.models.packing import position_offset
+from nlp_mtl.models.trained_encoder import ENCODER_KEYS, check_missing, model_folder, origin_of, stock_config
 from nlp_mtl.retrying import retried
 
 # Encoders that a Python package carries, with the checksum of their weights.
@@ -44,12 +46,13 @@ def resolve_encoder(encoder: str) -> str:
 
     Raises:
         MissingExtraError: the package is not installed.
-        ModelError: there is no such packaged encoder, or its weights are not the expected ones.
+        ModelError: there is no such packaged encoder, or its weights are not the expected ones; or it is a run folder
+            without a model.
     """
     if not encoder.startswith("package:"):
         if encoder.startswith((".", "/", "~")) and not Path(encoder).expanduser().is_dir():
             raise ModelError(f"encoder `{encoder}`: there is no such folder")
-        return str(Path(encoder).expanduser()) if encoder.startswith("~") else encoder
+        return model_folder(str(Path(encoder).expanduser()) if encoder.startswith("~") else encoder)
     name = encoder.removeprefix("package:")
     if name not in _PACKAGED:
         raise ModelError(f"encoder `{encoder}`: unknown package; known are {listed(_PACKAGED)}")
@@ -77,7 +80,7 @@ def _sha256(path: Path, _changed: int) -> str:
 
 
 def load_encoder(encoder: str, revision: str | None = None, dropout: float | None = None) -> PreTrainedModel:
-    """A pretrained encoder in float32, whatever its checkpoint was saved in.
+    """A pretrained encoder in float32, whatever its checkpoint was saved in; of a model of ours, what it has learned.
 
     Args:
         dropout: the rate of every dropout, in the encoder and later in its heads; default: as it was configured.
@@ -94,14 +97,19 @@ def load_encoder(encoder: str, revision: str | None = None, dropout: float | Non
             if ("dropout" in name or name.endswith("pdrop")) and is_rate:
                 setattr(config, name, dropout)
         check_shards(path, config, revision)
-        model: PreTrainedModel = weights_from(
+        is_ours = trained_config(encoder, revision) is not None
+        model: PreTrainedModel
+        model, told = weights_from(
             lambda: AutoModel.from_pretrained(
-                path, config=config, revision=revision, dtype=torch.float32,
+                path, config=config, revision=revision, dtype=torch.float32, output_loading_info=True,
+                key_mapping=ENCODER_KEYS if is_ours else None,
                 use_safetensors=True,  # never what would have to be unpickled
             )
         )  # fmt: skip
     except UNREADABLE as error:
         raise cannot_load("encoder", encoder, error) from error
+    if is_ours:
+        check_missing(encoder, [*told["missing_keys"]])
     return model
 
 
@@ -180,8 +188,27 @@ def load_encoder_config(encoder: str, revision: str | None = None) -> PreTrained
     """An encoder's configuration, without its weights.
 
     Raises:
+        ModelError: it cannot be loaded; or it is a model of ours whose tasks have an encoder each.
+    """
+    return stock_config(_any_config(encoder, revision), encoder)
+
+
+def trained_config(encoder: str, revision: str | None = None) -> MultiTaskConfig | None:
+    """The configuration of a recipe's ``encoder`` where that is a model of ours; None: it is a stock model.
+
+    Raises:
         ModelError: it cannot be loaded.
     """
+    config = _any_config(encoder, revision)
+    return config if isinstance(config, MultiTaskConfig) else None
+
+
+def encoder_origin(encoder: str, revision: str | None = None) -> list[dict[str, Any]]:
+    """Where a recipe's ``encoder`` comes from; see :func:`nlp_mtl.models.trained_encoder.origin_of`."""
+    return origin_of(encoder, _any_config(encoder, revision), from_hub=is_on_hub(encoder))
+
+
+def _any_config(encoder: str, revision: str | None) -> PreTrainedConfig:
     path = resolve_encoder(encoder)
     if revision is not None and Path(path).is_dir():
         raise ModelError(f"encoder_revision is for encoders on the Hub, but `{encoder}` is a folder")

@@ -105,6 +105,18 @@ def stock_pooler(type: TaskType, encoder_config: PretrainedConfig) -> nn.Module 
     return pooler if isinstance(pooler, nn.Module) else None
 
 
+def fit_pooler(encoder: PreTrainedModel, stock: nn.Module | None, *, is_read: bool) -> None:
+    """Give the encoder the pooler that heads read, and leave it no parameters that would never get a gradient."""
+    found = getattr(encoder, "pooler", None)
+    if is_read and found is None and stock is not None:  # NomicBERT's encoder alone is built without
+        encoder.pooler = from_meta(stock)
+    elif not is_read and found is not None:
+        if stock is None:
+            encoder.register_module("pooler", None)
+        else:  # the family's stock models keep a pooler that they do not read, and the encoder may count on it
+            found.requires_grad_(False)
+
+
 def reads_pooler(type: TaskType, encoder_config: PretrainedConfig) -> bool:
     """Whether the stock model's head reads the encoder's pooled output (BERT and ALBERT do): it is run to see.
 

@@ -15,6 +15,7 @@ from nlp_mtl.models.configuration import MultiTaskConfig
 from nlp_mtl.models.encoder import load_tokenizer
 from nlp_mtl.models.fetching import UNREADABLE, cannot_load, check_shards, only_cached, weights_from
 from nlp_mtl.models.multitask import MultiTaskModel
+from nlp_mtl.models.trained_encoder import model_folder
 from nlp_mtl.retrying import retried
 from nlp_mtl.task_types import kind_of
 from nlp_mtl.tasks import Decoder
@@ -29,12 +30,7 @@ def load_model(path: str | Path, *, revision: str | None = None) -> tuple[MultiT
     Raises:
         ModelError: there is no model, or it is not one of ours.
     """
-    name = os.path.expanduser(path)
-    # A copy of a repository has a recipe as well, but its model lies beside it.
-    if (Path(name) / "recipe.yaml").is_file() and not (Path(name) / "config.json").is_file():
-        name = str(Path(name) / "model")
-        if not Path(name).is_dir():
-            raise ModelError(f"the run folder {path} has no model yet; its training has not finished (see --resume)")
+    name = model_folder(os.path.expanduser(path))
     looks_local = Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     if Path(name).is_dir():
         if revision is not None:

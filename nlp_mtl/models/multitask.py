@@ -17,7 +17,7 @@ from nlp_mtl.models.adapters import adapt
 from nlp_mtl.models.configuration import MultiTaskConfig
 from nlp_mtl.models.heads import (
     build_head,
-    from_meta,
+    fit_pooler,
     reads_first_token_only,
     reads_pooler,
     rows_of,
@@ -66,7 +66,7 @@ class MultiTaskModel(PreTrainedModel):
         first_token_types = {type for type in types if reads_first_token_only(type, encoder_config)}
         self.first_token_tasks = frozenset(task.name for task in tasks if task.type in first_token_types)
         poolers = [stock_pooler(type, encoder_config) for type in types]
-        _fit_pooler(encoder, next(filter(None, poolers), None), is_read=bool(pooled_types))
+        fit_pooler(encoder, next(filter(None, poolers), None), is_read=bool(pooled_types))
         self.task_names = tuple(task.name for task in tasks)
         self._sharing_settings = config.sharing or {"strategy": "hard"}
         try:
@@ -294,18 +294,6 @@ class MultiTaskModel(PreTrainedModel):
         return push_model(self, tokenizer, repo_id, **options)
 
 
-def _fit_pooler(encoder: PreTrainedModel, stock: nn.Module | None, *, is_read: bool) -> None:
-    """Give the encoder the pooler that heads read, and leave it no parameters that would never get a gradient."""
-    found = getattr(encoder, "pooler", None)
-    if is_read and found is None and stock is not None:  # NomicBERT's encoder alone is built without
-        encoder.pooler = from_meta(stock)
-    elif not is_read and found is not None:
-        if stock is None:
-            encoder.register_module("pooler", None)
-        else:  # the family's stock models keep a pooler that they do not read, and the encoder may count on it
-            found.requires_grad_(False)
-
-
 def from_encoder(
     encoder: PreTrainedModel,
     tasks: Sequence[Task],
@@ -316,6 +304,7 @@ def from_encoder(
     cleaning: Mapping[str, Any] | None = None,
     sharing: Mapping[str, Any] | None = None,
     consistency: Sequence[Mapping[str, Any]] = (),
+    encoder_origin: Sequence[Mapping[str, Any]] = (),
 ) -> MultiTaskModel:
     """A multi-task model on a loaded encoder, with new heads (initialized from torch's global seed).
 
@@ -323,6 +312,7 @@ def from_encoder(
         cleaning: what is done to texts, as :meth:`nlp_mtl.cleaning.cleaning.Cleaning.to_dict` gives it; None: nothing.
         sharing: what lies between encoder and heads; see :func:`nlp_mtl.models.sharing.build_sharing`. None: nothing.
         consistency: tasks whose labels are chosen together, as :class:`MultiTaskConfig` has them.
+        encoder_origin: where the encoder comes from, as :class:`MultiTaskConfig` has it.
 
     Raises:
         ModelError: the encoder is of a family that has no such heads, or cannot be shared so.
@@ -340,6 +330,7 @@ def from_encoder(
         cleaning=dict(cleaning) if cleaning else None,
         sharing=None if sharing is None else dict(sharing),
         consistency=[dict(one) for one in consistency] or None,
+        encoder_origin=[dict(one) for one in encoder_origin] or None,
     )
     return MultiTaskModel(config, encoder)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nlp_mtl.errors import ModelError, listed
-from nlp_mtl.models.encoder import load_encoder_config, resolve_encoder
+from nlp_mtl.models.encoder import load_encoder_config, resolve_encoder, trained_config
 from nlp_mtl.models.fetching import UNREADABLE, cannot_load, check_shards, weights_from
 from nlp_mtl.models.heads import auto_class, stock_model
 from nlp_mtl.models.multitask import MultiTaskModel
@@ -34,6 +34,11 @@ def take_head(
         ModelError: it cannot be loaded, is of another family or width, has no such head, or lacks a label.
     """
     try:
+        if trained_config(init_from, revision) is not None:
+            raise ModelError(
+                f"`{init_from}` is a multi-task model: write one of its tasks as a stock checkpoint, `nlp-mtl export "
+                f"{init_from} FOLDER --task TASK`, and give that folder"
+            )
         config: Any = load_encoder_config(init_from, revision)
     except ModelError as error:
         why = str(error).removeprefix("encoder ")
