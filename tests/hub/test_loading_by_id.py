@@ -11,11 +11,15 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 from stock_models import saved
+from tiny_runs import values, write_yaml
 from writable_hub import TOKEN, Fault, Hub, writable_hub
 
 from nlp_mtl import ModelError
 from nlp_mtl.models.encoder import load_encoder
 from nlp_mtl.models.loading import load_model
+
+
+TINY = "models/me/tiny"
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +68,24 @@ def test_a_model_that_cannot_be_seen_is_told_in_one_message(hub: Hub, tmp_path: 
     assert done.returncode == 2
     assert told in done.stderr
     assert "me/tiny" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_the_encoder_of_a_model_of_ours_by_id(hub: Hub, tmp_path: Path) -> None:
+    given = values(tmp_path, max_steps=1) | {"encoder": "me/tiny"}
+    file = write_yaml(tmp_path, given)
+    environment = {**hub.environment, "HF_HOME": str(tmp_path / "home")}
+    done = spawned.python("-m", "nlp_mtl", "train", file, "training.learning_rate=1e-12", environment=environment)
+    assert done.returncode == 0, done.stderr
+    found, learned = (load_file(folder / "model.safetensors") for folder in (tmp_path / "run" / "model", hub.root / TINY))
+    names = [name for name in learned if name.startswith("encoder.") and "pooler" not in name]
+    assert names
+    assert all(torch.allclose(found[name], learned[name], atol=1e-6) for name in names)
+    origin = json.loads((tmp_path / "run" / "model" / "config.json").read_text())["encoder_origin"]
+    assert [(step["name"], step["from_hub"], [*step["tasks"]]) for step in origin] == [
+        ("me/tiny", True, ["ner", "pos", "sentiment"])
+    ]
+    assert "base_model: me/tiny" in (tmp_path / "run" / "model" / "README.md").read_text()
 
 
 @pytest.mark.slow
