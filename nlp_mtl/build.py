@@ -328,6 +328,7 @@ def trainer_arguments(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
     elsewhere |= {
         "dropout",
         "frozen_layers",
+        "cache_features",
         "gradient_checkpointing",
         "deterministic",
         "selection_weights",

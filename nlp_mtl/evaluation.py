@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from nlp_mtl.data.encoding import EncodedSplit, label_column
 from nlp_mtl.data.items import Framing, read_items
+from nlp_mtl.data.kept_states import KeptStates, sources_of
 from nlp_mtl.inference.onnx import OnnxModel
 from nlp_mtl.inference.scoring import score_items
 from nlp_mtl.metrics import Scores
@@ -81,6 +82,7 @@ def answer(
     mixed_precision: str = "no",
     accelerator: Accelerator | None = None,
     progress: bool = False,
+    kept: Mapping[str, KeptStates] | None = None,
 ) -> dict[str, dict[str, Answers]]:
     """Let a model answer for the datasets that carry labels, reading each text once.
 
@@ -92,6 +94,7 @@ def answer(
         packed: read texts without padding; see :meth:`nlp_mtl.models.multitask.MultiTaskModel.packs`.
         accelerator: to share the rows among processes.
         progress: show a bar.
+        kept: ``{dataset: hidden states of its rows}``, of all datasets or none: the encoder is not run.
 
     Returns:
         ``{task: {dataset: answers}}``; what has no labels is left out.
@@ -111,6 +114,7 @@ def answer(
             mixed_precision,
             accelerator,
             dataset if progress else None,
+            (kept or {}).get(dataset),
         )
         for task in present:
             found[task.name][dataset] = answers[task.name]
@@ -127,6 +131,7 @@ def _answers(
     mixed_precision: str,
     accelerator: Accelerator | None,
     title: str | None,
+    kept: KeptStates | None,
 ) -> dict[str, Answers]:
     """``{task: answers}`` for the rows that carry a task's labels."""
     rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
@@ -145,6 +150,7 @@ def _answers(
                 max_tokens=max_tokens,
                 packed=packed,
                 mixed_precision=mixed_precision,
+                sources=sources_of(items, [(kept, int(row)) for row in mine]) if kept else (),
                 on_rows=lambda count: bar.update(count * processes),
             )
             chosen = [{task.name: found[task.name][place].chosen for task in tasks} for place in range(len(mine))]

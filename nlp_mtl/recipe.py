@@ -166,6 +166,9 @@ class TrainingSpec(Section):
     frozen_layers: Annotated[Integer, Field(ge=0)] | Literal["embeddings", "encoder"] = 0
     """What of the encoder does not learn: ``encoder``, all of it; ``embeddings``; a number, the embeddings and so many
     of the lowest layers; 0, nothing."""
+    cache_features: bool = False
+    """With ``frozen_layers: encoder``: the encoder reads each row once, without dropout, and what it gives is kept on
+    disk; heads learn from that, in each epoch and in every run that can use it."""
     unfreeze_every: Positive | None = None
     """Gradual unfreezing: the heads learn alone at first, and after every so many steps one more layer of the encoder,
     from the top. Default: all learn from the start."""

@@ -28,6 +28,8 @@ from nlp_mtl.build import (
 from nlp_mtl.build_consistency import settle_consistency
 from nlp_mtl.build_data import Prepared, describe_data, prepare
 from nlp_mtl.build_distillation import check_teachers, taught
+from nlp_mtl.build_features import keep_features
+from nlp_mtl.data.kept_states import KeptStates
 from nlp_mtl.data.steps import StepDataset
 from nlp_mtl.errors import DataError, Problem, RecipeError, RunError
 from nlp_mtl.evaluation import evaluate, selection_score
@@ -115,6 +117,9 @@ def _run(
     if recipe.training.compile and accelerator.is_fsdp2:
         message = "not together with FSDP, whose layers are put together and taken apart around each pass: leave it out"
         raise RecipeError([Problem("training.compile", message)])
+    if recipe.training.cache_features and accelerator.is_fsdp2:
+        message = "not together with FSDP: heads alone fit on every GPU. Start without it, or leave it out"
+        raise RecipeError([Problem("training.cache_features", message)])
     if accelerator.is_fsdp2 and (recipe.gradients.strategy != "sum" or recipe.gradients.measure_every):
         message = "not together with FSDP: no process holds the gradients of all shared parameters. Leave it out"
         raise RecipeError([Problem("gradients", message)])
@@ -142,6 +147,7 @@ def _train(recipe: Recipe, accelerator: Accelerator, resume: bool, evaluated: Ev
     model = new_model(recipe, prepared)
     arguments["gradients"] = task_gradients(recipe, model, prepared.tasks)
     data.packed = model.packs(layout(recipe))
+    kept = keep_features(recipe, prepared, model, data, accelerator)
     if recipe.training.compile:
         model.to(accelerator.device)
         try_compiler(model.encoder, prepared.framing.max_length, recipe.training.mixed_precision)
@@ -154,7 +160,9 @@ def _train(recipe: Recipe, accelerator: Accelerator, resume: bool, evaluated: Ev
         if accelerator.is_main_process and not resume:
             start_folder(output_dir, recipe, accelerator)
         try:
-            results = _trained(recipe, prepared, data, model, accelerator, track, resume, arguments, pusher, evaluated)
+            results = _trained(
+                recipe, prepared, data, model, accelerator, track, resume, arguments, pusher, evaluated, kept
+            )
             if pusher is not None:
                 logger.info("Pushed: %s", pusher.finish())
         finally:
@@ -174,6 +182,7 @@ def _trained(
     arguments: dict[str, Any],
     pusher: RunPusher | None,
     evaluated: Evaluated | None,
+    kept: Mapping[str, KeptStates],
 ) -> dict[str, Any]:
     """Train in a run folder that is ready, evaluate and save; returns the results."""
     output_dir = Path(recipe.output_dir).absolute()
@@ -190,6 +199,7 @@ def _trained(
             mixed_precision=recipe.training.mixed_precision,
             accelerator=accelerator,
             progress=progress,
+            kept=kept if split == "validation" else None,
         )  # fmt: skip
 
     def validate(scored: MultiTaskModel) -> tuple[dict[str, Scores], float | None]:

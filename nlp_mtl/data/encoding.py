@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -119,12 +119,14 @@ class EncodedSplit:
             np.add.at(counts, (first[labelled], second[labelled]), 1)
         return counts
 
-    def digest(self) -> str:
-        """A checksum of all tokens and labels."""
+    def digest(self, columns: Collection[str] | None = None) -> str:
+        """A checksum of all tokens and labels, or of those of these columns that there are."""
         digest = hashlib.sha256()
         for task, taught in sorted(self.soft.items()):  # logits themselves may differ in their last bits
-            digest.update(f"{task}:{taught}:".encode())
-        for column in sorted({*self.rows.column_names} - {*map(soft_column, self.soft)}):
+            if columns is None:
+                digest.update(f"{task}:{taught}:".encode())
+        there = {*self.rows.column_names} - {*map(soft_column, self.soft)}
+        for column in sorted(there if columns is None else there & {*columns}):
             digest.update(f"{column}:{len(self)}:".encode())
             for sizes, values in _lists(self.rows, column):
                 digest.update(sizes.tobytes() + values.tobytes())

@@ -13,6 +13,7 @@ from nlp_mtl.data.augmentation import Augmenter
 from nlp_mtl.data.batches import MicroBatch, collate
 from nlp_mtl.data.encoding import Split, StreamedSplit, label_column
 from nlp_mtl.data.items import Framing, Item, carries, item_lengths, num_targets, read_items
+from nlp_mtl.data.kept_states import KeptStates, sources_of, states_to_learn_from
 from nlp_mtl.data.layout import MICRO_BATCH_COST, bucketed, layout, pack
 from nlp_mtl.data.sampling import Sampler, StepPlan
 from nlp_mtl.data.soft_targets import Teaching
@@ -57,6 +58,7 @@ class StepDataset(Dataset[StepBatches]):
         one_set_every: int | None = None,
         augmenters: Mapping[int, Augmenter] | None = None,
         teaching: Teaching | None = None,
+        kept: Mapping[int, KeptStates] | None = None,
     ) -> None:
         """
         Args:
@@ -65,6 +67,8 @@ class StepDataset(Dataset[StepBatches]):
             one_set_every: in every so many steps, a micro-batch holds rows with labels of the same set of tasks; None:
                 in no step.
             is_bucketed: padded rows have one of few lengths; see :func:`nlp_mtl.data.layout.bucketed`.
+            kept: ``{place of a split: its hidden states}``, of all splits or of none: the encoder is not run, and
+                micro-batches are packed.
         """
         self.splits = splits
         self.sampler = sampler
@@ -80,6 +84,7 @@ class StepDataset(Dataset[StepBatches]):
         self.one_set_every = one_set_every
         self.augmenters = augmenters or {}
         self.teaching = teaching
+        self.kept = dict(kept or {})
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -88,8 +93,25 @@ class StepDataset(Dataset[StepBatches]):
         plan = self.sampler[step]
         items = self.items(plan)
         lengths = item_lengths(items, self.framing)
-        teaching = self.teaching and self.teaching.at(step, len(self))
-        micro_batches = [
+        micro_batches = self._collated(plan, items, self.layout_of(step, items, lengths))
+        cursors = {stream.dataset: stream.cursor() for stream in self.streams}
+        return StepBatches(step, micro_batches, self.counts(items), int(lengths.sum()), cursors)
+
+    def _collated(
+        self, plan: StepPlan, items: Sequence[Item], micro_batches: Sequence[np.ndarray]
+    ) -> list[MicroBatch]:
+        teaching = self.teaching and self.teaching.at(plan.step, len(self))
+        if self.kept:
+            order = np.argsort(plan.datasets, kind="stable")  # of places
+            rows = [(self.kept[int(plan.datasets[i])], int(plan.rows[i])) for i in order]
+            sources, size = sources_of(items, rows), rows[0][0].size
+            return [
+                states_to_learn_from(
+                    [items[i] for i in batch], [sources[i] for i in batch], self.tasks, self.framing, size, teaching
+                )
+                for batch in micro_batches
+            ]
+        return [
             collate(
                 [items[i] for i in batch],
                 self.tasks,
@@ -98,10 +120,8 @@ class StepDataset(Dataset[StepBatches]):
                 is_bucketed=self.is_bucketed,
                 teaching=teaching,
             )
-            for batch in self.layout_of(step, items, lengths)
+            for batch in micro_batches
         ]
-        cursors = {stream.dataset: stream.cursor() for stream in self.streams}
-        return StepBatches(step, micro_batches, self.counts(items), int(lengths.sum()), cursors)
 
     @property
     def streams(self) -> list[Stream]:
@@ -128,7 +148,7 @@ class StepDataset(Dataset[StepBatches]):
         return [batch for batch in batches if len(batch)] if self.num_threads > 1 else batches
 
     def _shared(self, lengths: np.ndarray, num_shares: int) -> list[list[np.ndarray]]:
-        if self.packed:
+        if self.packed or self.kept:
             return pack(lengths, num_shares, self.max_tokens)
         return layout(self.row_lengths(lengths), num_shares, self.max_tokens, self.micro_batch_cost)
 

@@ -4,6 +4,7 @@ Evaluation and prediction both stand on this, so they cannot differ.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from accelerate.utils import send_to_device
 
 from nlp_mtl.data.batches import collate
 from nlp_mtl.data.items import Framing, Item, item_lengths, word_positions
+from nlp_mtl.data.kept_states import Source, states_to_answer
 from nlp_mtl.data.layout import MICRO_BATCH_COST, cut, pack_sorted
 from nlp_mtl.inference.onnx import OnnxModel
 from nlp_mtl.models.fully_sharded import is_sharded, missing_passes, reshard
@@ -68,6 +70,7 @@ def row_logits(
     max_tokens: int,
     packed: bool = False,
     mixed_precision: str = "no",
+    sources: Sequence[Source] = (),
     on_rows: Callable[[float], object] = lambda count: None,
 ) -> tuple[dict[str, list[np.ndarray]], dict[str, np.ndarray]]:
     """The logits of rows, from one pass over their items.
@@ -79,6 +82,7 @@ def row_logits(
         items: windows whose ``place`` is the row they belong to, below ``num_rows``.
         tasks: the heads to run.
         packed: without padding; see :meth:`nlp_mtl.models.multitask.MultiTaskModel.packs`.
+        sources: where the items' hidden states are kept: the encoder is not run. None: they are not.
         on_rows: told how many rows (a window is a part of one) were just done, for progress bars.
 
     Returns:
@@ -95,23 +99,29 @@ def row_logits(
     lengths = item_lengths(items, framing)
     if model.reads_once_a_task:
         max_tokens = max(1, max_tokens // len(names))
-    batches = list(pack_sorted(lengths, max_tokens) if packed else cut(lengths, max_tokens, cost))
+    batches = list(pack_sorted(lengths, max_tokens) if packed or sources else cut(lengths, max_tokens, cost))
     missing = missing_passes(model, len(batches))
     for batch in batches:
         chosen = [items[i] for i in batch]
-        inputs = send_to_device(collate(chosen, (), framing, packed=packed).inputs, device)
+        given_inputs: dict[str, Any]
+        if sources:
+            given_inputs, first_words = states_to_answer(chosen, [sources[i] for i in batch], tasks, framing)
+            words = [np.arange(*pair) for pair in pairwise(first_words)]
+        else:
+            given_inputs = {**collate(chosen, (), framing, packed=packed).inputs, "tasks": names}
+            longest = lengths[batch].max()
+            starts = np.cumsum(lengths[batch]) - lengths[batch] if packed else np.arange(len(batch)) * longest
+            words = [start + word_positions(item, framing) for start, item in zip(starts, chosen, strict=True)]
         with autocast(device, mixed_precision, is_sharded(model)):
-            output = model(**inputs, tasks=names)
-        longest = lengths[batch].max()
-        starts = np.cumsum(lengths[batch]) - lengths[batch] if packed else np.arange(len(batch)) * longest
+            output = model(**send_to_device(given_inputs, device))
         for task in tasks:
             found = output[task.name].float().cpu().numpy()
             if task.decoder == "crf":
                 transitions[task.name] = output[transitions_key(task.name)].float().cpu().numpy()
             if kind_of(task).reads_words:
                 found = found.reshape(-1, found.shape[-1])  # [tokens of all rows, labels]
-                for start, i in zip(starts, batch, strict=True):
-                    logits[task.name][i] = found[start + word_positions(items[i], framing)]
+                for places, i in zip(words, batch, strict=True):
+                    logits[task.name][i] = found[places]
             else:
                 for one, i in zip(found, batch, strict=True):
                     logits[task.name][i] = one

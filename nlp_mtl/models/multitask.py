@@ -110,7 +110,7 @@ class MultiTaskModel(PreTrainedModel):
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         cu_seq_lens: Tensor | None = None,
@@ -118,6 +118,7 @@ class MultiTaskModel(PreTrainedModel):
         rows: Mapping[str, Tensor] | None = None,
         tasks: Sequence[str] | None = None,
         token_type_ids: Tensor | None = None,
+        hidden_states: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """One pass through the encoder, and through the heads, over padded texts or (:meth:`packs`) packed ones.
 
@@ -133,12 +134,19 @@ class MultiTaskModel(PreTrainedModel):
             tasks: the heads to run, by default all. Not together with ``rows``.
             token_type_ids: of the shape of ``input_ids``, which text of a pair a token belongs to; encoders without
                 segments do not ask. Default: all 0, as tokenizers give them for single texts.
+            hidden_states: [1, tokens, hidden] the encoder's last ones, as :mod:`nlp_mtl.data.kept_states` has them: it
+                is not run. With ``rows`` of packed texts and nothing else.
 
         Returns:
             ``{task: logits}``: [r, tokens, labels] for token tasks ([1, n, labels] packed), [r, labels] for text tasks.
             Besides, under :func:`nlp_mtl.tasks.transitions_key`, the transitions of those with the decoder ``crf``,
             [labels + 2, labels]: see :func:`nlp_mtl.task_types.crf.summed_loss`.
         """
+        if hidden_states is not None:
+            assert rows is not None
+            logits = {name: self._packed_logits(name, (hidden_states,), places) for name, places in rows.items()}
+            return self._with_transitions(logits)
+        assert input_ids is not None
         if token_type_ids is not None and not self.reads_pairs and token_type_ids.any():
             raise ValueError("texts are read one by one, but token_type_ids tell of pairs")
         # Some encoders would swallow them unseen, others have no place for them.

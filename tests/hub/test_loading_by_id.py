@@ -18,7 +18,6 @@ from nlp_mtl import ModelError
 from nlp_mtl.models.encoder import load_encoder
 from nlp_mtl.models.loading import load_model
 
-
 TINY = "models/me/tiny"
 
 
@@ -77,7 +76,9 @@ def test_a_run_starts_from_the_encoder_of_a_model_of_ours_by_id(hub: Hub, tmp_pa
     environment = {**hub.environment, "HF_HOME": str(tmp_path / "home")}
     done = spawned.python("-m", "nlp_mtl", "train", file, "training.learning_rate=1e-12", environment=environment)
     assert done.returncode == 0, done.stderr
-    found, learned = (load_file(folder / "model.safetensors") for folder in (tmp_path / "run" / "model", hub.root / TINY))
+    found, learned = (
+        load_file(folder / "model.safetensors") for folder in (tmp_path / "run" / "model", hub.root / TINY)
+    )
     names = [name for name in learned if name.startswith("encoder.") and "pooler" not in name]
     assert names
     assert all(torch.allclose(found[name], learned[name], atol=1e-6) for name in names)
