@@ -76,7 +76,7 @@ def steps(
         RecipeError: the run is longer than ``sampling.max_passes`` allows.
     """
     settings, shares = recipe.training, recipe.sampling.shares
-    train = _drawn_from(recipe, prepared)
+    train = drawn_from(recipe, prepared)
     for task in prepared.tasks:
         read = [split for split in train.values() if task.name in split.tasks]
         if any(isinstance(split, StreamedSplit) for split in read):
@@ -174,7 +174,7 @@ def _pass_over(recipe: Recipe, name: str, split: Split) -> tuple[int, PassRows |
     return (oversampled if spec.oversample else undersampled)(classes, recipe.seed)
 
 
-def _drawn_from(recipe: Recipe, prepared: Prepared) -> dict[str, Split]:
+def drawn_from(recipe: Recipe, prepared: Prepared) -> dict[str, Split]:
     """The training splits that steps learn from: a dataset with the share 0 is there to be evaluated on."""
     train: dict[str, Split] = {**prepared.split("train"), **prepared.streams}
     return {name: train[name] for name in prepared.loaded if name in train and recipe.sampling.shares.get(name, 1)}
@@ -182,7 +182,7 @@ def _drawn_from(recipe: Recipe, prepared: Prepared) -> dict[str, Split]:
 
 def steps_per_epoch(recipe: Recipe, prepared: Prepared) -> int:
     """Steps in which at least as many rows are drawn as a pass over all data has, so that the last epoch ends last."""
-    rows = sum(_pass_over(recipe, name, split)[0] for name, split in _drawn_from(recipe, prepared).items())
+    rows = sum(_pass_over(recipe, name, split)[0] for name, split in drawn_from(recipe, prepared).items())
     return math.ceil(rows / recipe.training.batch_size)
 
 
@@ -261,7 +261,7 @@ def resampling(recipe: Recipe, prepared: Prepared) -> Resample | None:
     sampling = recipe.sampling
     if sampling.strategy != "dynamic":
         return None
-    train = _drawn_from(recipe, prepared)
+    train = drawn_from(recipe, prepared)
     num_steps = math.ceil(_sampler(recipe, train).num_rows / recipe.training.batch_size)
     if (recipe.training.eval_every or steps_per_epoch(recipe, prepared)) >= num_steps:
         logger.warning(

@@ -70,6 +70,8 @@ def compare(
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.from_yaml(recipe)
     if len(recipe.tasks) < 2:
         raise RecipeError([Problem("tasks", "there is one task alone, so there is nothing to compare it with")])
+    if recipe.meta is not None:
+        raise RecipeError([Problem("meta", "a meta run ends in an encoder alone, so no answers can be compared")])
     if seeds < 1:
         raise RunError(f"{seeds} seeds were asked for; at least one is needed")
     folder = Path(output_dir or f"{recipe.output_dir.rstrip('/')}-compare").expanduser().absolute()

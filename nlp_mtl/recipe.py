@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 
 from nlp_mtl.recipe_checks import BUFFER_SIZE, HELD_OUT
 from nlp_mtl.recipe_cleaning import AugmentationSpec, CleaningSpec, DatasetCleaningSpec
-from nlp_mtl.recipe_parts import ConsistencySpec, DistillationSpec, HubSpec, TuneSpec
+from nlp_mtl.recipe_parts import ConsistencySpec, DistillationSpec, HubSpec, MetaSpec, TuneSpec
 from nlp_mtl.recipe_reading import read_yaml, validate
 from nlp_mtl.recipe_strategies import (
     BalancingSpec,
@@ -242,6 +242,8 @@ class Recipe(Section):
     gradients: GradientsSpec = GradientsSpec()
     sharing: SharingSpec = SharingSpec()
     training: TrainingSpec = TrainingSpec()
+    meta: MetaSpec | None = None
+    """Learn an encoder for tasks with few rows, instead of the tasks themselves."""
     consistency: list[ConsistencySpec] = []
     """Pairs of tasks whose labels are chosen together."""
     distillation: DistillationSpec | None = None

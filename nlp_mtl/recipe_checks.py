@@ -19,7 +19,7 @@ from nlp_mtl.strategy_checks import (
     sharing_problems,
 )
 from nlp_mtl.task_types import kind_named
-from nlp_mtl.transfer_checks import feature_problems
+from nlp_mtl.transfer_checks import feature_problems, meta_problems
 
 HELD_OUT = 0.1
 """The share of train that a missing split takes, where the recipe does not say."""
@@ -66,6 +66,7 @@ def cross_problems(values: dict[str, Any]) -> Iterator[Problem]:
     sharing = sharing if isinstance(sharing, dict) else {}
     yield from sharing_problems(sharing, training)
     yield from feature_problems(training, sharing, datasets)
+    yield from meta_problems(values, training, datasets, tasks)
     gradients, sampling, balancing = (
         section if isinstance(section := values.get(key), dict) else {}
         for key in ("gradients", "sampling", "balancing")

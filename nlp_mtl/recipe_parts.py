@@ -79,6 +79,31 @@ class DistillationSpec(Section):
     of all datasets that the recipe trains on."""
 
 
+class MetaSpec(Section):
+    """Meta-learning: the run's tasks are learned as small tasks of few rows, again and again, for an encoder from which
+    new tasks are learned with few rows. The ``training`` section says how a small task is learned."""
+
+    algorithm: Literal["reptile", "fomaml"] = "reptile"
+    """``reptile``: the encoder moves towards what episodes make of it; ``fomaml`` (first-order MAML): by the gradients
+    of rows that episodes did not learn from."""
+    episodes: Positive = 4
+    """In an outer step."""
+    ways: Annotated[Integer, Field(ge=2)] = 4
+    """Labels of an episode at most; how many is drawn, from 2 on (of kinds of spans, from 1 on)."""
+    shots: Positive = 8
+    """Rows a label that an episode learns from."""
+    query: Positive = 8
+    """Other rows a label, that ``fomaml`` and evaluations try it on."""
+    inner_steps: Positive = 5
+    """Of an episode, of ``training.batch_size`` rows each, or of all that it has."""
+    inner_optimizer: Literal["adamw", "sgd"] = "adamw"
+    outer_learning_rate: Annotated[Number, Field(gt=0)] | None = None
+    """Peak rate of the outer steps, which ``training.schedule`` lowers. Default: 1 with ``reptile``, all the way to the
+    mean of what episodes made of the encoder; 5e-5 with ``fomaml``, whose outer steps are AdamW's."""
+    evaluated_episodes: Positive = 8
+    """Of each task and split, in an evaluation."""
+
+
 class TuneSpec(Section):
     """How ``nlp-mtl tune`` searches the values of other keys."""
 

@@ -142,6 +142,14 @@ def print_check(report: Mapping[str, Any]) -> None:
         f"{first['longest']} tokens, {first['padding']:.1%} padding; labelled rows: "
         + ", ".join(f"{task} {count}" for task, count in first["labelled_rows"].items())
     )
+    if "episodes" in report:
+        episodes = report["episodes"]
+        console.print(
+            f"\nA meta run: {episodes['steps']:,} outer steps of {_count(episodes['episodes'], 'episode', 's')}, each "
+            f"of up to {episodes['ways']} labels, {_count(episodes['shots'], 'row', 's')} a label and "
+            f"{_count(episodes['inner_steps'], 'inner step', 's')}. The steps above are those of the tasks themselves.",
+            soft_wrap=True,
+        )
     _print_cleaning(console, report["cleaning"])
     if report["odd"]:
         console.print(f"\n{_count(len(report['odd']), 'odd thing', 's')}:")

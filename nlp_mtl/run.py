@@ -29,7 +29,7 @@ from nlp_mtl.build_consistency import settle_consistency
 from nlp_mtl.build_data import Prepared, describe_data, prepare
 from nlp_mtl.build_distillation import check_teachers, taught
 from nlp_mtl.build_features import keep_features
-from nlp_mtl.data.kept_states import KeptStates
+from nlp_mtl.build_meta import describe_episodes, episode_scorer, episode_steps, meta_arguments, meta_gradients
 from nlp_mtl.data.steps import StepDataset
 from nlp_mtl.errors import DataError, Problem, RecipeError, RunError
 from nlp_mtl.evaluation import evaluate, selection_score
@@ -37,6 +37,7 @@ from nlp_mtl.metrics import Scores
 from nlp_mtl.models.encoder import is_on_hub
 from nlp_mtl.models.fully_sharded import gathered, is_sharded
 from nlp_mtl.models.multitask import MultiTaskModel
+from nlp_mtl.models.trained_encoder import without_heads
 from nlp_mtl.recipe import SPLITS, Recipe
 from nlp_mtl.run_evaluation import read_recipe
 from nlp_mtl.run_folder import (
@@ -63,6 +64,8 @@ logger = logging.getLogger(__name__)
 
 Evaluated = Callable[[int, float], None]
 """Takes the number of an evaluation, counted from 1, and its selection score."""
+Score = Callable[[str, MultiTaskModel], dict[str, Scores]]
+"""Takes a split and a model: ``{task: scores}``."""
 
 
 def train(
@@ -117,6 +120,9 @@ def _run(
     if recipe.training.compile and accelerator.is_fsdp2:
         message = "not together with FSDP, whose layers are put together and taken apart around each pass: leave it out"
         raise RecipeError([Problem("training.compile", message)])
+    if recipe.meta is not None and accelerator.is_fsdp2:
+        message = "not together with FSDP: each process learns episodes with the whole encoder. Start without it"
+        raise RecipeError([Problem("meta", message)])
     if recipe.training.cache_features and accelerator.is_fsdp2:
         message = "not together with FSDP: heads alone fit on every GPU. Start without it, or leave it out"
         raise RecipeError([Problem("training.cache_features", message)])
@@ -136,18 +142,23 @@ def _train(recipe: Recipe, accelerator: Accelerator, resume: bool, evaluated: Ev
         raise DataError("no task that counts for the selection score has labels on validation, so no trial is better")
     prepared = taught(recipe, prepared, accelerator)
     where = {"process": accelerator.process_index, "num_processes": accelerator.num_processes}
-    data = steps(recipe, prepared, device=accelerator.device.type, **where)
+    planned = steps if recipe.meta is None else episode_steps
+    data: StepDataset = planned(recipe, prepared, device=accelerator.device.type, **where)
     if recipe.training.max_steps is not None and len(data) < recipe.training.max_steps:
         logger.warning(
             "training.max_steps is %d, but after %d steps num_epochs (%g) is over: raise it to train longer",
             recipe.training.max_steps, len(data), recipe.training.num_epochs,
         )  # fmt: skip
-    arguments = trainer_arguments(recipe, prepared)
+    arguments = (trainer_arguments if recipe.meta is None else meta_arguments)(recipe, prepared)
     set_seed(recipe.seed)  # the heads' first weights
     model = new_model(recipe, prepared)
-    arguments["gradients"] = task_gradients(recipe, model, prepared.tasks)
+    arguments["gradients"] = (
+        task_gradients(recipe, model, prepared.tasks)
+        if recipe.meta is None
+        else meta_gradients(recipe, prepared, model)
+    )
     data.packed = model.packs(layout(recipe))
-    kept = keep_features(recipe, prepared, model, data, accelerator)
+    score = _scorer(recipe, prepared, model, data, accelerator)
     if recipe.training.compile:
         model.to(accelerator.device)
         try_compiler(model.encoder, prepared.framing.max_length, recipe.training.mixed_precision)
@@ -161,7 +172,7 @@ def _train(recipe: Recipe, accelerator: Accelerator, resume: bool, evaluated: Ev
             start_folder(output_dir, recipe, accelerator)
         try:
             results = _trained(
-                recipe, prepared, data, model, accelerator, track, resume, arguments, pusher, evaluated, kept
+                recipe, prepared, data, model, accelerator, track, resume, arguments, pusher, evaluated, score
             )
             if pusher is not None:
                 logger.info("Pushed: %s", pusher.finish())
@@ -169,6 +180,29 @@ def _train(recipe: Recipe, accelerator: Accelerator, resume: bool, evaluated: Ev
             if pusher is not None:
                 remove_pushing(output_dir)
     return results
+
+
+def _scorer(
+    recipe: Recipe, prepared: Prepared, model: MultiTaskModel, data: StepDataset, accelerator: Accelerator
+) -> Score:
+    """How models are scored while they are trained, and at the end."""
+    if recipe.meta is not None:
+        return episode_scorer(recipe, prepared, accelerator, data.packed)
+    kept = keep_features(recipe, prepared, model, data, accelerator)
+    progress = sys.stderr.isatty() and accelerator.is_main_process
+
+    def score(split: str, scored: MultiTaskModel) -> dict[str, Scores]:
+        return evaluate(
+            scored, prepared.split(split), prepared.tasks, prepared.framing,
+            max_tokens=recipe.training.max_tokens,
+            packed=data.packed,
+            mixed_precision=recipe.training.mixed_precision,
+            accelerator=accelerator,
+            progress=progress,
+            kept=kept if split == "validation" else None,
+        )  # fmt: skip
+
+    return score
 
 
 def _trained(
@@ -182,25 +216,13 @@ def _trained(
     arguments: dict[str, Any],
     pusher: RunPusher | None,
     evaluated: Evaluated | None,
-    kept: Mapping[str, KeptStates],
+    score: Score,
 ) -> dict[str, Any]:
     """Train in a run folder that is ready, evaluate and save; returns the results."""
     output_dir = Path(recipe.output_dir).absolute()
     if accelerator.is_main_process:
         remove_pushing(output_dir)
     accelerator.wait_for_everyone()
-    progress = sys.stderr.isatty() and accelerator.is_main_process
-
-    def score(split: str, scored: MultiTaskModel) -> dict[str, Scores]:
-        return evaluate(
-            scored, prepared.split(split), prepared.tasks, prepared.framing,
-            max_tokens=recipe.training.max_tokens,
-            packed=data.packed,
-            mixed_precision=recipe.training.mixed_precision,
-            accelerator=accelerator,
-            progress=progress,
-            kept=kept if split == "validation" else None,
-        )  # fmt: skip
 
     def validate(scored: MultiTaskModel) -> tuple[dict[str, Scores], float | None]:
         scores = score("validation", scored)
@@ -228,6 +250,8 @@ def _trained(
     scores = {split: found for split in ("validation", "test") if (found := score(split, model))}
     track({"best": scores}, state.step)
     results = _results(recipe, prepared, state, scores)
+    if recipe.meta is not None:
+        model = without_heads(model, recipe.meta.algorithm)
     weights = _gathered(model, accelerator)
     if accelerator.is_main_process:
         if resume:
@@ -254,6 +278,7 @@ def _results(
             "weights": selection_weights(recipe, prepared),
             "split": "validation",
         },
+        **({} if recipe.meta is None else {"episodes": describe_episodes(recipe)}),
         "step": state.best_step or state.step,
         "steps": state.step,
         "finished": state.finished,
@@ -286,5 +311,8 @@ def check(recipe: Recipe | str | Path) -> dict[str, Any]:
     data = steps(recipe, prepared, device=device, packed=packed)
     progress = sys.stderr.isatty()
     report = data_report(prepared.tasks, prepared.loaded, prepared.encoded, prepared.framing, data, progress=progress)
+    if recipe.meta is not None:
+        episode_steps(recipe, prepared)  # what is wrong with it is told
+        report["episodes"] = {"steps": recipe.training.max_steps, **describe_episodes(recipe)}
     cleaned = cleaning_report(prepared.cleaning, prepared.loaded, word_splitter=recipe.word_splitter, progress=progress)
     return {**report, "cleaning": cleaned}

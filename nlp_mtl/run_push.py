@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nlp_mtl.errors import ModelError, NlpMtlError, RunError
-from nlp_mtl.hub.card import model_card
+from nlp_mtl.hub.card import encoder_card, model_card
 from nlp_mtl.hub.card_header import About
 from nlp_mtl.hub.card_text import as_yaml, merged
 from nlp_mtl.hub.portable import portable_recipe, portable_results
@@ -123,8 +123,10 @@ def run_card(run: Path, recipe: Recipe, results: Mapping[str, Any], model: PreTr
     """The model card that a run folder keeps; what its owner wrote into one that is there stays."""
     file = run / "model" / "README.md"
     old = file.read_text(encoding="utf-8") if file.is_file() else None
-    made = model_card(
-        model.config.to_dict(), f"USER/{run.name}", about=About(),
+    config = model.config.to_dict()
+    card_of = encoder_card if config.get("meta_learned") else model_card
+    made = card_of(
+        config, f"USER/{run.name}", about=About(),
         recipe=portable_recipe(recipe.to_dict(), run.name), results=portable_results(results),
     )  # fmt: skip
     try:

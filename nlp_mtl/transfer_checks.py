@@ -32,3 +32,59 @@ def feature_problems(training: dict[str, Any], sharing: dict[str, Any], datasets
         if is_true(spec.get("streaming")):
             message = "neither rows of a stream nor what the encoder gives for them is kept (`training.cache_features`)"
             yield Problem(f"datasets.{name}.streaming", f"{message}; leave one of both out")
+
+
+_PLAIN: dict[str, dict[str, Any]] = {
+    "balancing": {"strategy": "fixed", "scale": "none"},
+    "gradients": {"strategy": "sum", "measure_every": None},
+    "sharing": {"strategy": "hard"},
+}
+"""Sections that are about tasks which learn together."""
+
+_UNREAD = {"num_epochs": 3, "unfreeze_every": None, "l1_penalty": 0, "l2_penalty": 0, "compile": False,
+           "cache_features": False}  # fmt: skip
+"""Keys of ``training`` that a meta run does not read, and their defaults."""
+
+
+def meta_problems(
+    values: dict[str, Any], training: dict[str, Any], datasets: dict[str, Any], tasks: dict[str, Any]
+) -> Iterator[Problem]:
+    """What does not go with ``meta``. Reads raw values, whatever they are."""
+    if not isinstance(values.get("meta"), dict):
+        return
+    if training.get("max_steps") is None:
+        yield Problem("training.max_steps", "needed with `meta`: how many outer steps")
+    for key, default in _UNREAD.items():
+        given = training.get(key, default)
+        if given not in (default, None) and number(given) != default and (default is not False or is_true(given)):
+            yield Problem(f"training.{key}", "a meta run (`meta`) does not read it; leave it out")
+    if training.get("frozen_layers") == "encoder":
+        yield Problem("training.frozen_layers", "the encoder is all that a meta run learns; freeze fewer layers")
+    for section, plain in _PLAIN.items():
+        told = values.get(section)
+        told = told if isinstance(told, dict) else {}
+        for key, default in plain.items():
+            if told.get(key, default) != default:
+                message = "it is for tasks that learn together, and under `meta` each small task is learned alone"
+                yield Problem(f"{section}.{key}", f"{message}; leave it out")
+    sampling = values.get("sampling")
+    strategy = sampling.get("strategy", "proportional") if isinstance(sampling, dict) else "proportional"
+    if strategy in ("unimax", "annealed", "round_robin", "dynamic"):
+        message = f"`meta` deals episodes by proportional, temperature, uniform or fixed, not by {strategy}"
+        yield Problem("sampling.strategy", message)
+    for key in ("consistency", "hub"):
+        if values.get(key):
+            yield Problem(key, "it is for models that answer, and a meta run ends in an encoder alone: leave it out")
+    for name, spec in datasets.items():
+        for key in ("streaming", "oversample", "undersample") if isinstance(spec, dict) else ():
+            if spec.get(key) and (key != "streaming" or is_true(spec[key])):
+                yield Problem(f"datasets.{name}.{key}", "`meta` draws rows label by label; leave it out")
+    for name, task in tasks.items():
+        if not isinstance(task, dict):
+            continue
+        if task.get("type") in ("multi-label-classification", "regression"):
+            message = f"small tasks of a {task['type']} task are not made (`meta`): text- or token-classification"
+            yield Problem(f"tasks.{name}.type", message)
+        if task.get("decoder") == "crf" or task.get("init_from") is not None:
+            key = "decoder" if task.get("decoder") == "crf" else "init_from"
+            yield Problem(f"tasks.{name}.{key}", "the head of a small task is new each time (`meta`); leave it out")

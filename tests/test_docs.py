@@ -23,7 +23,7 @@ from nlp_mtl.recipe import (
     TrainingSpec,
 )
 from nlp_mtl.recipe_cleaning import AugmentationSpec, CleaningSpec, DatasetCleaningSpec
-from nlp_mtl.recipe_parts import ConsistencySpec, DistillationSpec, HubSpec, TuneSpec
+from nlp_mtl.recipe_parts import ConsistencySpec, DistillationSpec, HubSpec, MetaSpec, TuneSpec
 
 README = page("README.md")
 PAGES = [
@@ -148,6 +148,7 @@ ROW_KEYS = {key: one for key, one in DatasetCleaningSpec.model_fields.items() if
         ("`gradients`", GradientsSpec),
         ("`sharing`", SharingSpec),
         ("`training`", TrainingSpec),
+        ("`meta`", MetaSpec),
         ("`consistency`", ConsistencySpec),
         ("`distillation`", DistillationSpec),
         ("`hub`", HubSpec),

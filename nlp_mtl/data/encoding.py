@@ -103,6 +103,17 @@ class EncodedSplit:
             place += len(sizes)
         return found
 
+    def rows_with(self, task: Task) -> list[np.ndarray]:
+        """[labels] The rows in which each label of a task with one label an item occurs."""
+        found: list[list[np.ndarray]] = [[] for _ in task.labels]
+        start = 0
+        for sizes, ids in _lists(self.rows, label_column(task.name)):
+            rows = start + np.repeat(np.arange(len(sizes)), sizes)
+            for label, parts in enumerate(found):
+                parts.append(np.unique(rows[ids == label]))
+            start += len(sizes)
+        return [np.concatenate([np.zeros(0, dtype=np.int64), *parts]) for parts in found]
+
     def joint_counts(self, one: Task, other: Task) -> np.ndarray:
         """[labels of one task, labels of another] How often an item has each two labels, of tasks with one an item.
 

@@ -22,6 +22,19 @@ from nlp_mtl.task_types import KINDS
 from nlp_mtl.tasks import Task
 
 
+class Episode(NamedTuple):
+    """A small task; see :mod:`nlp_mtl.data.episodes`."""
+
+    task: Task
+    """With the labels that it knows."""
+    seed: list[int]
+    """Of its head and of dropout."""
+    inner: list[tuple[list[MicroBatch], int]]
+    """What each inner step learns from, and its labelled items."""
+    query: tuple[list[MicroBatch], int]
+    """The same of the rows that it is tried on."""
+
+
 class StepBatches(NamedTuple):
     """What one process computes in one step."""
 
@@ -33,6 +46,8 @@ class StepBatches(NamedTuple):
     """Tokens of the whole step, over all processes, padding not counted."""
     cursors: dict[str, Cursor]
     """``{streamed dataset: where to read on after this step}``"""
+    episodes: Sequence[Episode] = ()
+    """In place of micro-batches, in a meta step: those of this process; ``counts`` are then episodes."""
 
 
 class StepDataset(Dataset[StepBatches]):

@@ -12,6 +12,7 @@ from nlp_mtl.hub.repository import DatasetFacts
 
 _TEMPLATE = Path(__file__).with_name("card_template.md")
 _TASK_TEMPLATE = Path(__file__).with_name("task_card_template.md")
+_ENCODER_TEMPLATE = Path(__file__).with_name("encoder_card_template.md")
 
 
 class Card(NamedTuple):
@@ -146,6 +147,33 @@ def task_card(
     return Card(header(named, about, "transformers", hub_type(task["type"])), _tidy(text))
 
 
+def encoder_card(
+    config: Mapping[str, Any], repo_id: str, *, about: About, recipe: Mapping[str, Any], results: Mapping[str, Any]
+) -> Card:
+    """The card of an encoder that a meta run leaves; arguments as for :func:`model_card`."""
+    learned, episodes = config["meta_learned"], results["episodes"]
+    named: dict[str, Any] = {
+        "tags": ["nlp_mtl", "meta-learning", *about.tags], "language": about.language,
+        "datasets": datasets_of(results), "base_model": _base_model(config, results),
+    }  # fmt: skip
+    told = (
+        f"Of new heads for up to {episodes['ways']} of a task's labels, after {episodes['inner_steps']} steps on "
+        f"{episodes['shots']} rows a label, on other rows; over {episodes['evaluated_episodes']} "
+        "episodes of each task."
+    )
+    text = Template(_ENCODER_TEMPLATE.read_text(encoding="utf-8")).substitute(
+        title=repo_id, repo_id=repo_id, encoder=_encoder(results), algorithm=learned["algorithm"],
+        tasks="\n".join(
+            ["| task | type |", "|---|---|", *(f"| {task} | {type} |" for task, type in learned["tasks"].items())]
+        ),
+        origin=_origin(config), scores=_section("Scores", f"{told}\n\n{_scores_table(results)}"),
+        data=_section("Training data", _data_table(results, {})),
+        training=_section("How it was trained", _how_trained(recipe, results)),
+        limits="Tasks that are unlike these may gain nothing: compare with the encoder that it started from.",
+    )  # fmt: skip
+    return Card(header(named, about, "nlp_mtl", None), _tidy(text))
+
+
 def _encoder(results: Mapping[str, Any]) -> str:
     told = results["encoder"]
     return _code(told["name"] if told["from_hub"] else Path(told["name"]).name)
@@ -164,7 +192,11 @@ def _origin(config: Mapping[str, Any]) -> str:
     if not runs:
         return ""
     first = f"The encoder started as {_code(steps[0]['name'])} and" if "tasks" not in steps[0] else "The encoder"
-    told = [f"{', '.join(map(_code, step['tasks']))} (in {_code(step['name'])})" for step in runs]
+    how = [f"by {step['algorithm']}, " if "algorithm" in step else "" for step in runs]
+    told = [
+        f"{', '.join(map(_code, step['tasks']))} ({by}in {_code(step['name'])})"
+        for step, by in zip(runs, how, strict=True)
+    ]
     return f"{first} learned, before these tasks: {', then '.join(told)}."
 
 

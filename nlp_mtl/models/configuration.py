@@ -34,6 +34,9 @@ class MultiTaskConfig(PreTrainedConfig):
     """Where the encoder came from before it was trained for these tasks, as
     :func:`nlp_mtl.models.trained_encoder.origin_of` has it; None: nobody said."""
 
+    meta_learned: dict[str, Any] | None = None
+    """Of an encoder alone, without tasks: the ``algorithm`` by which it was made, and the ``tasks`` of its episodes,
+    as types by their names."""
     consistency: list[dict[str, Any]] | None = None
     """Pairs of tasks whose labels are chosen together: ``tasks`` (two names), ``table`` (a number for each label of the
     first and of the second), its ``weight``, and ``forbidden``, places in it that are never chosen."""

@@ -45,6 +45,10 @@ def load_model(path: str | Path, *, revision: str | None = None) -> tuple[MultiT
         config = retried(
             lambda: MultiTaskConfig.from_pretrained(name, revision=revision or "main", local_files_only=cached)
         )
+        if config.meta_learned:
+            raise ModelError(
+                f"`{path}` is an encoder without heads, as a meta run leaves it: give it as `encoder:` in a recipe"
+            )
         if config.model_type != MultiTaskConfig.model_type or not config.tasks:
             raise ModelError(f"`{name}` is not a model of nlp_mtl: its config has no tasks")
         _check_config(config, name)

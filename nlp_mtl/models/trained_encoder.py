@@ -7,10 +7,12 @@ that matters.)
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import PreTrainedConfig
 
 from nlp_mtl.errors import ModelError, listed
 from nlp_mtl.models.configuration import MultiTaskConfig
+from nlp_mtl.models.multitask import MultiTaskModel
 
 ENCODER_KEYS = {r"^encoder\.": ""}
 """From the names of our models' weights to those of the encoder alone."""
@@ -71,11 +73,20 @@ def origin_of(name: str, config: PreTrainedConfig, *, from_hub: bool) -> list[di
         config: the stock model's, or that of one of our models.
 
     Returns:
-        ``{"name": ..., "from_hub": ...}`` of a stock encoder, with ``{"tasks": {task: type}}`` of a run of ours.
+        ``{"name": ..., "from_hub": ...}`` of a stock encoder, with ``{"tasks": {task: type}}`` of a run of ours, and
+        the ``algorithm`` of a meta run.
     """
     shown = name if from_hub or name.startswith("package:") else Path(name).absolute().name
     last: dict[str, Any] = {"name": shown, "from_hub": from_hub}
     if not isinstance(config, MultiTaskConfig):
         return [last]
-    learned = {task["name"]: task["type"] for task in config.tasks or []}
-    return [*(config.encoder_origin or []), {**last, "tasks": learned}]
+    learned = config.meta_learned or {"tasks": {task["name"]: task["type"] for task in config.tasks or []}}
+    return [*(config.encoder_origin or []), {**last, **learned}]
+
+
+def without_heads(model: MultiTaskModel, algorithm: str) -> MultiTaskModel:
+    """A model as a meta run leaves it: its heads have learned nothing, and go."""
+    tasks = {task.name: task.type for task in model.config.task_list()}
+    model.config.meta_learned, model.config.tasks = {"algorithm": algorithm, "tasks": tasks}, []
+    model.heads = nn.ModuleDict()
+    return model

@@ -218,9 +218,9 @@ class TaskGradients:
         """Sums over processes: of the rows, and of the gradients of heads, of which a process may have none."""
         common = {id(parameter) for parameter in shared}
         own = [p for p in self.model.parameters() if p.requires_grad and id(p) not in common]
-        for parameter, gradient in zip(own, _reduced([p.grad for p in own], own, accelerator), strict=True):
+        for parameter, gradient in zip(own, reduced([p.grad for p in own], own, accelerator), strict=True):
             parameter.grad = gradient
-        return [[*_reduced(row, shared, accelerator)] for row in rows]
+        return [[*reduced(row, shared, accelerator)] for row in rows]
 
     def told(self) -> dict[str, Any]:
         """Of the steps that told gradients apart and that no call has told of yet: what each task's gradient counted in
@@ -285,10 +285,10 @@ def _added(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     return one + other
 
 
-def _reduced(
+def reduced(
     gradients: Sequence[Tensor | None], parameters: Sequence[nn.Parameter], accelerator: Accelerator
 ) -> Iterator[Tensor]:
-    """Gradients (None: zero) added up over processes."""
+    """Gradients on parameters (None: zero), added up over processes; all have to call it."""
     pairs = list(zip(gradients, parameters, strict=True))
     flat = [(torch.zeros_like(p) if gradient is None else gradient.to_dense()).flatten() for gradient, p in pairs]
     total = accelerator.reduce(torch.cat(flat), "sum")

@@ -4,10 +4,24 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nlp_mtl.training.freezing import highest, layer_depths
+
+
+def new_optimizer(model: nn.Module, *, plain: bool = False, **rates: float) -> torch.optim.Optimizer:
+    """AdamW for what learns of a model; or plain steps, which move a weight by its gradient times the rate (SGD).
+
+    Args:
+        rates: as :func:`parameter_groups` takes them.
+    """
+    groups = parameter_groups(model, **rates)
+    if plain:
+        return torch.optim.SGD(groups)
+    device = next(model.parameters()).device
+    return torch.optim.AdamW(groups, fused=device.type in ("cpu", "cuda"))
 
 
 def parameter_groups(

@@ -31,7 +31,8 @@ from nlp_mtl.training.gradients import TaskGradients
 from nlp_mtl.training.loader import loaded_steps
 from nlp_mtl.training.loss_recorder import LossRecorder
 from nlp_mtl.training.manifest import damage
-from nlp_mtl.training.optimizer import add_penalties, averaged, parameter_groups, schedule_factor, set_learning_rates
+from nlp_mtl.training.meta import MetaGradients
+from nlp_mtl.training.optimizer import add_penalties, averaged, new_optimizer, schedule_factor, set_learning_rates
 from nlp_mtl.training.passes import forward_backward, forward_only, over_processes, present_tasks
 from nlp_mtl.training.progress import Progress
 from nlp_mtl.training.threads import ForwardBackward, SharedSteps, draws_only_quick_dropout
@@ -55,7 +56,8 @@ def train(
     balancer: Balancer,
     *,
     accelerator: Accelerator,
-    gradients: TaskGradients | None = None,
+    gradients: TaskGradients | MetaGradients | None = None,
+    plain_steps: bool = False,
     output_dir: Path,
     seed: int,
     learning_rate: float,
@@ -92,7 +94,8 @@ def train(
     Args:
         data: the steps; all of them are trained.
         balancer: the weights of the tasks' losses.
-        gradients: tells the tasks' gradients apart; None: they are added up.
+        gradients: tells the tasks' gradients apart, or makes meta steps; None: they are added up.
+        plain_steps: without AdamW.
         evaluate: called every ``eval_every`` steps and at the end.
         output_dir: gets ``metrics.jsonl`` and ``checkpoints/``.
         resume: go on from the newest checkpoint there.
@@ -119,14 +122,14 @@ def train(
     for one in dict.fromkeys((model, _scored(model, average))):
         place(one, accelerator)
     thaw = Thaw(model, unfreeze_every, len(data))
-    groups = parameter_groups(
+    optimizer = new_optimizer(
         model,
+        plain=plain_steps,
         learning_rate=learning_rate,
         head_learning_rate=head_learning_rate,
         weight_decay=weight_decay,
         layer_decay=layer_decay,
     )
-    optimizer = torch.optim.AdamW(groups, fused=accelerator.device.type in ("cpu", "cuda"))
     folder, metrics_file = output_dir / "checkpoints", output_dir / "metrics.jsonl"
     state = TrainingState(data=data.digest())
     if resume:
