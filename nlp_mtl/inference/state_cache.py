@@ -55,7 +55,8 @@ def keep_states(
 ) -> KeptStates:
     """The hidden states of a split's rows: those that are kept already, and the others computed, without dropout.
 
-    Several processes share the work. A killed one leaves whole files, which are not computed again.
+    Several processes share the work, and runs that start together do it once. A killed one leaves whole files, which
+    are not computed again.
 
     Args:
         model: on the device where it is to run; its encoder must not learn.
@@ -72,22 +73,22 @@ def keep_states(
     kept = KeptStates(Path(datasets.config.HF_DATASETS_CACHE) / FOLDER / key, read, size)
     numbers = range((len(split) + ROWS - 1) // ROWS)
     missing = [number for number in numbers if not _is_sound(kept.file(number))]
-    if not missing:
-        logger.info("%s: hidden states are read from %s", split.source.title, kept.folder)
-        return kept
     if accelerator.is_main_process:
-        _make_room(kept, split, framing, missing)
+        if missing:
+            _make_room(kept, split, framing, missing)
+        else:
+            logger.info("%s: hidden states are read from %s", split.source.title, kept.folder)
     accelerator.wait_for_everyone()
-    show = accelerator.is_main_process
-    mine = missing[accelerator.process_index :: accelerator.num_processes]
+    # By number: another run may have written some meanwhile, so that not all processes miss the same.
+    mine = [number for number in missing if number % accelerator.num_processes == accelerator.process_index]
+    show = accelerator.is_main_process and mine
     for number in tqdm(mine, desc="Computing hidden states", unit="file", disable=None if show else True, leave=False):
-        with FileLock(kept.file(number).with_suffix(".lock")):  # another run may want the same
-            if _is_sound(kept.file(number)):
-                continue
-            rows = np.arange(number * ROWS, min((number + 1) * ROWS, len(split)))
-            items = read_items(split, rows, (), framing)
-            states = _computed(model, items, read, framing, max_tokens, packed, mixed_precision)
-            _write(kept, number, items, len(rows), states)
+        with FileLock(kept.file(number).with_suffix(".lock")):
+            if not kept.file(number).is_file():
+                rows = np.arange(number * ROWS, min((number + 1) * ROWS, len(split)))
+                items = read_items(split, rows, (), framing)
+                states = _computed(model, items, read, framing, max_tokens, packed, mixed_precision)
+                _write(kept, number, items, len(rows), states)
     accelerator.wait_for_everyone()
     if lost := [number for number in numbers if not kept.file(number).is_file()]:
         raise RunError(
@@ -121,15 +122,22 @@ def _tells_nothing(name: str) -> bool:
 
 
 def _is_sound(file: Path) -> bool:
-    """Whether a file is there and whole."""
+    """Whether a file is there and whole; one that is not is removed.
+
+    Raises:
+        RunError: it cannot be read.
+    """
     try:
         with safe_open(file, "pt"):
             return True
     except FileNotFoundError:
         return False
-    except (OSError, SafetensorError) as error:
+    except SafetensorError as error:
         logger.warning("%s is damaged (%s): it is computed again", file, error)
+        file.unlink(missing_ok=True)
         return False
+    except OSError as error:
+        raise RunError(f"{file} cannot be read: {error.strerror or error}") from error
 
 
 def _make_room(kept: KeptStates, split: EncodedSplit, framing: Framing, missing: Sequence[int]) -> None:
