@@ -54,10 +54,10 @@ class EpisodeSource:
         self.split, self.task, self.shape = split, task, shape
         least, found = (1 if task.is_spans else 2), len(self._groups)
         if found < least:
-            what = "kind of span" if task.is_spans else "label"
+            what = "kinds of spans" if task.is_spans else "labels"
             raise DataError(
-                f"{split.source.title}: task `{task.name}` has {found} {what}s with {shape.shots + shape.query} rows "
-                f"or more, and an episode needs {least}: lower meta.shots or meta.query"
+                f"{split.source.title}: {found} of the {what} of task `{task.name}` have {shape.shots + shape.query} "
+                f"rows or more, and an episode needs {least}: lower meta.shots or meta.query"
             )
 
     @cached_property

@@ -89,7 +89,7 @@ def test_weights_of_labels_are_those_of_the_labels_that_an_episode_knows(splits:
 
 def test_what_has_too_few_rows_is_told_with_what_to_lower(splits: list[EncodedSplit]) -> None:
     told = (
-        r"task `sentiment` has 0 labels with 50 rows or more, and an episode needs 2: lower meta\.shots or meta\.query"
+        r"0 of the labels of task `sentiment` have 50 rows or more, and an episode needs 2: lower meta\.shots or meta"
     )
     with pytest.raises(DataError, match=told):
         EpisodeSource(splits[TEXTS], SENTIMENT, EpisodeShape(2, 40, 10))
