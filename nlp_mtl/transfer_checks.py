@@ -5,7 +5,7 @@ from typing import Any
 
 from nlp_mtl.cleaning_checks import augmentations
 from nlp_mtl.errors import Problem
-from nlp_mtl.strategy_checks import is_true
+from nlp_mtl.strategy_checks import is_true, number
 
 
 def feature_problems(training: dict[str, Any], sharing: dict[str, Any], datasets: dict[str, Any]) -> Iterator[Problem]:
@@ -72,7 +72,7 @@ def meta_problems(
     if strategy in ("unimax", "annealed", "round_robin", "dynamic"):
         message = f"`meta` deals episodes by proportional, temperature, uniform or fixed, not by {strategy}"
         yield Problem("sampling.strategy", message)
-    for key in ("consistency", "hub"):
+    for key in ("consistency", "distillation", "hub"):
         if values.get(key):
             yield Problem(key, "it is for models that answer, and a meta run ends in an encoder alone: leave it out")
     for name, spec in datasets.items():

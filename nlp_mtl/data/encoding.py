@@ -83,7 +83,7 @@ class EncodedSplit:
     def label_counts(self, task: Task) -> np.ndarray:
         """[labels] How often each label of a task with a label set occurs."""
         counts = np.zeros(len(task.labels), dtype=np.int64)
-        for _, ids in _lists(self.rows, label_column(task.name)):
+        for _, ids in lists(self.rows, label_column(task.name)):
             if kind_of(task).label_set == "many":
                 counts += ids.reshape(-1, len(task.labels)).sum(axis=0)
             else:
@@ -92,27 +92,16 @@ class EncodedSplit:
 
     def numbers(self, task: Task) -> np.ndarray:
         """[labelled rows] The numbers of a task without a label set."""
-        return np.concatenate([np.zeros(0), *(values for _, values in _lists(self.rows, label_column(task.name)))])
+        return np.concatenate([np.zeros(0), *(values for _, values in lists(self.rows, label_column(task.name)))])
 
     def classes(self, task: str) -> np.ndarray:
         """[rows] The label of each row for a text task; MISSING where there is none."""
         found = np.full(len(self), MISSING, dtype=np.int32)
         place = 0
-        for sizes, ids in _lists(self.rows, label_column(task)):
+        for sizes, ids in lists(self.rows, label_column(task)):
             found[place : place + len(sizes)][sizes > 0] = ids  # one a text, or none
             place += len(sizes)
         return found
-
-    def rows_with(self, task: Task) -> list[np.ndarray]:
-        """[labels] The rows in which each label of a task with one label an item occurs."""
-        found: list[list[np.ndarray]] = [[] for _ in task.labels]
-        start = 0
-        for sizes, ids in _lists(self.rows, label_column(task.name)):
-            rows = start + np.repeat(np.arange(len(sizes)), sizes)
-            for label, parts in enumerate(found):
-                parts.append(np.unique(rows[ids == label]))
-            start += len(sizes)
-        return [np.concatenate([np.zeros(0, dtype=np.int64), *parts]) for parts in found]
 
     def joint_counts(self, one: Task, other: Task) -> np.ndarray:
         """[labels of one task, labels of another] How often an item has each two labels, of tasks with one an item.
@@ -120,7 +109,7 @@ class EncodedSplit:
         Items are words where one of the two labels words; a text's label then stands for each of its words.
         """
         counts = np.zeros((len(one.labels), len(other.labels)), dtype=np.int64)
-        columns = [_lists(self.rows, label_column(task.name)) for task in (one, other)]
+        columns = [lists(self.rows, label_column(task.name)) for task in (one, other)]
         for (sizes, ids), (other_sizes, other_ids) in zip(*columns, strict=True):
             both = (sizes > 0) & (other_sizes > 0)
             items = np.maximum(sizes, other_sizes)[both]
@@ -133,13 +122,12 @@ class EncodedSplit:
     def digest(self, columns: Collection[str] | None = None) -> str:
         """A checksum of all tokens and labels, or of those of these columns that there are."""
         digest = hashlib.sha256()
-        for task, taught in sorted(self.soft.items()):  # logits themselves may differ in their last bits
-            if columns is None:
-                digest.update(f"{task}:{taught}:".encode())
+        for task, taught in sorted(self.soft.items()) if columns is None else ():
+            digest.update(f"{task}:{taught}:".encode())  # logits themselves may differ in their last bits
         there = {*self.rows.column_names} - {*map(soft_column, self.soft)}
         for column in sorted(there if columns is None else there & {*columns}):
             digest.update(f"{column}:{len(self)}:".encode())
-            for sizes, values in _lists(self.rows, column):
+            for sizes, values in lists(self.rows, column):
                 digest.update(sizes.tobytes() + values.tobytes())
         return digest.hexdigest()
 
@@ -311,7 +299,7 @@ def by_one_at_a_time(rows: datasets.Dataset, fingerprint: str, waiting: str) -> 
         lock.release()
 
 
-def _lists(rows: datasets.Dataset, column: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def lists(rows: datasets.Dataset, column: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """A column of lists, 10,000 rows at a time: ``(items in each row's list, all items)``."""
     for batch in rows.select_columns([column]).with_format("arrow").iter(10_000):
         array = batch.column(0).combine_chunks()
@@ -326,13 +314,13 @@ def _spread(ids: np.ndarray, sizes: np.ndarray, items: np.ndarray) -> np.ndarray
 
 def _list_lengths(rows: datasets.Dataset, column: str) -> np.ndarray:
     """[rows] Items in each row's list."""
-    return np.concatenate([np.zeros(0, dtype=np.int32), *(sizes for sizes, _ in _lists(rows, column))])
+    return np.concatenate([np.zeros(0, dtype=np.int32), *(sizes for sizes, _ in lists(rows, column))])
 
 
 def _count_labels(rows: datasets.Dataset, column: str) -> np.ndarray:
     """[rows] Labels in each row's list that are not MISSING."""
     parts = [np.zeros(0, dtype=np.int32)]
-    for sizes, ids in _lists(rows, column):
+    for sizes, ids in lists(rows, column):
         given = np.concatenate([[0], np.cumsum(ids != MISSING)])
         ends = np.concatenate([[0], np.cumsum(sizes)])
         parts.append(np.diff(given[ends]).astype(np.int32))

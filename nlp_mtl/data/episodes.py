@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nlp_mtl.data.encoding import EncodedSplit
+from nlp_mtl.data.encoding import EncodedSplit, label_column, lists
 from nlp_mtl.data.items import Item
 from nlp_mtl.errors import DataError
 from nlp_mtl.task_types import kind_of
@@ -63,7 +63,7 @@ class EpisodeSource:
     @cached_property
     def _groups(self) -> list[tuple[tuple[int, ...], np.ndarray]]:
         """``(ids of labels, rows in which they occur)`` of each label, or kind of span, that has enough rows."""
-        rows = self.split.rows_with(self.task)
+        rows = rows_with(self.split, self.task)
         ids: dict[str, list[int]] = {}
         for place, label in enumerate(self.task.labels):
             if not (self.task.is_spans and label == "O"):
@@ -90,6 +90,18 @@ class EpisodeSource:
             episode_task(self.task, known), episode_ids(self.task, known),
             draw.permutation(np.concatenate(support)), np.concatenate(query),
         )  # fmt: skip
+
+
+def rows_with(split: EncodedSplit, task: Task) -> list[np.ndarray]:
+    """[labels] The rows of a split in which each label of a task occurs."""
+    found: list[list[np.ndarray]] = [[np.zeros(0, dtype=np.int64)] for _ in task.labels]
+    start = 0
+    for sizes, ids in lists(split.rows, label_column(task.name)):
+        rows = start + np.repeat(np.arange(len(sizes)), sizes)
+        for label, parts in enumerate(found):
+            parts.append(np.unique(rows[ids == label]))
+        start += len(sizes)
+    return [np.concatenate(parts) for parts in found]
 
 
 def episode_task(task: Task, known: Sequence[int]) -> Task:

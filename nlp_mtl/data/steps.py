@@ -112,9 +112,7 @@ class StepDataset(Dataset[StepBatches]):
         cursors = {stream.dataset: stream.cursor() for stream in self.streams}
         return StepBatches(step, micro_batches, self.counts(items), int(lengths.sum()), cursors)
 
-    def _collated(
-        self, plan: StepPlan, items: Sequence[Item], micro_batches: Sequence[np.ndarray]
-    ) -> list[MicroBatch]:
+    def _collated(self, plan: StepPlan, items: Sequence[Item], micro_batches: Sequence[np.ndarray]) -> list[MicroBatch]:
         teaching = self.teaching and self.teaching.at(plan.step, len(self))
         if self.kept:
             order = np.argsort(plan.datasets, kind="stable")  # of places

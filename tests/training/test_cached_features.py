@@ -137,6 +137,14 @@ def test_other_keys_of_training_go_with_it(tmp_path: Path, training: dict[str, A
         assert one["losses"] == pytest.approx(other["losses"], abs=tolerance)
 
 
+@pytest.mark.parametrize("rows", ["labelled", "all"])
+def test_a_teacher_says_the_same(tmp_path: Path, rows: str) -> None:
+    train(Recipe.from_dict(values(tmp_path / "teacher", max_steps=4)))
+    teachers = dict.fromkeys(("ner", "sentiment"), str(tmp_path / "teacher" / "run"))
+    given = {**frozen(tmp_path), "distillation": {"teachers": teachers, "rows": rows}}
+    assert_close(*with_and_without(given, tmp_path))
+
+
 def test_a_chain_of_labels_learns_from_what_is_kept(tmp_path: Path) -> None:
     given = frozen(tmp_path)
     given["tasks"]["ner"]["decoder"] = "crf"

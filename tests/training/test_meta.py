@@ -313,6 +313,7 @@ def test_check_tells_a_meta_run_and_what_it_lacks(tmp_path: Path) -> None:
         ({"sharing": {"strategy": "gate"}}, r"sharing\.strategy: it is for tasks that learn together"),
         ({"sampling": {"strategy": "unimax"}}, r"`meta` deals episodes by proportional, .* not by unimax"),
         ({"hub": {"repo_id": "me/x"}}, r"hub: it is for models that answer"),
+        ({"distillation": {"teachers": {"ner": "./x"}}}, r"distillation: it is for models that answer"),
         ({"datasets": {"texts": {"oversample": "sentiment"}}}, r"datasets\.texts\.oversample: `meta` draws rows"),
         ({"tasks": {"ner": {"decoder": "crf"}}}, r"tasks\.ner\.decoder: the head of a small task is new each time"),
         ({"tasks": {"sentiment": {"type": "regression"}}}, r"tasks\.sentiment\.type: small tasks of a regression"),
