@@ -1,24 +1,20 @@
 """From a recipe's ``distillation`` to what teachers say of the training rows."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from accelerate import Accelerator
-from transformers import PreTrainedTokenizerBase
 
 from nlp_mtl.build_data import Prepared
 from nlp_mtl.data.encoding import EncodedSplit, encode_split
 from nlp_mtl.data.items import frame
 from nlp_mtl.data.soft_targets import Teaching
-from nlp_mtl.errors import ModelError, Problem, RecipeError, listed
+from nlp_mtl.errors import NlpMtlError, Problem, RecipeError, listed
 from nlp_mtl.inference.teaching import checksum, with_soft_targets
+from nlp_mtl.models.encoder import trained_config
 from nlp_mtl.models.loading import load_model
-from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.recipe import Recipe
 from nlp_mtl.tasks import Task
-
-Teacher = tuple[MultiTaskModel, PreTrainedTokenizerBase, list[Task], list[Problem]]
-"""A model, its tokenizer, the tasks of the student that learn from it, and why it cannot teach some of them."""
 
 
 def teaching(recipe: Recipe) -> Teaching | None:
@@ -31,48 +27,49 @@ def taught(recipe: Recipe, prepared: Prepared, accelerator: Accelerator) -> Prep
     """With what the teachers say of the training rows. Each is asked once; later runs read its answers from the cache.
 
     Raises:
-        RecipeError: a teacher does not fit its task.
-        ModelError: it cannot be loaded.
+        RecipeError: teachers cannot be loaded, or do not fit their tasks.
     """
     settings = recipe.distillation
     if settings is None:
         return prepared
+    check_teachers(recipe, prepared.tasks)  # before any is asked, which may take long
     encoded = dict(prepared.encoded)
-    drawn = {name: splits["train"] for name, splits in encoded.items()
-             if "train" in splits and recipe.sampling.shares.get(name, 1)}  # fmt: skip
-    problems: list[Problem] = []
-    for model, tokenizer, tasks, misfits in _teachers(recipe, prepared.tasks):
-        problems += misfits
-        if problems:  # nothing is trained; the others are still looked at
-            continue
-        framing = frame(tokenizer, model.config.max_length, model.config.window_overlap)
-        teacher_id = checksum(model, tokenizer)
-        model.to(accelerator.device)
-        for name in drawn:
-            loaded, split = prepared.loaded[name], encoded[name]["train"]
-            asked = [
-                task for task in tasks if _learns(task, split, settings.rows, bool(recipe.datasets[name].text_pair))
-            ]
-            if not asked:
-                continue
-            encoded[name] = {
-                **encoded[name],
-                "train": with_soft_targets(
-                    split,
-                    encode_split(loaded, "train", [], tokenizer, recipe.word_splitter, recipe.num_proc),
-                    model,
-                    framing,
-                    asked,
-                    teacher_id=teacher_id,
-                    beyond_labels=settings.rows == "all",
-                    mixed_precision=recipe.training.mixed_precision,
-                    max_tokens=max(recipe.training.max_tokens, framing.max_length),
-                    title=f"{listed([task.name for task in asked])} on {name}",
-                ),
-            }
-    if problems:
-        raise RecipeError(problems)
+    for (path, revision), tasks in _students(recipe, prepared.tasks).items():
+        encoded = _with_answers(recipe, replace(prepared, encoded=encoded), path, revision, tasks, accelerator)
     return replace(prepared, encoded=encoded)
+
+
+def _with_answers(
+    recipe: Recipe, prepared: Prepared, path: str, revision: str | None, tasks: Sequence[Task], accelerator: Accelerator
+) -> dict[str, dict[str, EncodedSplit]]:
+    """The encoded splits with what one teacher says; when this returns, its memory is free again."""
+    settings = recipe.distillation
+    assert settings is not None
+    encoded = dict(prepared.encoded)
+    model, tokenizer = load_model(path, revision=revision)
+    framing = frame(tokenizer, model.config.max_length, model.config.window_overlap)
+    teacher_id = checksum(model, tokenizer)
+    model.to(accelerator.device)
+    for name, split in prepared.split("train").items():
+        pairs = bool(recipe.datasets[name].text_pair)
+        asked = [task for task in tasks if _learns(task, split, settings.rows, pairs)]
+        if not asked or not recipe.sampling.shares.get(name, 1):
+            continue
+        loaded = prepared.loaded[name]
+        found = with_soft_targets(
+            split,
+            encode_split(loaded, "train", [], tokenizer, recipe.word_splitter, recipe.num_proc),
+            model,
+            framing,
+            asked,
+            teacher_id=teacher_id,
+            beyond_labels=settings.rows == "all",
+            mixed_precision=recipe.training.mixed_precision,
+            max_tokens=max(recipe.training.max_tokens, framing.max_length),
+            title=f"{listed([task.name for task in asked])} on {name}",
+        )
+        encoded[name] = {**encoded[name], "train": found}
+    return encoded
 
 
 def _learns(task: Task, split: EncodedSplit, rows: str, has_pairs: bool) -> bool:
@@ -80,35 +77,41 @@ def _learns(task: Task, split: EncodedSplit, rows: str, has_pairs: bool) -> bool
     return task.name in split.tasks or (rows == "all" and task.pairs == has_pairs)
 
 
-def check_teachers(recipe: Recipe, tasks: Sequence[Task]) -> None:
-    """That the teachers of a recipe fit its tasks.
-
-    Raises:
-        RecipeError: with all that do not.
-        ModelError: one cannot be loaded.
-    """
-    if problems := [problem for *_, misfits in _teachers(recipe, tasks) for problem in misfits]:
-        raise RecipeError(problems)
-
-
-def _teachers(recipe: Recipe, tasks: Sequence[Task]) -> Iterator[Teacher]:
-    """The teachers of a recipe, loaded one after the other: memory is for one."""
+def _students(recipe: Recipe, tasks: Sequence[Task]) -> dict[tuple[str, str | None], list[Task]]:
+    """``{(model, revision): the tasks that learn from it}``"""
     settings = recipe.distillation
-    if settings is None:
-        return
     students: dict[tuple[str, str | None], list[Task]] = {}
+    if settings is None:
+        return students
     for task in tasks:
         if task.name in settings.teachers:
             students.setdefault((settings.teachers[task.name], settings.revisions.get(task.name)), []).append(task)
-    for (path, revision), of_model in students.items():
+    return students
+
+
+def check_teachers(recipe: Recipe, tasks: Sequence[Task]) -> None:
+    """That the teachers of a recipe fit its tasks, by their configurations.
+
+    Raises:
+        RecipeError: with all that do not, or cannot be loaded.
+    """
+    problems = []
+    for (path, revision), of_model in _students(recipe, tasks).items():
         try:
-            model, tokenizer = load_model(path, revision=revision)
-        except ModelError as error:
-            raise ModelError(f"distillation.teachers: {error}") from error
-        theirs = {task.name: task for task in model.config.task_list()}
+            config = trained_config(path, revision)
+        except NlpMtlError as error:
+            why = str(error).removeprefix(f"encoder `{path}`: ").removeprefix("encoder ")
+            problems += [Problem(f"distillation.teachers.{task.name}", f"`{path}`: {why}") for task in of_model]
+            continue
+        if config is None:
+            message = f"`{path}` is a stock model, without tasks of its own: a teacher is one that nlp_mtl trained"
+            problems += [Problem(f"distillation.teachers.{task.name}", message) for task in of_model]
+            continue
+        theirs = {task.name: task for task in config.task_list()}
         whys = {task.name: _misfit(task, theirs) for task in of_model}
-        misfits = [Problem(f"distillation.teachers.{name}", f"`{path}` {why}") for name, why in whys.items() if why]
-        yield model, tokenizer, of_model, misfits
+        problems += [Problem(f"distillation.teachers.{name}", f"`{path}` {why}") for name, why in whys.items() if why]
+    if problems:
+        raise RecipeError(problems)
 
 
 def _misfit(task: Task, theirs: Mapping[str, Task]) -> str:

@@ -17,6 +17,7 @@ from nlp_mtl.data.steps import StepDataset
 from nlp_mtl.recipe import Recipe
 from nlp_mtl.recipe_reading import changed_keys
 from nlp_mtl.strategy_checks import steps_have_one_task
+from nlp_mtl.task_types import KINDS
 from nlp_mtl.training.gradients import shared_parameters
 
 MEASURED_STEPS = 20
@@ -215,7 +216,11 @@ def _distillation(joint: Recipe, group: Sequence[str]) -> dict[str, Any] | None:
         key: {task: one for task, one in getattr(settings, key).items() if task in group}
         for key in ("teachers", "revisions")
     }
-    return settings.model_dump(mode="json") | of_group if of_group["teachers"] else None
+    if not of_group["teachers"]:
+        return None
+    numbers = all(KINDS[joint.tasks[task].type].label_set == "none" for task in of_group["teachers"])
+    temperature = {"temperature": 1.0} if numbers else {}  # which changes no numbers
+    return settings.model_dump(mode="json") | of_group | temperature
 
 
 def _training(

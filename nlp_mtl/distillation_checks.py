@@ -1,6 +1,7 @@
 """What is wrong with a recipe's distillation, which only shows when its keys are held against each other."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from nlp_mtl.cleaning_checks import augmentations
@@ -9,8 +10,9 @@ from nlp_mtl.strategy_checks import is_true, number
 from nlp_mtl.task_types import kind_named
 
 
-def distillation_problems(distillation: Any, tasks: dict[str, Any], datasets: dict[str, Any]) -> Iterator[Problem]:
+def distillation_problems(values: dict[str, Any], tasks: dict[str, Any], datasets: dict[str, Any]) -> Iterator[Problem]:
     """Teachers of no task, and what cannot be learned from one. Reads raw values, whatever they are."""
+    distillation = values.get("distillation")
     if not isinstance(distillation, dict):
         return
     teachers, revisions = (
@@ -24,27 +26,71 @@ def distillation_problems(distillation: Any, tasks: dict[str, Any], datasets: di
     for name in revisions:
         if name not in teachers:
             yield Problem(f"distillation.revisions.{name}", "the task has no teacher that it could be a revision of")
+    yield from _own_teachers(teachers, values.get("output_dir"))
     taught = {name: task for name in teachers if isinstance(task := tasks.get(name), dict)}
+    alone = distillation.get("annealing") is False and number(distillation.get("weight", 1)) == 1
     for name, task in taught.items():
-        if task.get("decoder") == "crf":
-            message = "a chain learns whole sequences, and a teacher says what it thinks of each word: choose another"
-            yield Problem(f"tasks.{name}.decoder", f"{message} decoder, or leave `distillation.teachers.{name}` out")
+        yield from _student_problems(name, task, alone)
     kinds = [kind_named(task.get("type")) for task in taught.values()]
     are_numbers = bool(kinds) and all(kind is not None and kind.label_set == "none" for kind in kinds)
     if are_numbers and number(distillation.get("temperature", 1)) != 1:
         message = "numbers have no labels whose probabilities it could change: leave it out"
         yield Problem("distillation.temperature", message)
-    everywhere = distillation.get("rows") == "all"
-    for dataset, spec in datasets.items():
-        readers = [task for task in taught.values() if dataset in _datasets(task)]
-        if not isinstance(spec, dict) or not (everywhere or readers):
-            continue
-        if is_true(spec.get("streaming")):
-            message = "teachers are asked of all rows before training, and a stream is read as it comes: leave it out"
-            yield Problem(f"datasets.{dataset}.streaming", message)
-        if changes := augmentations(spec):
-            message = "teachers are asked of rows as they are, not as they are changed: leave it out"
-            yield Problem(f"datasets.{dataset}.augmentation.{changes[0]}", message)
+    sampling = values.get("sampling")
+    shares = sampling.get("shares") if isinstance(sampling, dict) else None
+    shares = shares if isinstance(shares, dict) else {}
+    for name, spec in datasets.items():
+        if isinstance(spec, dict) and number(shares.get(name, 1)) != 0:
+            asked = [
+                task for task in taught.values()
+                if name in _datasets(task)
+                or (distillation.get("rows") == "all" and _reads_pairs(task, datasets) == bool(spec.get("text_pair")))
+            ]  # fmt: skip
+            yield from _dataset_problems(f"datasets.{name}", spec) if asked else ()
+
+
+def _own_teachers(teachers: dict[str, Any], output_dir: Any) -> Iterator[Problem]:
+    """Teachers that the run would write over."""
+    if not isinstance(output_dir, str) or "\0" in output_dir:
+        return
+    run = Path(output_dir).expanduser().resolve()
+    for name, model in teachers.items():
+        folder = Path(model).expanduser().resolve() if isinstance(model, str) and "\0" not in model else None
+        if folder is not None and (folder == run or run in folder.parents):
+            yield Problem(
+                f"distillation.teachers.{name}", "it lies in `output_dir`, where this run writes: use another"
+            )
+
+
+def _student_problems(name: str, task: dict[str, Any], alone: bool) -> Iterator[Problem]:
+    """``alone``: labels that have a teacher beside them count nothing."""
+    if task.get("decoder") == "crf":
+        message = "a chain learns whole sequences, and a teacher says what it thinks of each word: choose another"
+        yield Problem(f"tasks.{name}.decoder", f"{message} decoder, or leave `distillation.teachers.{name}` out")
+    if number(task.get("loss_weight", 1)) == 0:
+        message = "a task that does not count learns nothing from its teacher: leave one of both out"
+        yield Problem(f"tasks.{name}.loss_weight", message)
+    for key in ("class_weights", "focal_gamma", "label_smoothing"):
+        if alone and (bool(task.get(key)) if key == "class_weights" else number(task.get(key, 0)) > 0):
+            message = (
+                "it changes the loss of labels, which count nothing beside a teacher with `weight: 1` that does not"
+            )
+            yield Problem(f"tasks.{name}.{key}", f"{message} step back (`annealing: false`)")
+
+
+def _dataset_problems(path: str, spec: dict[str, Any]) -> Iterator[Problem]:
+    """Of a dataset whose rows teachers are asked of."""
+    if is_true(spec.get("streaming")):
+        message = "teachers are asked of all rows before training, and a stream is read as it comes: leave it out"
+        yield Problem(f"{path}.streaming", message)
+    if changes := augmentations(spec):
+        message = "teachers are asked of rows as they are, not as they are changed: leave it out"
+        yield Problem(f"{path}.augmentation.{changes[0]}", message)
+
+
+def _reads_pairs(task: dict[str, Any], datasets: dict[str, Any]) -> bool:
+    specs = [spec for name in _datasets(task) if isinstance(spec := datasets.get(name), dict)]
+    return any(bool(spec.get("text_pair")) for spec in specs)
 
 
 def _datasets(task: dict[str, Any]) -> list[Any]:

@@ -53,11 +53,13 @@ def cross_problems(values: dict[str, Any]) -> Iterator[Problem]:
             yield from _task_problems(f"tasks.{name}", task, datasets, used)
     # Whether a dataset is left over can only be said when all tasks say which they read.
     all_read = tasks and all(isinstance(t, dict) and t.get("dataset") for t in tasks.values()) and used <= set(datasets)
+    distillation = values.get("distillation")
+    beyond_labels = isinstance(distillation, dict) and distillation.get("rows") == "all"
     for name, dataset in datasets.items():
         if isinstance(dataset, dict):
             yield from _dataset_problems(f"datasets.{name}", dataset)
             yield from class_balance_problems(str(name), dataset, tasks)
-        if all_read and name not in used:
+        if all_read and name not in used and not beyond_labels:
             yield Problem(f"datasets.{name}", "no task learns from this dataset; remove it or give it to a task")
     yield from cleaning_problems(values.get("cleaning"), datasets, tasks)
     training = values.get("training")
@@ -77,7 +79,7 @@ def cross_problems(values: dict[str, Any]) -> Iterator[Problem]:
     yield from alone_problems(sampling, balancing, gradients, tasks)
     consistency = values.get("consistency")
     yield from consistency_problems(consistency if isinstance(consistency, list) else [], tasks, datasets)
-    yield from distillation_problems(values.get("distillation"), tasks, datasets)
+    yield from distillation_problems(values, tasks, datasets)
     hub = values.get("hub")
     if isinstance(hub, dict) and hub.get("push") == "every_save" and is_true(hub.get("create_pr")):
         yield Problem("hub.create_pr", "with `push: every_save` there would be a pull request for each; choose one")

@@ -310,7 +310,11 @@ def check(recipe: Recipe | str | Path) -> dict[str, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     data = steps(recipe, prepared, device=device, packed=packed)
     progress = sys.stderr.isatty()
-    report = data_report(prepared.tasks, prepared.loaded, prepared.encoded, prepared.framing, data, progress=progress)
+    report = data_report(
+        prepared.tasks, prepared.loaded, prepared.encoded, prepared.framing, data,
+        beyond_labels=recipe.distillation is not None and recipe.distillation.rows == "all",
+        progress=progress,
+    )  # fmt: skip
     if recipe.meta is not None:
         episode_steps(recipe, prepared)  # what is wrong with it is told
         report["episodes"] = {"steps": recipe.training.max_steps, **describe_episodes(recipe)}

@@ -169,6 +169,7 @@ def with_values(recipe: Recipe, point: Mapping[str, Any]) -> Recipe:
         *sections, last = key.split(".")
         section = values
         for name in sections:
+            section[name] = {} if section[name] is None else section[name]  # what it lacks is told below
             section = section[name]
         section[last] = value
     return Recipe.from_dict(values)

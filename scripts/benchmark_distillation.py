@@ -47,12 +47,20 @@ def main() -> None:
             {task: _score(compared / "runs" / f"only-{task}-seed{seed}", task) for task in recipe.tasks}
         )
         scores["joint"].append({task: _score(compared / "runs" / f"joint-seed{seed}", task) for task in recipe.tasks})
+    split_seed = recipe.seed if recipe.split_seed is None else recipe.split_seed  # the rows of the teachers
+    is_given = any(key.startswith("split_seed=") for key in arguments.overrides)
+    same_rows = [] if is_given else [f"split_seed={split_seed}"]
     for text in arguments.variant or VARIANTS:
         name, _, keys = text.partition(":")
         scores[name] = []
         for seed in seeds:
             teachers = {task: str((compared / "runs" / f"only-{task}-seed{seed}").absolute()) for task in recipe.tasks}
-            overrides = [*arguments.overrides, f"distillation.teachers={json.dumps(teachers)}", *shlex.split(keys)]
+            overrides = [
+                *arguments.overrides,
+                *same_rows,
+                f"distillation.teachers={json.dumps(teachers)}",
+                *shlex.split(keys),
+            ]
             folder = arguments.folder / f"{name.replace(',', '').replace(' ', '-')}-seed{seed}"
             scores[name].append(run(arguments.recipe, overrides, folder, seed))
     print(table(scores))

@@ -29,7 +29,8 @@ Scores = list[dict[str, float]]
 def run(recipe: str, overrides: Sequence[str], folder: Path, seed: int) -> dict[str, float]:
     """Train once, if it was not done before: ``{task: main metric on test}``."""
     if not (folder / "results.json").is_file():
-        keys = [*overrides, f"seed={seed}", "split_seed=0", f"output_dir={folder}"]
+        own = [] if any(key.startswith("split_seed=") for key in overrides) else ["split_seed=0"]
+        keys = [*overrides, f"seed={seed}", *own, f"output_dir={folder}"]
         # In a process of its own, as a user would: nothing of a run is left in memory.
         subprocess.run([sys.executable, "-m", "nlp_mtl", "train", recipe, *keys, "--resume", "auto"], check=True)
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from tiny import byte_level_tokenizer, encoder
+from tiny import byte_level_tokenizer, encoder, write_jsonl
 from tiny_runs import alone_and_in_two, assert_resumes_exactly, loss_lines
 from typed_runs import values
 
-from nlp_mtl import ModelError, Recipe, RecipeError, train
+from nlp_mtl import Recipe, RecipeError, train
 from nlp_mtl.build import steps
 from nlp_mtl.build_data import Prepared, prepare
 from nlp_mtl.build_distillation import taught
+from nlp_mtl.compare_recipes import budget, part_recipe
 from nlp_mtl.data.items import Item
 from nlp_mtl.data.soft_targets import Teaching
 from nlp_mtl.data.steps import StepDataset
@@ -25,6 +26,7 @@ from nlp_mtl.inference import teaching as asking
 from nlp_mtl.models.loading import load_model
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.run import check
+from nlp_mtl.search_space import with_values
 from nlp_mtl.training.passes import summed_losses
 
 TASKS = ("pos", "rating", "sentiment", "tags")
@@ -280,6 +282,7 @@ def test_a_chain_teaches_its_marginals(tmp_path: Path) -> None:
             r"distillation\.temperature: numbers have",
         ),
         ({"distillation": {"teachers": {"pos": "x/y"}, "weight": 0}}, r"distillation\.weight"),
+        ({"distillation": {"teachers": {"pos": "x/y"}}, "output_dir": "x"}, r"teachers\.pos: it lies in `output_dir`"),
     ],
 )
 def test_what_does_not_fit_is_told_before_anything_is_loaded(tmp_path: Path, change: dict[str, Any], told: str) -> None:
@@ -297,10 +300,12 @@ def test_what_does_not_fit_is_told_before_anything_is_loaded(tmp_path: Path, cha
             r"datasets\.words\.augmentation\.typos: teachers are asked",
         ),
         ("datasets.words", {"streaming": True}, r"datasets\.words\.streaming: teachers are asked of all rows"),
+        ("tasks.pos", {"loss_weight": 0}, r"tasks\.pos\.loss_weight: a task that does not count learns nothing"),
+        ("tasks.pos", {"label_smoothing": 0.1}, r"tasks\.pos\.label_smoothing: it changes the loss of labels"),
     ],
 )
 def test_what_teachers_cannot_be_asked_is_told(tmp_path: Path, section: str, change: dict[str, Any], told: str) -> None:
-    given = values(tmp_path) | {"distillation": {"teachers": {"pos": "x/y"}}}
+    given = values(tmp_path) | {"distillation": {"teachers": {"pos": "x/y"}, "annealing": False}}
     part, name = section.split(".")
     given[part][name] |= change
     with pytest.raises(RecipeError, match=told):
@@ -320,8 +325,12 @@ def test_a_teacher_that_does_not_fit_is_told_by_check_and_train(tmp_path: Path, 
         assert "has no task `parts`; it has" in told
         assert "lacks the labels `bad` and has the labels `negative`" in told
     given = distilled(tmp_path, tmp_path / "none")
-    with pytest.raises(ModelError, match=r"distillation\.teachers: there is no model folder"):
+    given["distillation"]["teachers"]["tags"] = given["encoder"]
+    with pytest.raises(RecipeError) as caught:
         check(Recipe.from_dict(given))
+    assert f"distillation.teachers.pos: `{tmp_path / 'none'}`: there is no such folder" in str(caught.value)
+    assert "distillation.teachers.rating" in str(caught.value)
+    assert f"distillation.teachers.tags: `{given['encoder']}` is a stock model" in str(caught.value)
 
 
 def test_what_others_see_of_a_recipe_names_no_folder_of_this_machine(tmp_path: Path, teacher: Path) -> None:
@@ -337,3 +346,58 @@ def test_a_run_without_teachers_learns_as_before(tmp_path: Path) -> None:
     assert all(rows.soft is None for batch in data[0].micro_batches for rows in batch.tasks.values())
     train(recipe)
     assert loss_lines(tmp_path / "run")
+
+
+def test_texts_that_nobody_labelled_are_learned_from(tmp_path: Path, teacher: Path) -> None:
+    given = distilled(tmp_path, teacher, rows="all")
+    folder = Path(given["data_dir"])
+    texts = [json.loads(line)["text"] for line in (folder / "texts" / "train.jsonl").read_text().splitlines()]
+    write_jsonl(folder / "more" / "train.jsonl", [{"text": f"{text} film"} for text in texts[:20]])
+    given["datasets"]["more"] = {"data_files": {"train": "more/train.jsonl"}, "text": "text", "test_fraction": 0}
+    given["datasets"]["more"]["validation_fraction"] = 0
+    assert not any("no label" in odd for odd in check(Recipe.from_dict(given))["odd"])
+    train(Recipe.from_dict(given))
+    counts = [data[step].counts for data in [taught_data(given)[1]] for step in range(len(data))]
+    assert sum(one["tags"] for one in counts) == 2 * (48 + 48 + 20)
+    given["distillation"]["rows"] = "labelled"
+    with pytest.raises(RecipeError, match=r"datasets\.more: no task learns from this dataset"):
+        Recipe.from_dict(given)
+
+
+def test_answers_are_kept_whatever_else_is_learned_from_the_rows(
+    tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    real = asking.row_logits
+    monkeypatch.setattr(asking, "row_logits", lambda *given, **how: asked.append(len(given[1])) or real(*given, **how))
+    given = distilled(tmp_path, teacher)
+    taught_data(given)
+    assert sum(asked) == 96
+    given["tasks"]["sentiment"]["label_names"] = ["positive", "negative"]
+    given["distillation"] |= {"temperature": 2, "weight": 0.5}
+    taught_data(given)
+    assert sum(asked) == 96
+    given["max_length"] = 32  # the student's alone
+    taught_data(given)
+    assert sum(asked) == 96
+
+
+def test_part_recipes_of_a_comparison_keep_the_teachers_of_their_tasks(tmp_path: Path, teacher: Path) -> None:
+    recipe = Recipe.from_dict(distilled(tmp_path, teacher, temperature=2, rows="all"))
+    plan = budget(recipe, prepare(recipe))
+    parts = {group: part_recipe(recipe, group, plan, tmp_path / "part") for group in [("pos",), ("pos", "tags")]}
+    assert parts["pos",].distillation is None
+    both = parts["pos", "tags"].distillation
+    assert both is not None
+    assert {*both.teachers} == {"pos", "tags"}
+    assert both.temperature == 2
+    numbers = Recipe.from_dict(distilled(tmp_path, teacher, temperature=2) | {"tasks": dict(recipe.to_dict()["tasks"])})
+    numbers.distillation.teachers.pop("pos"), numbers.distillation.teachers.pop("tags")
+    part = part_recipe(numbers, ("rating", "pos"), plan, tmp_path / "part").distillation
+    assert part is not None
+    assert (part.temperature, {*part.teachers}) == (1, {"rating"})
+
+
+def test_a_search_over_teachers_that_there_are_not_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"distillation\.teachers"):
+        with_values(Recipe.from_dict(values(tmp_path)), {"distillation.weight": 0.5})

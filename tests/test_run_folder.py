@@ -76,7 +76,7 @@ def test_a_run_whose_data_changed_is_not_resumed_and_left_as_it_is(tmp_path: Pat
         rows[5]["text"] = rows[5]["text"].replace(rows[5]["text"].split()[0], "tea", 1)
     write_jsonl(file, rows)
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    with pytest.raises(RunError, match=r"the training data has changed since .*step-4"):
+    with pytest.raises(RunError, match=r"the training data, or what teachers say of it, has changed since .*step-4"):
         train(recipe.model_copy(update={"data_dir": str(elsewhere)}), resume=True)
     assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
 

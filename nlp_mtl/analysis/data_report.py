@@ -26,11 +26,13 @@ def data_report(
     framing: Framing,
     data: StepDataset,
     *,
+    beyond_labels: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Everything ``nlp-mtl check`` prints, as plain values.
 
     Args:
+        beyond_labels: whether training rows without a label are learned from, which are then not odd.
         progress: show bars while rows are looked through.
 
     Returns:
@@ -71,8 +73,8 @@ def data_report(
             *(
                 problem
                 for splits in encoded.values()
-                for rows in splits.values()
-                for problem in _odd_rows(tasks, rows, framing, progress)
+                for split, rows in splits.items()
+                for problem in _odd_rows(tasks, rows, framing, progress, beyond_labels and split == "train")
             ),
             *(problem for group in _related(tasks, loaded, encoded) for problem in _duplicates(group, progress)),
         ],
@@ -208,7 +210,9 @@ def _odd_labels(
                 )
 
 
-def _odd_rows(tasks: Sequence[Task], rows: EncodedSplit, framing: Framing, progress: bool) -> Iterator[str]:
+def _odd_rows(
+    tasks: Sequence[Task], rows: EncodedSplit, framing: Framing, progress: bool, beyond_labels: bool
+) -> Iterator[str]:
     empty = np.flatnonzero(rows.lengths == 0).tolist()
     yield from _places(empty, rows, "no word in it")
     yield from _places(list(_cut_words(rows, framing)), rows, "a word longer than a window; only its start is read")
@@ -227,6 +231,8 @@ def _odd_rows(tasks: Sequence[Task], rows: EncodedSplit, framing: Framing, progr
                 yield f"task `{task.name}`: invalid IOB2 in {rows.source.where(row)}: {what}"
             if len(broken) > _SHOWN:
                 yield f"task `{task.name}`: invalid IOB2 in {len(broken) - _SHOWN} more rows of that split"
+    if beyond_labels:
+        return
     labelled = sum((found > 0).astype(int) for found in rows.labelled.values())
     yield from _places(np.flatnonzero(labelled == 0).tolist(), rows, "no label of any task")
 

@@ -21,7 +21,6 @@ from nlp_mtl.cleaning import cleaning
 from nlp_mtl.data.labels import LabelReader
 from nlp_mtl.data.loading import LoadedDataset, LoadedSplit
 from nlp_mtl.data.row_words import words_in
-from nlp_mtl.data.soft_targets import soft_column
 from nlp_mtl.data.streaming import Stream
 from nlp_mtl.data.tokenization import encode_pairs, encode_words, unknown_id
 from nlp_mtl.task_types import KINDS, kind_of
@@ -52,14 +51,17 @@ class EncodedSplit:
     tasks: Mapping[str, TaskType]
     """The tasks that read labels here, and their types."""
     soft: Mapping[str, "Taught"] = field(default_factory=dict)
-    """The tasks that learn from a teacher here: ``rows`` has its logits, see :mod:`nlp_mtl.data.soft_targets`."""
+    """The tasks that learn from a teacher here."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def batch(self, rows: Sequence[int] | np.ndarray) -> Mapping[str, list[Any]]:
-        """The columns of some rows."""
-        return self.rows[np.asarray(rows)]
+        """The columns of some rows, and those of the answers of their teachers."""
+        found = dict(self.rows[np.asarray(rows)])
+        for answers in {id(taught.answers): taught.answers for taught in self.soft.values()}.values():
+            found |= answers[np.asarray(rows)]
+        return found
 
     def where(self, row: int) -> str:
         """A row's place, in words a user can follow."""
@@ -123,8 +125,9 @@ class EncodedSplit:
         """A checksum of all tokens and labels, or of those of these columns that there are."""
         digest = hashlib.sha256()
         for task, taught in sorted(self.soft.items()) if columns is None else ():
-            digest.update(f"{task}:{taught}:".encode())  # logits themselves may differ in their last bits
-        there = {*self.rows.column_names} - {*map(soft_column, self.soft)}
+            # Logits themselves may differ in their last bits.
+            digest.update(f"{task}:{taught.teacher}:{taught.beyond_labels}:{taught.order}:".encode())
+        there = {*self.rows.column_names}
         for column in sorted(there if columns is None else there & {*columns}):
             digest.update(f"{column}:{len(self)}:".encode())
             for sizes, values in lists(self.rows, column):
@@ -136,9 +139,13 @@ class Taught(NamedTuple):
     """Whose answers a task learns from in a split."""
 
     teacher: str
-    """A checksum of all that they depend on."""
+    """A checksum of all that they depend on, but for the rows."""
     beyond_labels: bool
     """Whether rows and words without a label of the task are learned from, too."""
+    answers: datasets.Dataset
+    """Its logits of each row, see :func:`nlp_mtl.data.soft_targets.soft_column`."""
+    order: tuple[int, ...]
+    """Where in its logits each label of the task stands."""
 
 
 @dataclass(frozen=True)

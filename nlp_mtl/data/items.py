@@ -111,8 +111,9 @@ def _soft(
     task: Task, split: Split, batch: Mapping[str, list[Any]], offset: int, labels: Mapping[str, Target]
 ) -> SoftTarget:
     """What a task's teacher says of a row."""
-    is_labelled = None if split.soft[task.name].beyond_labels else is_target(task, labels[task.name])
-    return soft_target(batch[soft_column(task.name)][offset], task, is_labelled)
+    taught = split.soft[task.name]
+    is_labelled = None if taught.beyond_labels else is_target(task, labels[task.name])
+    return soft_target(batch[soft_column(task.name)][offset], taught.order, is_labelled)
 
 
 def windowed(

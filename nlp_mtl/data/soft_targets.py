@@ -51,17 +51,18 @@ class SoftRows(NamedTuple):
 
 
 def soft_column(task: str) -> str:
-    """The name of the column of an encoded split that holds a teacher's logits, as bytes of float32."""
+    """The name of the column that holds a teacher's logits of each row, as bytes of float32."""
     return f"soft/{task}"
 
 
-def soft_target(logits: bytes, task: Task, is_labelled: np.ndarray | None) -> SoftTarget:
+def soft_target(logits: bytes, order: Sequence[int], is_labelled: np.ndarray | None) -> SoftTarget:
     """A row's.
 
     Args:
+        order: where in the teacher's logits each label of the student's stands.
         is_labelled: [words] or [1] what has a label, where the teacher is asked of nothing else; None: it is.
     """
-    found = np.frombuffer(logits, dtype=np.float32).reshape(-1, len(task.labels))
+    found = np.frombuffer(logits, dtype=np.float32).reshape(-1, len(order))[:, order]
     return SoftTarget(found, np.ones(len(found), dtype=bool) if is_labelled is None else is_labelled)
 
 

@@ -1,4 +1,4 @@
-"""A teacher's answers of training rows: asked once, kept beside the encoded rows, memory-mapped like them."""
+"""A teacher's answers of training rows: asked once, kept beside the rows as it reads them, memory-mapped like them."""
 
 import hashlib
 import json
@@ -44,7 +44,7 @@ def with_soft_targets(
 
     Args:
         split: what the student learns from.
-        read: the same rows, as the teacher reads them.
+        read: the same rows without labels, as the teacher reads them.
         framing: the teacher's.
         tasks: the student's, those that learn from the teacher here; the teacher has them by the same names.
         teacher_id: a checksum of the teacher, as :func:`checksum` gives it.
@@ -53,54 +53,52 @@ def with_soft_targets(
         title: of the rows, for messages.
     """
     theirs = {task.name: task for task in teacher.config.task_list()}
-    asked = [theirs[task.name] for task in tasks]
-    orders = {task.name: [theirs[task.name].labels.index(label) for label in task.labels] for task in tasks}
-    parts = [VERSION, split.rows._fingerprint, read.rows._fingerprint, teacher_id, orders, framing, mixed_precision]
+    asked = [theirs[name] for name in sorted(task.name for task in tasks)]
+    parts = [VERSION, read.rows._fingerprint, teacher_id, [task.name for task in asked], framing, mixed_precision]
     fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
     packed = teacher.packs("auto")
 
     def answered(_: Mapping[str, Any], places: list[int]) -> dict[str, list[bytes]]:
         items = read_items(read, places, (), framing)
         logits, transitions = row_logits(
-            teacher,
-            items,
-            len(places),
-            asked,
-            framing,
-            max_tokens=max_tokens,
-            packed=packed,
-            mixed_precision=mixed_precision,
-        )
+            teacher, items, len(places), asked, framing,
+            max_tokens=max_tokens, packed=packed, mixed_precision=mixed_precision,
+        )  # fmt: skip
         return {
             soft_column(task.name): [
-                np.ascontiguousarray(one[:, orders[task.name]]).tobytes()
-                for one in _by_item(task, logits[task.name], transitions.get(task.name))
+                one.tobytes() for one in _by_item(task, logits[task.name], transitions.get(task.name))
             ]
             for task in asked
         }
 
-    features = split.rows.features.copy()
-    features.update({soft_column(task.name): datasets.Value("binary") for task in tasks})
+    features = datasets.Features()
+    features.update({soft_column(task.name): datasets.Value("binary") for task in asked})
     waiting = f"{title}: waiting for another process, which asks the teacher"
-    with by_one_at_a_time(split.rows, fingerprint, waiting):
-        rows = split.rows.map(
+    with by_one_at_a_time(read.rows, fingerprint, waiting):
+        answers = read.rows.map(
             answered,
             with_indices=True,
             batched=True,
             batch_size=ROWS_AT_ONCE,
+            remove_columns=read.rows.column_names,
             features=features,
             new_fingerprint=fingerprint,
             desc=f"Asking the teacher: {title}",
         )
-    taught = {task.name: Taught(teacher_id, beyond_labels) for task in tasks}
-    return replace(split, rows=rows, soft={**split.soft, **taught})
+    taught = {
+        task.name: Taught(
+            teacher_id, beyond_labels, answers, tuple(theirs[task.name].labels.index(label) for label in task.labels)
+        )
+        for task in tasks
+    }
+    return replace(split, soft={**split.soft, **taught})
 
 
 def _by_item(task: Task, rows: Sequence[np.ndarray], transitions: np.ndarray | None) -> list[np.ndarray]:
     """Of each row [words, labels], or [1, labels] of a text. What a chain says of a word is its marginals."""
     if task.decoder == "crf":
         rows = [np.log(np.maximum(one.scores, _LEAST)) for one in kind_of(task).decide(task, rows, transitions)]
-    return [np.asarray(one, dtype=np.float32).reshape(-1, len(task.labels)) for one in rows]
+    return [np.ascontiguousarray(one, dtype=np.float32).reshape(-1, len(task.labels)) for one in rows]
 
 
 def checksum(teacher: MultiTaskModel, tokenizer: PreTrainedTokenizerBase) -> str:

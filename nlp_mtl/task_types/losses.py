@@ -69,7 +69,8 @@ def label_divergences(logits: "Tensor", teacher: "Tensor", temperature: float) -
     from torch.nn.functional import kl_div
 
     found, wanted = ((one.float() / temperature).log_softmax(-1) for one in (logits, teacher))
-    return kl_div(found, wanted, reduction="none", log_target=True).sum(-1) * temperature**2
+    divergences = kl_div(found, wanted, reduction="none", log_target=True).sum(-1)
+    return divergences.clamp(min=0) * temperature**2  # rounding alone makes less of them
 
 
 def indicator_divergences(logits: "Tensor", teacher: "Tensor", temperature: float) -> "Tensor":
@@ -83,7 +84,7 @@ def indicator_divergences(logits: "Tensor", teacher: "Tensor", temperature: floa
     found, wanted = logits.float() / temperature, teacher.float() / temperature
     cases = [(logsigmoid(sign * found), logsigmoid(sign * wanted)) for sign in (1, -1)]  # it holds, it does not
     differences = [other.exp() * (other - one) for one, other in cases]
-    return (differences[0] + differences[1]).sum(-1) * temperature**2
+    return (differences[0] + differences[1]).sum(-1).clamp(min=0) * temperature**2
 
 
 def _class_weights(shape: LossShape, logits: "Tensor") -> "Tensor":

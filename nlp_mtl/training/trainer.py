@@ -285,8 +285,8 @@ def _resume(
         average.n_averaged.fill_(state.step)  # so that its next update is not taken for its first
     if state.data != data.digest():
         raise RunError(
-            f"the training data has changed since {newest} was written, so the run cannot be resumed: bring the "
-            "data back as it was, or start again, with --overwrite"
+            f"the training data, or what teachers say of it, has changed since {newest} was written, so the run cannot "
+            "be resumed: bring back what was there, or start again, with --overwrite"
         )
     data.remember(state.cursors)
     if state.phases:
