@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from nlp_mtl.inference.predictor import Predictor, load
     from nlp_mtl.models.configuration import MultiTaskConfig
     from nlp_mtl.models.multitask import MultiTaskModel
-    from nlp_mtl.run import train
+    from nlp_mtl.run import extend, train
     from nlp_mtl.run_evaluation import evaluate
 
 __version__ = "0.1.0"
@@ -46,6 +46,7 @@ __all__ = [
     "RunStopped",
     "TrainingError",
     "evaluate",
+    "extend",
     "load",
     "train",
 ]
@@ -57,6 +58,7 @@ _LAZY = {
     "Predictor": "nlp_mtl.inference.predictor",
     "load": "nlp_mtl.inference.predictor",
     "evaluate": "nlp_mtl.run_evaluation",
+    "extend": "nlp_mtl.run",
     "train": "nlp_mtl.run",
 }
 

@@ -12,6 +12,8 @@ from nlp_mtl.build_augmentation import augmenters
 from nlp_mtl.build_consistency import consistency
 from nlp_mtl.build_data import Prepared
 from nlp_mtl.build_distillation import teaching
+from nlp_mtl.build_extended import extended_model, keep_old, learned_tasks
+from nlp_mtl.build_extension import Base
 from nlp_mtl.data.class_balance import oversampled, undersampled
 from nlp_mtl.data.encoding import EncodedSplit, Split, StreamedSplit
 from nlp_mtl.data.layout import MICRO_BATCH_COST
@@ -30,7 +32,6 @@ from nlp_mtl.models.multitask import MultiTaskModel, from_encoder
 from nlp_mtl.models.packing import will_pack
 from nlp_mtl.models.taken_heads import take_head
 from nlp_mtl.recipe import Recipe
-from nlp_mtl.strategy_checks import SHARED_BY
 from nlp_mtl.task_types import kind_of
 from nlp_mtl.tasks import MISSING, Task
 from nlp_mtl.training.balancing import Balancer, guess_loss
@@ -42,12 +43,17 @@ from nlp_mtl.training.trainer import Resample
 logger = logging.getLogger(__name__)
 
 
-def expects_to_pack(recipe: Recipe) -> bool:
+def expects_to_pack(recipe: Recipe, base: Base | None = None) -> bool:
     """Whether a recipe's texts will be packed, as far as the encoder's configuration tells: no weights are read.
+
+    Args:
+        base: the trained model that the recipe extends.
 
     Raises:
         ModelError: they should be, but cannot.
     """
+    if base is not None:
+        return will_pack(base.model.config.encoder_config, layout(recipe))
     return will_pack(load_encoder_config(recipe.encoder, recipe.encoder_revision), layout(recipe))
 
 
@@ -76,8 +82,10 @@ def steps(
         RecipeError: the run is longer than ``sampling.max_passes`` allows.
     """
     settings, shares = recipe.training, recipe.sampling.shares
-    train = drawn_from(recipe, prepared)
-    for task in prepared.tasks:
+    train, tasks = drawn_from(recipe, prepared), learned_tasks(recipe, prepared)
+    for task in tasks:
+        if task.name not in recipe.learned_tasks:
+            continue  # it learns from a teacher alone
         read = [split for split in train.values() if task.name in split.tasks]
         if any(isinstance(split, StreamedSplit) for split in read):
             continue  # nobody has seen its labels
@@ -88,7 +96,7 @@ def steps(
     return StepDataset(
         list(train.values()),
         sampler,
-        prepared.tasks,
+        tasks,
         prepared.framing,
         max_tokens=_max_tokens(recipe, train),
         micro_batch_cost=MICRO_BATCH_COST.get(device, MICRO_BATCH_COST["cuda"]),
@@ -122,7 +130,9 @@ def _too_little(task: Task, splits: Sequence[EncodedSplit]) -> str:
 
 def _max_tokens(recipe: Recipe, train: Mapping[str, Split]) -> int:
     """Tokens of a micro-batch; with adapters a row goes through the encoder once for each of its tasks."""
-    times = max(len(split.tasks) for split in train.values()) if recipe.sharing.strategy == "lora" else 1
+    learned = {*recipe.learned_tasks}
+    read_by = [{*split.tasks} & learned | {*split.soft} for split in train.values()]
+    times = max(map(len, read_by)) if recipe.sharing.strategy == "lora" else 1
     return max(1, recipe.training.max_tokens // times)
 
 
@@ -175,9 +185,9 @@ def _pass_over(recipe: Recipe, name: str, split: Split) -> tuple[int, PassRows |
 
 
 def drawn_from(recipe: Recipe, prepared: Prepared) -> dict[str, Split]:
-    """The training splits that steps learn from: a dataset with the share 0 is there to be evaluated on."""
+    """The training splits that steps learn from."""
     train: dict[str, Split] = {**prepared.split("train"), **prepared.streams}
-    return {name: train[name] for name in prepared.loaded if name in train and recipe.sampling.shares.get(name, 1)}
+    return {name: train[name] for name in prepared.loaded if name in train and recipe.draws_from(name)}
 
 
 def steps_per_epoch(recipe: Recipe, prepared: Prepared) -> int:
@@ -186,29 +196,38 @@ def steps_per_epoch(recipe: Recipe, prepared: Prepared) -> int:
     return math.ceil(rows / recipe.training.batch_size)
 
 
-def new_model(recipe: Recipe, prepared: Prepared) -> MultiTaskModel:
-    """The recipe's encoder with new heads (initialized from torch's global seed).
+def new_model(recipe: Recipe, prepared: Prepared, base: Base | None = None) -> MultiTaskModel:
+    """The recipe's encoder, or a trained model, with new heads (initialized from torch's global seed).
+
+    Args:
+        base: the trained model that the recipe extends.
 
     Raises:
         ModelError: the encoder cannot be loaded, is of a family that has no such heads, has fewer layers than are to be
-            frozen, or cannot checkpoint gradients.
+            frozen, or cannot checkpoint gradients; or the trained model cannot be extended.
     """
-    model = from_encoder(
-        load_encoder(recipe.encoder, recipe.encoder_revision, recipe.training.dropout),
-        prepared.tasks,
-        word_splitter=recipe.word_splitter,
-        max_length=prepared.framing.max_length,
-        window_overlap=recipe.window_overlap,
-        cleaning=prepared.cleaning.to_dict(),
-        sharing=sharing(recipe),
-        consistency=consistency(recipe, prepared),
-        encoder_origin=encoder_origin(recipe.encoder, recipe.encoder_revision),
+    model = (
+        extended_model(recipe, prepared, base)
+        if base is not None
+        else from_encoder(
+            load_encoder(recipe.encoder, recipe.encoder_revision, recipe.training.dropout),
+            prepared.tasks,
+            word_splitter=recipe.word_splitter,
+            max_length=prepared.framing.max_length,
+            window_overlap=recipe.window_overlap,
+            cleaning=prepared.cleaning.to_dict(),
+            sharing=recipe.sharing.settings(),
+            consistency=consistency(recipe, prepared),
+            encoder_origin=encoder_origin(recipe.encoder, recipe.encoder_revision),
+        )
     )
     for task in prepared.tasks:
         spec = recipe.tasks[task.name]
         if spec.init_from is not None:
             take_head(model, task, spec.init_from, spec.init_from_revision, spec.label_map)
     freeze(model, recipe.training.frozen_layers)
+    if base is not None:
+        keep_old(recipe, model, base)
     if recipe.training.unfreeze_every and not learning_layers(model):
         message = f"frozen_layers: {recipe.training.frozen_layers} leaves nothing to unfreeze; choose one of the two"
         raise RecipeError([Problem("training.unfreeze_every", message)])
@@ -217,20 +236,11 @@ def new_model(recipe: Recipe, prepared: Prepared) -> MultiTaskModel:
     return model
 
 
-def sharing(recipe: Recipe) -> dict[str, Any] | None:
-    """What lies between encoder and heads: the strategy and what it reads; None: nothing."""
-    settings = recipe.sharing
-    if settings.strategy == "hard":
-        return None
-    read = [key for key, strategies in SHARED_BY.items() if settings.strategy in strategies]
-    return settings.model_dump(include={"strategy", *read})
-
-
 def balancer(recipe: Recipe, prepared: Prepared, device: torch.device | str = "cpu") -> Balancer:
     """What weighs a recipe's losses."""
     settings = recipe.balancing
     return Balancer(
-        prepared.tasks,
+        learned_tasks(recipe, prepared),
         settings.strategy,
         scale=settings.scale,
         temperature=settings.temperature,
@@ -268,7 +278,8 @@ def resampling(recipe: Recipe, prepared: Prepared) -> Resample | None:
             "sampling.strategy dynamic looks at evaluations during training, of which there is none: shares stay "
             "uniform. Set a smaller `training.eval_every`"
         )
-    readers = {name: [task for task in prepared.tasks if task.name in split.tasks] for name, split in train.items()}
+    learned = learned_tasks(recipe, prepared)
+    readers = {name: [task for task in learned if task.name in split.tasks] for name, split in train.items()}
     if sampling.need == "metric":
         scored = scored_tasks(prepared)
         readers = {name: [task for task in tasks if task.name in scored] for name, tasks in readers.items()}
@@ -280,12 +291,12 @@ def resampling(recipe: Recipe, prepared: Prepared) -> Resample | None:
         if sampling.need == "metric":
             needs = {
                 task.name: max(sampling.targets.get(task.name, 1.0) - scores[task.name][task.metric], 0.0)
-                for task in prepared.tasks
+                for task in learned
                 if task.name in scores
             }
         else:  # a task that no step learned from needs as much as one that guesses
             needs = {task.name: losses[task.name] / guess_loss(task) if task.name in losses else 1.0
-                     for task in prepared.tasks}  # fmt: skip
+                     for task in learned}  # fmt: skip
         of_datasets = [float(np.mean([needs[task.name] for task in tasks])) for tasks in readers.values()]
         return dict(zip(readers, needed_rates(of_datasets, sampling.floor).tolist(), strict=True))
 

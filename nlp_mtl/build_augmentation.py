@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from datasets import Dataset
+
 from nlp_mtl.build_data import Prepared
 from nlp_mtl.data.augmentation import Augmentation, Augmenter, Words
 from nlp_mtl.data.encoding import EncodedSplit, Split
@@ -28,7 +30,7 @@ def augmenters(recipe: Recipe, prepared: Prepared, train: Mapping[str, Split]) -
             raise RecipeError([Problem(f"datasets.{name}.augmentation.entity_swap", message)])
         found[place] = Augmenter(
             split,
-            _RowWords(prepared.loaded[name], recipe.word_splitter),
+            _RowWords(prepared.loaded[name], split.source.rows, recipe.word_splitter),
             prepared.tasks,
             prepared.tokenizer,
             settings,
@@ -41,9 +43,9 @@ def augmenters(recipe: Recipe, prepared: Prepared, train: Mapping[str, Split]) -
 class _RowWords:
     """The words of training rows; a class, so that it can go to loader processes."""
 
-    def __init__(self, loaded: LoadedDataset, word_splitter: str) -> None:
+    def __init__(self, loaded: LoadedDataset, rows: Dataset, word_splitter: str) -> None:
         self.loaded, self.word_splitter = loaded, word_splitter
-        self.rows = loaded.splits["train"].rows.select_columns(loaded.text_columns)
+        self.rows = rows.select_columns(loaded.text_columns)
 
     def __call__(self, rows: Sequence[int]) -> list[tuple[Words, Words | None]]:
         first, second = words_in(self.loaded, self.rows[list(rows)], self.word_splitter, str)

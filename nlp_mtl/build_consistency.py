@@ -1,7 +1,7 @@
 """Pairs of tasks whose labels are chosen together: what a recipe says of them, counted and weighed."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ def is_another(recipe: Recipe, config: MultiTaskConfig) -> bool:
     Raises:
         RecipeError: a label does not exist.
     """
-    own = config.consistency or []
+    own = [one for one in config.consistency or [] if {*one["tasks"]} <= {*recipe.tasks}]
     if "consistency" not in recipe.model_fields_set:
         return False
     if [spec.tasks for spec in recipe.consistency] != [one["tasks"] for one in own]:
@@ -71,6 +71,26 @@ def is_another(recipe: Recipe, config: MultiTaskConfig) -> bool:
         if spec.weight not in ("auto", one["weight"]) or forbidden != one["forbidden"]:
             return True
     return False
+
+
+def known_pairs(config: MultiTaskConfig, tasks: Collection[str]) -> list[dict[str, Any]]:
+    """What a recipe says of the pairs that a trained model has, as they were settled.
+
+    Args:
+        tasks: those of the recipe; a pair of others is left out.
+    """
+    known, found = {task.name: task for task in config.task_list()}, []
+    for one in config.consistency or []:
+        if not {*one["tasks"]} <= {*tasks}:
+            continue
+        first, second = (known[name] for name in one["tasks"])
+        forbidden = {(first.labels[i], second.labels[j]) for i, j in one["forbidden"]}
+        allowed = {
+            label: [other for other in second.labels if (label, other) not in forbidden]
+            for label in first.labels if any(label == ruled for ruled, _ in forbidden)
+        }  # fmt: skip
+        found.append({"tasks": one["tasks"], "weight": one["weight"], "allowed": allowed})
+    return found
 
 
 def _forbidden(key: str, spec: ConsistencySpec, first: Task, second: Task) -> list[list[int]]:
@@ -98,10 +118,10 @@ def settle_consistency(
     Args:
         score: scores the model on validation.
     """
-    for place, spec in enumerate(recipe.consistency):
+    for spec in recipe.consistency:
         if spec.weight != "auto":
             continue
-        pair = (model.config.consistency or [])[place]
+        pair = next(one for one in model.config.consistency or [] if one["tasks"] == spec.tasks)
         found = {}
         for weight in CONSISTENCY_WEIGHTS:
             pair["weight"] = weight

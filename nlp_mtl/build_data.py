@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from nlp_mtl.data.opening import is_on_hub
 from nlp_mtl.errors import DataError, ModelError, Problem, RecipeError, listed
 from nlp_mtl.models.encoder import load_encoder_config, load_tokenizer, longest_input, trained_config
 from nlp_mtl.recipe import SPLITS, Recipe
+from nlp_mtl.recipe_parts import HeldOut
 from nlp_mtl.task_types import KINDS
 from nlp_mtl.tasks import Decoder, LossShape, Task, TaskType
 
@@ -44,6 +45,8 @@ class Prepared:
     framing: Framing
     cleaning: Cleaning
     """What is done to texts at prediction."""
+    others: list[Task] = field(default_factory=list)
+    """The tasks of a trained model of which the recipe knows no data."""
 
     def split(self, name: str) -> dict[str, EncodedSplit]:
         """``{dataset: rows}`` of the datasets that have the split."""
@@ -59,14 +62,16 @@ def prepare(
     word_splitter: str | None = None,
     cleaning: Cleaning | None = None,
     trained_tasks: Sequence[Task] | None = None,
+    extends: bool = False,
     splits: Sequence[str] = SPLITS,
 ) -> Prepared:
     """Load and encode a recipe's data.
 
     Args:
         accelerator: with several processes the first one fills the caches that the others read.
-        tokenizer, framing, word_splitter, cleaning, trained_tasks: of a trained model that is to be scored; default:
-            new ones.
+        tokenizer, framing, word_splitter, cleaning, trained_tasks: of a trained model that is to be scored, or
+            extended; default: new ones.
+        extends: tasks that the trained model lacks are new; else they are left out.
         splits: which to encode.
 
     Raises:
@@ -81,25 +86,29 @@ def prepare(
             _tell_other_words(recipe, cleaning)
         word_splitter = word_splitter or recipe.word_splitter
         loaded = _load(recipe, cleaning, word_splitter)
-        if trained_tasks is None:
+        if trained_tasks is None or extends:
             _check_streams(recipe, loaded)
         for note in (note for dataset in loaded.values() for note in dataset.notes):
             if accelerator is None or accelerator.is_main_process:
                 logger.info("%s", note)
-        tasks, readers = _tasks(recipe, loaded, trained_tasks)
+        tasks, readers = _tasks(recipe, loaded, trained_tasks, extends)
         encoded, streams = {}, {}
         for name, dataset in loaded.items():
             how = (_readings(recipe, name, tasks, readers), tokenizer, word_splitter)
+            wanted = {*splits}
+            if extends and name in recipe.old_datasets and not (recipe.extension and recipe.extension.reads_old_rows):
+                wanted.discard("train")
             encoded[name] = {
                 split: encode_split(dataset, split, *how, recipe.num_proc)
                 for split in dataset.splits
-                if split in splits
+                if split in wanted
             }
-            if dataset.stream is not None and "train" in splits:
+            if dataset.stream is not None and "train" in wanted:
                 streams[name] = stream_split(dataset, *how)
     if "train" in splits:
         tasks = [replace(task, loss=_loss(recipe, task, encoded, streams)) for task in tasks]
-    return Prepared(tasks, loaded, encoded, streams, tokenizer, framing, cleaning)
+    others = [task for task in trained_tasks or () if task.name not in recipe.tasks]
+    return Prepared(tasks, loaded, encoded, streams, tokenizer, framing, cleaning, others)
 
 
 def _tell_other_words(recipe: Recipe, cleaning: Cleaning) -> None:
@@ -129,9 +138,7 @@ def _loss(
 ) -> LossShape:
     """What is changed of a task's loss, by the training rows that steps draw from."""
     train = {name: split["train"] for name, split in encoded.items() if "train" in split} | dict(streams)
-    read = {
-        name: split for name, split in train.items() if task.name in split.tasks and recipe.sampling.shares.get(name, 1)
-    }
+    read = {name: split for name, split in train.items() if task.name in split.tasks and recipe.draws_from(name)}
     return loss_shape(task, recipe.tasks[task.name], read)
 
 
@@ -148,9 +155,7 @@ def _max_length(recipe: Recipe, config: PreTrainedConfig, tokenizer: PreTrainedT
     problems = []
     if chosen > longest:
         problems.append(Problem("max_length", f"found {chosen}, but the encoder reads at most {longest} tokens"))
-    if chosen > recipe.training.max_tokens:
-        found = f"found {recipe.training.max_tokens}, but a window of max_length {chosen} has to fit"
-        problems.append(Problem("training.max_tokens", f"{found}; raise it, or set a lower max_length"))
+    problems += window_problems(recipe, chosen)
     if chosen < 16:
         problems.append(Problem("max_length", f"windows of {chosen} tokens are too short; allow at least 16"))
     if problems:
@@ -158,26 +163,57 @@ def _max_length(recipe: Recipe, config: PreTrainedConfig, tokenizer: PreTrainedT
     return chosen
 
 
+def window_problems(recipe: Recipe, max_length: int) -> list[Problem]:
+    """Whether a window of text fits into a micro-batch."""
+    if max_length <= recipe.training.max_tokens:
+        return []
+    found = f"found {recipe.training.max_tokens}, but a window of max_length {max_length} has to fit"
+    lower = "" if recipe.extension else ", or set a lower max_length"
+    return [Problem("training.max_tokens", f"{found}; raise it{lower}")]
+
+
 def _load(recipe: Recipe, cleaning: Cleaning, word_splitter: str) -> dict[str, LoadedDataset]:
     loaded = {}
-    for name, spec in recipe.datasets.items():
-        readers = [(task, columns[name]) for task in recipe.tasks.values() if name in (columns := task.columns())]
-        texts = [column for task, column in readers if _has_classes(task.type)]
-        named = {column for task, column in readers if KINDS[task.type].label_set != "none"}
-        loaded[name] = load_splits(
-            name,
-            **spec.model_dump(exclude={"oversample", "undersample", "cleaning", "augmentation"}),
-            data_dir=recipe.data_dir,
-            label_columns=[column for _, column in readers],
-            number_columns=[column for _, column in readers if column not in named],
-            default_stratify=texts[0] if texts else None,
-            seed=recipe.seed,
-            split_seed=recipe.split_seed,
-            cleaning=dataset_cleaning(recipe, name, cleaning),
-            row_filter=row_filter(recipe, name),
-            word_splitter=word_splitter,
-        )
+    old = {name for task in recipe.old_tasks for name in recipe.tasks[task].columns()}
+    for name in recipe.datasets:
+        try:
+            loaded[name] = _load_one(recipe, name, cleaning, word_splitter)
+        except DataError as error:
+            if name not in old:
+                raise
+            hint = "say where the old data lie now, `extension.data_dir`, or do without them, `extension.old_tasks: []`"
+            raise DataError(f"{error} It is of the trained model's tasks: {hint}") from error
     return loaded
+
+
+def _load_one(recipe: Recipe, name: str, cleaning: Cleaning, word_splitter: str) -> LoadedDataset:
+    spec, split = recipe.datasets[name], held_out(recipe, name)
+    readers = [(task, read[name]) for task in recipe.tasks.values() if name in (read := task.columns())]
+    columns = [column for _, column in readers]
+    named = {column for task, column in readers if KINDS[task.type].label_set != "none"}
+    return load_splits(
+        name,
+        **spec.model_dump(exclude={"oversample", "undersample", "cleaning", "augmentation", "data_dir"}),
+        data_dir=spec.data_dir or recipe.data_dir,
+        label_columns=columns if split.stratify is None else [*columns, split.stratify],
+        number_columns=[column for column in columns if column not in named],
+        default_stratify=split.stratify,
+        seed=recipe.seed,
+        split_seed=split.seed,
+        cleaning=dataset_cleaning(recipe, name, cleaning),
+        row_filter=row_filter(recipe, name),
+        word_splitter=word_splitter,
+    )
+
+
+def held_out(recipe: Recipe, dataset: str) -> HeldOut:
+    """How rows of a dataset are held out of its training rows, where it lacks splits."""
+    if recipe.extension is not None and dataset in recipe.extension.old_splits:
+        return recipe.extension.old_splits[dataset]
+    read = [(task, task.columns()) for task in recipe.tasks.values()]
+    texts = (columns[dataset] for task, columns in read if dataset in columns and _has_classes(task.type))
+    seed = recipe.seed if recipe.split_seed is None else recipe.split_seed
+    return HeldOut(seed=seed, stratify=next(texts, None))
 
 
 def _has_classes(type: TaskType) -> bool:
@@ -186,17 +222,17 @@ def _has_classes(type: TaskType) -> bool:
 
 
 def _tasks(
-    recipe: Recipe, loaded: Mapping[str, LoadedDataset], trained_tasks: Sequence[Task] | None
+    recipe: Recipe, loaded: Mapping[str, LoadedDataset], trained_tasks: Sequence[Task] | None, extends: bool
 ) -> tuple[list[Task], dict[str, dict[str, LabelReader]]]:
     """The tasks, and ``{task: {dataset: label reader}}``."""
     trained = {task.name: task for task in trained_tasks or ()}
-    if trained and not set(trained) & set(recipe.tasks):
+    if trained and not extends and not set(trained) & set(recipe.tasks):
         raise ModelError(
             f"the model has the tasks {listed(trained)}, the recipe {listed(recipe.tasks)}: none is in both"
         )
     tasks, readers = [], {}
     for name, spec in recipe.tasks.items():
-        if trained_tasks is not None and name not in trained:
+        if trained_tasks is not None and not extends and name not in trained:
             logger.warning("The model has no task `%s`; it is not scored", name)
             continue
         if name in trained and trained[name].type != spec.type:
@@ -216,6 +252,7 @@ def _tasks(
             loss_weight=spec.loss_weight,
             pairs=pairs,
             trained_labels=trained[name].labels if name in trained else None,
+            goes_on=extends and name in trained,
         )
         tasks.append(replace(task, decoder=_decoder(task, spec.decoder, trained.get(name))))
     return tasks, readers
@@ -256,8 +293,7 @@ def _check_streams(recipe: Recipe, loaded: Mapping[str, LoadedDataset]) -> None:
             has_names = KINDS[task.type].label_set != "none"
             if has_names and (why := names_needed(loaded[dataset], column, task.label_names)):
                 problems.append(Problem(f"tasks.{name}.label_names", f"needed: {why}"))
-    shares = recipe.sampling.shares
-    unknown = [name for name, stream in streams.items() if not stream.num_rows and shares.get(name, 1)]
+    unknown = [name for name, stream in streams.items() if not stream.num_rows and recipe.draws_from(name)]
     because = f"nobody knows how many rows {listed(unknown)} has, which is streamed"
     if unknown and recipe.sampling.strategy in ("proportional", "temperature", "annealed"):
         found = f"`{recipe.sampling.strategy}` goes by rows, but {because}"
@@ -276,22 +312,23 @@ def describe_data(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
     """What a run read, for ``results.json``: ``{dataset: where it is from, and its splits}``."""
     described = {}
     for dataset, splits in prepared.encoded.items():
+        spec = recipe.datasets[dataset]
+        data_dir = spec.data_dir or recipe.data_dir
         told: dict[str, dict[str, Any]] = {
             name: {
                 "rows": len(split),
                 "taken_from": split.source.source,
-                "files": [_relative(file, recipe.data_dir) for file in split.source.files],
+                "files": [_relative(file, data_dir) for file in split.source.files],
             }
             for name, split in splits.items()
         }
         if dataset in prepared.streams:
             stream = prepared.streams[dataset].source
-            files = [_relative(file, recipe.data_dir) for file in stream.source.files]
+            files = [_relative(file, data_dir) for file in stream.source.files]
             train = {"rows": stream.num_rows, "taken_from": stream.split, "files": files, "streamed": True}
             told = {"train": train, **told}
-        spec = recipe.datasets[dataset]
         place = spec.model_dump(include={"path", "name", "revision"}, exclude_none=True)
-        described[dataset] = {**place, "from_hub": is_on_hub(spec.path, recipe.data_dir), "splits": told}
+        described[dataset] = {**place, "from_hub": is_on_hub(spec.path, data_dir), "splits": told}
     return described
 
 

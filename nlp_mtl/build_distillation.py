@@ -19,8 +19,12 @@ from nlp_mtl.tasks import Task
 
 def teaching(recipe: Recipe) -> Teaching | None:
     """How tasks learn from teachers; None: there are none."""
-    settings = recipe.distillation
-    return None if settings is None else Teaching(settings.weight, settings.annealing, settings.temperature)
+    settings, extension = recipe.distillation, recipe.extension
+    if settings is not None:
+        return Teaching(settings.weight, settings.annealing, settings.temperature)
+    if extension is not None and extension.distilled:
+        return Teaching(extension.teacher_weight, annealing=False, temperature=extension.temperature)
+    return None
 
 
 def taught(recipe: Recipe, prepared: Prepared, accelerator: Accelerator) -> Prepared:
@@ -53,9 +57,10 @@ def _with_answers(
     for name, split in prepared.split("train").items():
         pairs = bool(recipe.datasets[name].text_pair)
         asked = [task for task in tasks if _learns(task, split, settings.rows, pairs)]
-        if not asked or not recipe.sampling.shares.get(name, 1):
+        if not asked or not recipe.draws_from(name):
             continue
-        loaded = prepared.loaded[name]
+        # The same rows, of which an extension may have chosen some.
+        loaded = replace(prepared.loaded[name], splits={"train": split.source})
         found = with_soft_targets(
             split,
             encode_split(loaded, "train", [], tokenizer, recipe.word_splitter, recipe.num_proc),

@@ -28,7 +28,7 @@ def keep_features(
 
     def kept(split: EncodedSplit) -> KeptStates:
         return keep_states(
-            model, split, prepared.tasks, prepared.framing, accelerator,
+            model, split, [*prepared.tasks, *prepared.others], prepared.framing, accelerator,
             max_tokens=max(recipe.training.max_tokens, prepared.framing.max_length),
             packed=data.packed,
             mixed_precision=recipe.training.mixed_precision,

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from nlp_mtl.cli_options import Debug
+from nlp_mtl.cli_extend import extend
+from nlp_mtl.cli_options import Debug, Overrides, Overwrite, RecipePath, Resume, how_to_resume
 from nlp_mtl.cli_predict import predict
 from nlp_mtl.cli_serve import serve
 from nlp_mtl.terminal import nobody_reads, quiet_libraries, told
@@ -22,11 +23,6 @@ app = typer.Typer(
 )
 
 
-RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, for example training.max_steps=20."),
-]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
@@ -46,20 +42,14 @@ def _options(
 def train(
     recipe: RecipePath,
     overrides: Overrides = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on from the newest checkpoint in output_dir; --resume auto: or start."),
-    ] = False,
-    overwrite: Annotated[bool, typer.Option(help="Remove what an earlier run left in output_dir.")] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
     """Train a model as a recipe says, evaluate it and save it."""
     from nlp_mtl.recipe import Recipe
 
-    overrides = overrides or []
-    automatic = resume and "auto" in overrides  # --resume is a flag, so the word behind it comes with the overrides
-    if automatic:
-        overrides.remove("auto")
+    overrides, resumes = how_to_resume(overrides, resume)
     settings = Recipe.from_yaml(recipe, overrides)
     quiet_libraries()
     from accelerate import PartialState
@@ -67,7 +57,7 @@ def train(
     from nlp_mtl.reports import print_scores
     from nlp_mtl.run import train as run_train
 
-    results = run_train(settings, resume="auto" if automatic else resume, overwrite=overwrite)
+    results = run_train(settings, resume=resumes, overwrite=overwrite)
     if PartialState().is_main_process:
         print_scores(results["scores"], results["main_metrics"])
         print(f"\nRun folder: {settings.output_dir}")
@@ -107,6 +97,7 @@ def evaluate(
         print_scores({split: scores}, main_metrics(scores))
 
 
+app.command()(told(extend))
 app.command()(told(predict))
 app.command()(told(serve))
 
@@ -213,7 +204,7 @@ def check(
     settings = Recipe.from_yaml(recipe, overrides or [])
     quiet_libraries()
     from nlp_mtl.reports import print_check
-    from nlp_mtl.run import check as run_check
+    from nlp_mtl.run_check import check as run_check
 
     report = run_check(settings)
     if as_json:

@@ -21,6 +21,7 @@ from nlp_mtl.compare_report import Asked, comparison_report
 from nlp_mtl.errors import DataError, Problem, RecipeError, RunError, RunStopped, listed
 from nlp_mtl.recipe import Recipe
 from nlp_mtl.run import train
+from nlp_mtl.run_extension import refuse_extension
 from nlp_mtl.run_folder import check_folder, command, learned_changes, saved_recipe, versions
 from nlp_mtl.storage import PARTIAL, held, remove, write_text, written_folder
 from nlp_mtl.training.launcher import launched_accelerator
@@ -68,6 +69,7 @@ def compare(
         NlpMtlError: of the kind that fits; nothing that was written before is lost.
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.from_yaml(recipe)
+    refuse_extension(recipe)
     if len(recipe.tasks) < 2:
         raise RecipeError([Problem("tasks", "there is one task alone, so there is nothing to compare it with")])
     if recipe.meta is not None:

@@ -7,7 +7,7 @@ scheme, only by accident of the data.
 """
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -148,3 +148,19 @@ def _correlation(one: np.ndarray, other: np.ndarray) -> float:
     if np.ptp(one) == 0 or np.ptp(other) == 0:
         return 0.0
     return float(np.corrcoef(one, other)[0, 1])
+
+
+def old_scores(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of an extended model's results, the main metrics of old tasks that were scored, before and after.
+
+    Returns:
+        ``task``, ``split``, ``metric``, ``before``, ``after`` of each.
+    """
+    found = []
+    for task in results["extension"]["old_tasks"]:
+        for split, scored in results["extension"]["before"].items():
+            if task in scored and task in results["scores"].get(split, {}):
+                metric = results["main_metrics"][task]
+                values = {"before": scored[task][metric], "after": results["scores"][split][task][metric]}
+                found.append({"task": task, "split": split, "metric": metric, **values})
+    return found

@@ -13,7 +13,15 @@ from pydantic import Field, field_validator
 
 from nlp_mtl.recipe_checks import BUFFER_SIZE, HELD_OUT
 from nlp_mtl.recipe_cleaning import AugmentationSpec, CleaningSpec, DatasetCleaningSpec
-from nlp_mtl.recipe_parts import ConsistencySpec, DistillationSpec, HubSpec, MetaSpec, TuneSpec
+from nlp_mtl.recipe_parts import (
+    ConsistencySpec,
+    DistillationSpec,
+    ExtensionSpec,
+    HubSpec,
+    MetaSpec,
+    TuneSpec,
+    whole_path,
+)
 from nlp_mtl.recipe_reading import read_yaml, validate
 from nlp_mtl.recipe_strategies import (
     BalancingSpec,
@@ -37,7 +45,8 @@ Tracker = Literal[
 
 
 COMPUTATION = frozenset({
-    "data_dir", "num_proc", "output_dir", "training.max_tokens", "training.layout", "training.mixed_precision",
+    "data_dir", "extension.model", "extension.revision", "extension.data_dir", "num_proc", "output_dir",
+    "training.max_tokens", "training.layout", "training.mixed_precision",
     "training.num_workers", "training.log_every", "training.save_every", "training.keep_last", "training.keep_best",
     "training.gradient_checkpointing", "training.compile", "training.deterministic", "training.trackers",
 })  # fmt: skip
@@ -57,6 +66,8 @@ class DatasetSpec(Section):
     """Branch, tag or commit of a Hub dataset."""
     data_files: str | list[str] | dict[str, str | list[str]] | None = None
     """Files, or files a split. Local ones are relative to ``data_dir``."""
+    data_dir: str | None = Field(default=None, min_length=1)
+    """Where relative ``data_files`` of this dataset start; kept as a whole path. Default: the recipe's."""
     text: str | None = None
     """The column that holds texts. Give this or ``tokens``."""
     text_pair: str | None = None
@@ -91,6 +102,11 @@ class DatasetSpec(Section):
     """How training rows are changed each time they come."""
     undersample: str | None = None
     """The same with fewer rows of the more frequent classes, drawn anew for each pass."""
+
+    @field_validator("data_dir")
+    @classmethod
+    def _whole_path(cls, value: str | None) -> str | None:
+        return None if value is None else whole_path(value)
 
 
 class TaskSpec(Section):
@@ -254,6 +270,8 @@ class Recipe(Section):
     Default: ``seed``."""
     output_dir: str = Field(min_length=1)
     """The run folder. Relative to where the command runs."""
+    extension: ExtensionSpec | None = None
+    """Of which trained model this adds to the tasks, and how those are kept; ``nlp-mtl extend`` reads it."""
     hub: HubSpec | None = None
     """Push the model to the Hub."""
     tune: TuneSpec | None = None
@@ -262,7 +280,7 @@ class Recipe(Section):
     @field_validator("data_dir")
     @classmethod
     def _whole_path(cls, value: str) -> str:
-        return str(Path(os.path.expanduser(value)).resolve())
+        return whole_path(value)
 
     @field_validator("output_dir")
     @classmethod
@@ -288,6 +306,30 @@ class Recipe(Section):
             RecipeError: with all problems.
         """
         return validate(cls, values, [], "the recipe")
+
+    @property
+    def old_tasks(self) -> list[str]:
+        """Those of an extended model that the recipe knows the data of, but does not name itself."""
+        named = self.extension.old_tasks if self.extension is not None else None
+        return [name for name in named or [] if name in self.tasks]
+
+    @property
+    def old_datasets(self) -> list[str]:
+        """The datasets that none but :attr:`old_tasks` read."""
+        read = {name for task, spec in self.tasks.items() if task not in self.old_tasks for name in spec.columns()}
+        return [name for name in self.datasets if name not in read]
+
+    @property
+    def learned_tasks(self) -> list[str]:
+        """Those that steps learn from labels: old ones only where they are replayed."""
+        replays = self.extension is not None and self.extension.replay is not None
+        return [name for name in self.tasks if replays or name not in self.old_tasks]
+
+    def draws_from(self, dataset: str) -> bool:
+        """Whether steps learn from a dataset: one with the share 0 is there to be evaluated on."""
+        replays = self.extension is not None and self.extension.replay is not None
+        is_learned = replays or dataset not in self.old_datasets
+        return is_learned and bool(self.sampling.shares.get(dataset, 1))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, defaults included."""

@@ -7,6 +7,7 @@ from typing import Any
 from nlp_mtl.cleaning_checks import cleaning_problems
 from nlp_mtl.distillation_checks import distillation_problems
 from nlp_mtl.errors import Problem, did_you_mean, listed
+from nlp_mtl.extension_checks import extension_problems
 from nlp_mtl.strategy_checks import (
     alone_problems,
     balancing_problems,
@@ -67,7 +68,7 @@ def cross_problems(values: dict[str, Any]) -> Iterator[Problem]:
     sharing = values.get("sharing")
     sharing = sharing if isinstance(sharing, dict) else {}
     yield from sharing_problems(sharing, training)
-    yield from feature_problems(training, sharing, datasets)
+    yield from feature_problems(training, sharing, datasets, values.get("extension"))
     yield from meta_problems(values, training, datasets, tasks)
     gradients, sampling, balancing = (
         section if isinstance(section := values.get(key), dict) else {}
@@ -80,6 +81,9 @@ def cross_problems(values: dict[str, Any]) -> Iterator[Problem]:
     consistency = values.get("consistency")
     yield from consistency_problems(consistency if isinstance(consistency, list) else [], tasks, datasets)
     yield from distillation_problems(values, tasks, datasets)
+    extension = values.get("extension")
+    if isinstance(extension, dict):
+        yield from extension_problems(extension, training, values)
     hub = values.get("hub")
     if isinstance(hub, dict) and hub.get("push") == "every_save" and is_true(hub.get("create_pr")):
         yield Problem("hub.create_pr", "with `push: every_save` there would be a pull request for each; choose one")

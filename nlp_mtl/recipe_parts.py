@@ -1,14 +1,97 @@
-"""Parts of a recipe that say where the model goes, and how the recipe is searched."""
+"""Parts of a recipe that say what it extends, where the model goes, and how the recipe is searched."""
 
+import math
+import os
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 from pydantic_core import PydanticCustomError
 
+from nlp_mtl.extension_checks import DISTILLATION_DEFAULTS, FISHER_ROWS
 from nlp_mtl.recipe_strategies import Integer, Name, Number, Positive, Section
 
 Scalar = bool | int | float | str | None
+
+
+def whole_path(value: str) -> str:
+    """A folder's whole path, whatever the current directory is later."""
+    return str(Path(os.path.expanduser(value)).resolve())
+
+
+def _rows(value: Any) -> int | float | str | None:
+    """A number of rows, or a share of them."""
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if value is None or value == "all" or 0 < number < 1:
+        return value if value in (None, "all") else number
+    if number >= 1 and number.is_integer():
+        return int(number)
+    raise PydanticCustomError("rows", "a number of rows (100), a share of them (0.1) or `all` is wanted")
+
+
+class HeldOut(Section):
+    """How rows of a dataset were held out of its training rows when a model was trained."""
+
+    seed: Integer = Field(ge=0, lt=2**32)
+    stratify: str | None = None
+    """The column whose values were kept in proportion, if any splits were held out."""
+
+
+class ExtensionSpec(Section):
+    """Which trained model ``nlp-mtl extend`` goes on from, and what is done against forgetting its tasks."""
+
+    model: str | None = Field(default=None, min_length=1)
+    """The run folder, model folder or Hub id; the command line's MODEL."""
+    revision: str | None = Field(default=None, min_length=1)
+    """Branch, tag or commit of ``model`` on the Hub."""
+    data_dir: str | None = Field(default=None, min_length=1)
+    """Where the files lie that the trained model's recipe names. Default: where its run read them."""
+    old_tasks: list[Name] | None = None
+    """Those of the model's tasks whose data are read as its recipe says: to score them before and after, to replay
+    them and to know which weights they need. Default: all that this recipe does not name itself."""
+    freeze: Literal["nothing", "heads", "model"] | None = None
+    """``model``: only what is new learns, so old answers stay bit for bit; ``heads``: the old tasks' heads stay, and
+    what else they alone read. Default: ``model``, but ``nothing`` where anything else is said against forgetting, or
+    of layers that do not learn."""
+    replay: Annotated[int | float | Literal["all"] | None, BeforeValidator(_rows)] = None
+    """Learn from training rows of each old dataset, too: so many, drawn by ``seed``; below 1: a share of them."""
+    l2_to_start: Number = Field(default=0.0, ge=0)
+    """Adds this times half the squared distance of the old weights from where they started to the loss."""
+    importance: Literal["equal", "fisher"] = "equal"
+    """What a weight counts in that: all alike (L2-SP), or by the Fisher information of the old tasks (EWC)."""
+    fisher_rows: Positive = FISHER_ROWS
+    """Training rows of the old tasks from which the Fisher information is estimated, drawn by ``seed``."""
+
+    distillation: bool | list[Name] = False
+    """Old tasks learn what the old model answers on all rows that steps learn from (learning without forgetting): all
+    of them, or those that are named."""
+    temperature: Number = Field(default=DISTILLATION_DEFAULTS["temperature"], gt=0, le=100)
+    """Of ``distillation``: by which logits of both models are divided."""
+    teacher_weight: Number = Field(default=DISTILLATION_DEFAULTS["teacher_weight"], gt=0, le=1)
+    """Of ``distillation``: the old model's share of what a replayed item is learned to be; its label has the rest."""
+    old_weight: Number = Field(default=1.0, gt=0)
+    """What losses of old tasks count, replayed or distilled, beside their ``loss_weight``."""
+    old_splits: dict[Name, HeldOut] = {}
+    """How rows of the old datasets were held out, so that none that was learned is scored; found by itself."""
+
+    @field_validator("data_dir")
+    @classmethod
+    def _whole_path(cls, value: str | None) -> str | None:
+        return None if value is None else whole_path(value)
+
+    @property
+    def reads_old_rows(self) -> bool:
+        """Whether training rows of old tasks are needed."""
+        return self.replay is not None or self.importance == "fisher"
+
+    @property
+    def distilled(self) -> list[str]:
+        """The tasks of ``distillation``, once it is known which there are."""
+        return self.distillation if isinstance(self.distillation, list) else []
 
 
 class HubSpec(Section):

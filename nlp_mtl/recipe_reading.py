@@ -39,8 +39,8 @@ _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 def read_yaml(path: Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], list[Problem], str]:
     """The values of a recipe file with overrides applied, problems so far, and the file's name.
 
-    A ``data_dir`` of the file is taken from the file's folder; one of an override stays as it is, and so is
-    relative to the current directory.
+    A ``data_dir`` of the file, also of a dataset or of the extension, is taken from the file's folder; one of an
+    override stays as it is, and so is relative to the current directory.
 
     Raises:
         RecipeError: the file cannot be read, or holds no keys.
@@ -52,9 +52,12 @@ def read_yaml(path: Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any]
         raise RecipeError([Problem("", f"not valid YAML: {_yaml_error(error)}")], str(path)) from error
     if not isinstance(values, dict):
         raise RecipeError([Problem("", f"found {_short(values)}, expected keys such as `encoder:`")], str(path))
-    data_dir = values.get("data_dir", ".")
-    if isinstance(data_dir, str):
-        values["data_dir"] = str(path.parent / os.path.expanduser(data_dir))
+    values.setdefault("data_dir", ".")
+    datasets = values.get("datasets")
+    datasets = datasets if isinstance(datasets, dict) else {}
+    for section in (values, values.get("extension"), *datasets.values()):
+        if isinstance(section, dict) and isinstance(section.get("data_dir"), str):
+            section["data_dir"] = str(path.parent / os.path.expanduser(section["data_dir"]))
     problems = [_apply_override(values, override) for override in overrides]
     return values, [problem for problem in problems if problem], str(path)
 
@@ -103,13 +106,13 @@ _DEFAULT = object()
 """What an override of null puts in a key's place."""
 
 
-def _with_defaults(cls: type[BaseModel], values: dict[str, Any], place: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Values of which keys that overrides set to null are gone; a key that nobody knows stays, to be told, and so does
-    a split's name, of which null says that it is not used."""
+def without_nulls(cls: type[BaseModel], values: dict[str, Any], place: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Values of which keys that overrides set to null are gone, so that they take their defaults; a key that nobody
+    knows stays, to be told, and so does a split's name, of which null says that it is not used."""
     found = {}
     for key, value in values.items():
         if isinstance(value, dict) and len(place) < 8:  # what holds itself ends somewhere, too
-            value = _with_defaults(cls, value, (*place, str(key)))
+            value = without_nulls(cls, value, (*place, str(key)))
         if value is _DEFAULT:
             known = _place(cls, {"loc": place})[2] if place else [*cls.model_fields]
             if key in known or (not known and place[-1:] != ("splits",)):
@@ -127,7 +130,7 @@ def validate(cls: type[_Model], values: dict[str, Any], problems: Sequence[Probl
     """
     if not isinstance(values, dict):
         raise RecipeError([Problem("", f"found {_short(values)}, expected keys such as `encoder`")], source)
-    values = _with_defaults(cls, values)
+    values = without_nulls(cls, values)
     recipe, found = None, list(problems)
     try:
         recipe = cls.model_validate(values)

@@ -5,7 +5,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from nlp_mtl.strategy_checks import BALANCING_DEFAULTS, GRADIENTS_DEFAULTS, SAMPLING_DEFAULTS, SHARING_DEFAULTS
+from nlp_mtl.strategy_checks import (
+    BALANCING_DEFAULTS,
+    GRADIENTS_DEFAULTS,
+    SAMPLING_DEFAULTS,
+    SHARED_BY,
+    SHARING_DEFAULTS,
+)
 
 Strategy = Literal[
     "proportional", "temperature", "uniform", "fixed", "unimax", "annealed", "round_robin", "dynamic"
@@ -126,3 +132,9 @@ class SharingSpec(Section):
     """Of ``lora``: the rank of an adapter's matrices."""
     alpha: Positive = SHARING_DEFAULTS["alpha"]
     """Of ``lora``: what an adapter says counts alpha / rank."""
+
+    def settings(self) -> dict[str, Any] | None:
+        """The strategy and what it reads, as a model keeps it; None: nothing lies between."""
+        if self.strategy == "hard":
+            return None
+        return self.model_dump(include={"strategy", *(key for key, by in SHARED_BY.items() if self.strategy in by)})

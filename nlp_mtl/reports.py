@@ -52,6 +52,22 @@ def print_scores(scores: Mapping[str, Mapping[str, Scores]], main: Mapping[str, 
         _console().print(table)
 
 
+def print_old_scores(rows: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> None:
+    """A table of the main metrics of an extended model's old tasks, before and after; which of them were not scored."""
+    console = _console()
+    if rows:
+        table = Table("task", "split", "metric", "before", "after", "change", title="Old tasks, before and after")
+        for column in table.columns[3:]:
+            column.justify = "right"
+        for row in rows:
+            before, after = row["before"], row["after"]
+            metric = row["metric"].replace("_", " ")
+            table.add_row(row["task"], row["split"], metric, f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}")
+        console.print(table)
+    if unscored := [task for task in tasks if task not in {row["task"] for row in rows}]:
+        console.print(f"Not scored, as their data were not read: {', '.join(unscored)}", soft_wrap=True)
+
+
 def print_comparison(report: Mapping[str, Any]) -> None:
     """Of what :func:`nlp_mtl.compare.compare` found, sentences of tasks and their mean, and what predictions cost."""
     console = _console()

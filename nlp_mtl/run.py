@@ -1,10 +1,10 @@
-"""The verbs ``nlp-mtl train`` and ``check``."""
+"""The verbs ``nlp-mtl train`` and ``extend``."""
 
 import logging
 import math
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,8 +12,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 
-from nlp_mtl.analysis.cleaning_report import cleaning_report
-from nlp_mtl.analysis.data_report import data_report
 from nlp_mtl.build import (
     balancer,
     expects_to_pack,
@@ -27,12 +25,14 @@ from nlp_mtl.build import (
 )
 from nlp_mtl.build_consistency import settle_consistency
 from nlp_mtl.build_data import Prepared, describe_data, prepare
-from nlp_mtl.build_distillation import check_teachers, taught
-from nlp_mtl.build_features import keep_features
-from nlp_mtl.build_meta import describe_episodes, episode_scorer, episode_steps, meta_arguments, meta_gradients
+from nlp_mtl.build_distillation import taught
+from nlp_mtl.build_extended import learned_tasks, old_lessons
+from nlp_mtl.build_extension import Base
+from nlp_mtl.build_meta import describe_episodes, episode_steps, meta_arguments, meta_gradients
 from nlp_mtl.data.steps import StepDataset
 from nlp_mtl.errors import DataError, Problem, RecipeError, RunError
-from nlp_mtl.evaluation import evaluate, selection_score
+from nlp_mtl.evaluation import selection_score
+from nlp_mtl.extend_recipes import read_extension
 from nlp_mtl.metrics import Scores
 from nlp_mtl.models.encoder import is_on_hub
 from nlp_mtl.models.fully_sharded import gathered, is_sharded
@@ -40,6 +40,7 @@ from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.models.trained_encoder import without_heads
 from nlp_mtl.recipe import SPLITS, Recipe
 from nlp_mtl.run_evaluation import read_recipe
+from nlp_mtl.run_extension import begin_extension, check_apart, keep_beginning, refuse_extension
 from nlp_mtl.run_folder import (
     check_folder,
     command,
@@ -51,6 +52,7 @@ from nlp_mtl.run_folder import (
     versions,
 )
 from nlp_mtl.run_push import RunPusher, remove_pushing, run_card
+from nlp_mtl.run_scores import Score, score_split, scorer
 from nlp_mtl.storage import held
 from nlp_mtl.training.checkpoint import TrainingState
 from nlp_mtl.training.compiled import try_compiler
@@ -64,8 +66,6 @@ logger = logging.getLogger(__name__)
 
 Evaluated = Callable[[int, float], None]
 """Takes the number of an evaluation, counted from 1, and its selection score."""
-Score = Callable[[str, MultiTaskModel], dict[str, Scores]]
-"""Takes a split and a model: ``{task: scores}``."""
 
 
 def train(
@@ -86,6 +86,42 @@ def train(
     return _run(read_recipe(recipe), resume, overwrite)
 
 
+def extend(
+    model: str | Path,
+    recipe: Recipe | Mapping[str, Any] | str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    revision: str | None = None,
+    resume: bool | Literal["auto"] = False,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Add the tasks of a recipe to a trained model, train, evaluate and save it; returns what ``results.json`` holds.
+
+    What is done against forgetting the old tasks, the recipe's ``extension`` says.
+
+    Args:
+        model: a run folder, a model folder or a Hub id.
+        recipe: the new tasks and their datasets: the path of a file, plain values or a recipe. What the model fixes
+            (encoder, words, cleaning, sharing) is left out.
+        overrides: of a file's keys, ``key.key=value``.
+        revision: branch, tag or commit of the model on the Hub.
+        resume, overwrite: as in :func:`train`.
+
+    Raises:
+        RunStopped: the process was sent SIGTERM while it trained; a checkpoint was written.
+        NlpMtlError: of the kind that fits; nothing that was written before is lost.
+    """
+    return run_extension(*read_extension(model, recipe, overrides, revision), resume=resume, overwrite=overwrite)
+
+
+def run_extension(
+    base: Base, recipe: Recipe, *, resume: bool | Literal["auto"] = False, overwrite: bool = False
+) -> dict[str, Any]:
+    """As :func:`extend`, of what :func:`nlp_mtl.extend_recipes.read_extension` gave."""
+    check_apart(base, Path(recipe.output_dir))
+    return _run(recipe, resume, overwrite, base=base)
+
+
 def train_trial(recipe: Recipe, evaluated: Evaluated, *, resume: bool) -> dict[str, Any]:
     """Train to see how well a recipe does: without the test split, a model that is kept, and plots.
 
@@ -104,9 +140,15 @@ def train_trial(recipe: Recipe, evaluated: Evaluated, *, resume: bool) -> dict[s
 
 
 def _run(
-    recipe: Recipe, resume: bool | Literal["auto"], overwrite: bool, evaluated: Evaluated | None = None
+    recipe: Recipe,
+    resume: bool | Literal["auto"],
+    overwrite: bool,
+    evaluated: Evaluated | None = None,
+    base: Base | None = None,
 ) -> dict[str, Any]:
     """Train where the run folder allows it; returns the results."""
+    if base is None:
+        refuse_extension(recipe)
     output_dir = Path(recipe.output_dir).absolute()
     resume = check_folder(output_dir, recipe, resume, overwrite)
     accelerator = launched_accelerator(
@@ -129,17 +171,23 @@ def _run(
     if accelerator.is_fsdp2 and (recipe.gradients.strategy != "sum" or recipe.gradients.measure_every):
         message = "not together with FSDP: no process holds the gradients of all shared parameters. Leave it out"
         raise RecipeError([Problem("gradients", message)])
-    expects_to_pack(recipe)
+    expects_to_pack(recipe, base)
     with deterministic_kernels(accelerator.device, recipe.training.deterministic):
-        return _train(recipe, accelerator, resume, evaluated)
+        return _train(recipe, accelerator, resume, evaluated, base)
 
 
-def _train(recipe: Recipe, accelerator: Accelerator, resume: bool, evaluated: Evaluated | None) -> dict[str, Any]:
+def _train(
+    recipe: Recipe, accelerator: Accelerator, resume: bool, evaluated: Evaluated | None, base: Base | None
+) -> dict[str, Any]:
     """Train where all that the recipe asks for can be had; returns the results."""
     output_dir = Path(recipe.output_dir).absolute()
-    prepared = prepare(recipe, accelerator=accelerator, splits=SPLITS if evaluated is None else ("train", "validation"))
+    splits = SPLITS if evaluated is None else ("train", "validation")
+    trained = {} if base is None else {**base.reading(), "extends": True}
+    prepared = all_rows = prepare(recipe, accelerator=accelerator, splits=splits, **trained)
     if evaluated is not None and not selecting_tasks(recipe, prepared):
         raise DataError("no task that counts for the selection score has labels on validation, so no trial is better")
+    if base is not None:
+        prepared = old_lessons(recipe, prepared, base, accelerator)
     prepared = taught(recipe, prepared, accelerator)
     where = {"process": accelerator.process_index, "num_processes": accelerator.num_processes}
     planned = steps if recipe.meta is None else episode_steps
@@ -151,17 +199,22 @@ def _train(recipe: Recipe, accelerator: Accelerator, resume: bool, evaluated: Ev
         )  # fmt: skip
     arguments = (trainer_arguments if recipe.meta is None else meta_arguments)(recipe, prepared)
     set_seed(recipe.seed)  # the heads' first weights
-    model = new_model(recipe, prepared)
+    model = new_model(recipe, prepared, base)
     arguments["gradients"] = (
-        task_gradients(recipe, model, prepared.tasks)
+        task_gradients(recipe, model, learned_tasks(recipe, prepared))
         if recipe.meta is None
         else meta_gradients(recipe, prepared, model)
     )
     data.packed = model.packs(layout(recipe))
-    score = _scorer(recipe, prepared, model, data, accelerator)
+    score = scorer(recipe, prepared, model, data, accelerator)
     if recipe.training.compile:
         model.to(accelerator.device)
         try_compiler(model.encoder, prepared.framing.max_length, recipe.training.mixed_precision)
+    begun = None
+    if base is not None:
+        of_old = partial(score_split, recipe, all_rows, base.model.packs(layout(recipe)), accelerator)
+        begun = begin_extension(base, recipe, all_rows, output_dir, accelerator, of_old, resume)
+        arguments["anchor"] = begun.anchor
     pusher = RunPusher(recipe, recipe.hub, output_dir) if recipe.hub and accelerator.is_main_process else None
     with (
         held(output_dir, key="output_dir") if accelerator.is_main_process else nullcontext(),
@@ -170,39 +223,19 @@ def _train(recipe: Recipe, accelerator: Accelerator, resume: bool, evaluated: Ev
         # Only now is an old run removed: what could fail before has not.
         if accelerator.is_main_process and not resume:
             start_folder(output_dir, recipe, accelerator)
+            if begun is not None:
+                keep_beginning(output_dir, begun)
         try:
             results = _trained(
-                recipe, prepared, data, model, accelerator, track, resume, arguments, pusher, evaluated, score
-            )
+                recipe, prepared, data, model, accelerator, track, resume, arguments, pusher, evaluated, score,
+                begun and begun.told,
+            )  # fmt: skip
             if pusher is not None:
                 logger.info("Pushed: %s", pusher.finish())
         finally:
             if pusher is not None:
                 remove_pushing(output_dir)
     return results
-
-
-def _scorer(
-    recipe: Recipe, prepared: Prepared, model: MultiTaskModel, data: StepDataset, accelerator: Accelerator
-) -> Score:
-    """How models are scored while they are trained, and at the end."""
-    if recipe.meta is not None:
-        return episode_scorer(recipe, prepared, accelerator, data.packed)
-    kept = keep_features(recipe, prepared, model, data, accelerator)
-    progress = sys.stderr.isatty() and accelerator.is_main_process
-
-    def score(split: str, scored: MultiTaskModel) -> dict[str, Scores]:
-        return evaluate(
-            scored, prepared.split(split), prepared.tasks, prepared.framing,
-            max_tokens=recipe.training.max_tokens,
-            packed=data.packed,
-            mixed_precision=recipe.training.mixed_precision,
-            accelerator=accelerator,
-            progress=progress,
-            kept=kept if split == "validation" else None,
-        )  # fmt: skip
-
-    return score
 
 
 def _trained(
@@ -217,6 +250,7 @@ def _trained(
     pusher: RunPusher | None,
     evaluated: Evaluated | None,
     score: Score,
+    extension: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Train in a run folder that is ready, evaluate and save; returns the results."""
     output_dir = Path(recipe.output_dir).absolute()
@@ -232,7 +266,7 @@ def _trained(
         if recipe.hub is not None and recipe.hub.push == "every_save" and not state.finished:
             weights = _gathered(scored, accelerator)
             if pusher is not None:
-                told = _results(recipe, prepared, state, {"validation": scores} if scores else {})
+                told = _results(recipe, prepared, state, {"validation": scores} if scores else {}, extension)
                 pusher.send(scored, prepared.tokenizer, weights, {**told, "step": state.step})
 
     def told(values: Mapping[str, Any], step: int) -> None:
@@ -242,14 +276,14 @@ def _trained(
 
     with noted_termination() as termination:
         state = train_model(
-            model, data, prepared.tasks, validate, balancer(recipe, prepared, accelerator.device),
+            model, data, learned_tasks(recipe, prepared), validate, balancer(recipe, prepared, accelerator.device),
             accelerator=accelerator, output_dir=output_dir, resume=resume, stop=termination.agreed, track=told,
             saved=saved, **arguments,
         )  # fmt: skip
     settle_consistency(recipe, prepared, model, lambda: score("validation", model))
     scores = {split: found for split in ("validation", "test") if (found := score(split, model))}
     track({"best": scores}, state.step)
-    results = _results(recipe, prepared, state, scores)
+    results = _results(recipe, prepared, state, scores, extension)
     if recipe.meta is not None:
         model = without_heads(model, recipe.meta.algorithm)
     weights = _gathered(model, accelerator)
@@ -266,7 +300,11 @@ def _trained(
 
 
 def _results(
-    recipe: Recipe, prepared: Prepared, state: TrainingState, scores: dict[str, dict[str, Scores]]
+    recipe: Recipe,
+    prepared: Prepared,
+    state: TrainingState,
+    scores: dict[str, dict[str, Scores]],
+    extension: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """What ``results.json`` holds."""
     return {
@@ -288,6 +326,7 @@ def _results(
             "revision": recipe.encoder_revision,
             "from_hub": is_on_hub(recipe.encoder),
         },
+        **({} if extension is None else {"extension": dict(extension)}),
         **({} if recipe.distillation is None else {"teachers": dict(recipe.distillation.teachers)}),
         "data": describe_data(recipe, prepared),
         "versions": versions(),
@@ -298,25 +337,3 @@ def _results(
 def _gathered(model: MultiTaskModel, accelerator: Accelerator) -> dict[str, torch.Tensor] | None:
     """On the main process, the weights of a model that is shared among processes; None: it is whole."""
     return gathered(model.state_dict(), keep=accelerator.is_main_process) if is_sharded(model) else None
-
-
-def check(recipe: Recipe | str | Path) -> dict[str, Any]:
-    """What a recipe's data holds and what is odd about it; see :func:`nlp_mtl.analysis.data_report.data_report`, and
-    :func:`nlp_mtl.analysis.cleaning_report.cleaning_report` for ``cleaning``."""
-    recipe = read_recipe(recipe)
-    packed = expects_to_pack(recipe)
-    prepared = prepare(recipe)
-    check_teachers(recipe, prepared.tasks)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    data = steps(recipe, prepared, device=device, packed=packed)
-    progress = sys.stderr.isatty()
-    report = data_report(
-        prepared.tasks, prepared.loaded, prepared.encoded, prepared.framing, data,
-        beyond_labels=recipe.distillation is not None and recipe.distillation.rows == "all",
-        progress=progress,
-    )  # fmt: skip
-    if recipe.meta is not None:
-        episode_steps(recipe, prepared)  # what is wrong with it is told
-        report["episodes"] = {"steps": recipe.training.max_steps, **describe_episodes(recipe)}
-    cleaned = cleaning_report(prepared.cleaning, prepared.loaded, word_splitter=recipe.word_splitter, progress=progress)
-    return {**report, "cleaning": cleaned}

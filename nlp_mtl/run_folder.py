@@ -3,6 +3,7 @@
 import json
 import logging
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 # The environment is the first to come and the last to go: it tells that a folder is a run's, and what may be removed.
 _OURS = (
-    "recipe.yaml", "metrics.jsonl", "results.json", "model", "plots", "pushing", "checkpoints", "trackers",
+    "recipe.yaml", "metrics.jsonl", "results.json", "model", "plots", "pushing", "checkpoints", "extension", "trackers",
     "environment.json",
 )  # fmt: skip
 
@@ -82,7 +83,12 @@ def learned_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What differs between two resolved recipes and matters to what is learned."""
     apart: dict[str, Any] = {"hub": None, "tune": None}  # where the model goes, and what only tuning reads, may change
     old, new = {**old, **apart}, {**new, **apart}
-    changes = [f"{key}: {left!r} -> {right!r}" for key, left, right in changed_keys(old, new) if key not in COMPUTATION]
+    where = re.compile(r"datasets\.[^.]+\.data_dir")
+    changes = [
+        f"{key}: {left!r} -> {right!r}"
+        for key, left, right in changed_keys(old, new)
+        if key not in COMPUTATION and not where.fullmatch(key)
+    ]
     if not changes:  # the order matters: rows are drawn, and heads made, one after the other
         changes = [f"{key}: in another order" for key in ("datasets", "tasks") if [*old[key]] != [*new[key]]]
     return changes

@@ -99,7 +99,7 @@ def alone_problems(
 
 def steps_have_one_task(sampling: dict[str, Any], tasks: dict[str, Any]) -> bool:
     """Whether each step learns from one task alone. Reads raw values, whatever they are."""
-    names = [str(name) for task in tasks.values() if isinstance(task, dict) for name in _read_by(task)]
+    names = [str(name) for task in tasks.values() if isinstance(task, dict) for name in read_by(task)]
     return sampling.get("strategy") == "round_robin" and len(names) == len({*names})
 
 
@@ -124,12 +124,13 @@ def consistency_problems(consistency: list[Any], tasks: dict[str, Any], datasets
             yield Problem(path, "two token-classification or two text-classification tasks go together, no others")
         if all(task.get("decoder") == "crf" for task in both):
             yield Problem(path, "both have the decoder crf; one of both can have a chain of its own")
-        pairs = {bool(datasets[name].get("text_pair")) for task in both for name in _read_by(task) if name in datasets}
+        pairs = {bool(datasets[name].get("text_pair")) for task in both for name in read_by(task) if name in datasets}
         if len(pairs) > 1:
             yield Problem(path, "one reads pairs of texts and the other single ones")
 
 
-def _read_by(task: dict[str, Any]) -> list[Any]:
+def read_by(task: dict[str, Any]) -> list[Any]:
+    """The datasets that a task reads. Reads raw values, whatever they are."""
     dataset = task.get("dataset")
     return dataset if isinstance(dataset, list) else [dataset]
 

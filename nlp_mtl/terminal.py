@@ -23,7 +23,7 @@ def told(verb: Callable[..., None]) -> Callable[..., None]:
             verb(**options)
         except RunStopped as error:
             if is_first_process():
-                hint = " (--resume, or --resume auto)" if verb.__name__ == "train" else ""
+                hint = " (--resume, or --resume auto)" if verb.__name__ in ("train", "extend") else ""
                 print(f"nlp-mtl: {error}{hint}", file=sys.stderr)
             raise typer.Exit(130 if error.by_hand else 75) from error  # 75: EX_TEMPFAIL of sysexits.h, try again
         except NlpMtlError as error:
@@ -41,8 +41,10 @@ def told(verb: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+_AGAIN = ". `--resume auto` goes on from the newest checkpoint, or starts again where there is none"
 _STOPPED = {
-    "train": ". `--resume auto` goes on from the newest checkpoint, or starts again where there is none",
+    "train": _AGAIN,
+    "extend": _AGAIN,
     "compare": ". The same command goes on",
     "tune": ". The same command goes on",
 }

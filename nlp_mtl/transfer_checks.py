@@ -8,12 +8,15 @@ from nlp_mtl.errors import Problem
 from nlp_mtl.strategy_checks import is_true, number
 
 
-def feature_problems(training: dict[str, Any], sharing: dict[str, Any], datasets: dict[str, Any]) -> Iterator[Problem]:
+def feature_problems(
+    training: dict[str, Any], sharing: dict[str, Any], datasets: dict[str, Any], extension: Any
+) -> Iterator[Problem]:
     """Why an encoder's hidden states are not the same in every epoch. Reads raw values, whatever they are."""
     if not is_true(training.get("cache_features")):
         return
     path = "training.cache_features"
-    if training.get("frozen_layers") != "encoder":
+    keeps_model = isinstance(extension, dict) and extension.get("freeze") == "model"
+    if training.get("frozen_layers") != "encoder" and not keeps_model:
         message = "an encoder that learns gives something else in each step: say `frozen_layers: encoder` as well"
         yield Problem(path, message)
     strategy = sharing.get("strategy", "hard")

@@ -22,6 +22,7 @@ from nlp_mtl.errors import MissingExtraError, ModelError, RecipeError, RunError,
 from nlp_mtl.recipe import Recipe
 from nlp_mtl.recipe_parts import TuneSpec
 from nlp_mtl.run import train_trial
+from nlp_mtl.run_extension import refuse_extension
 from nlp_mtl.search_space import Choices, Dimension, Point, grid, grid_size, search_space, with_values
 from nlp_mtl.training.checkpoint import checkpoints
 from nlp_mtl.tune_folder import DATABASE, TRIALS, save_best, save_history, save_trials, study_folder, tidy
@@ -66,6 +67,7 @@ def tune(recipe: Recipe, *, overwrite: bool = False) -> dict[str, Any]:
             "trials run one after the other in one process, and a launcher started several: start `nlp-mtl tune` "
             "without it. Several GPUs train the best recipe: torchrun ... -m nlp_mtl train best.yaml"
         )
+    refuse_extension(recipe)
     space = search_space(recipe)
     settings = (recipe.tune or TuneSpec()).model_copy(update={"search": {one.key: one.told for one in space}})
     recipe = recipe.model_copy(update={"tune": settings})

@@ -35,11 +35,12 @@ def tiny_project(folder: Path) -> Path:
     """A copy of the project's recipes whose demo has a tiny encoder and few steps."""
     shutil.copytree(ROOT / "recipes", folder / "recipes")
     tiny.save_encoder(folder / "encoder")
-    file = folder / "recipes" / "demo.yaml"
-    values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    values["encoder"] = str(folder / "encoder")
-    values["training"] |= {"num_epochs": 0.1, "max_tokens": 256}
-    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    for name in ("demo", "demo_register"):
+        file = folder / "recipes" / f"{name}.yaml"
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values["encoder"] = str(folder / "encoder")
+        values["training"] |= {"num_epochs": 0.1, "max_tokens": 256}
+        file.write_text(yaml.safe_dump(values), encoding="utf-8")
     (folder / "texts.txt").write_text("Anna moved to Oslo.\n")
     return folder
 

@@ -171,7 +171,7 @@ def test_looking_at_data_does_not_settle_the_device_of_a_later_run(tmp_path: Pat
     # accelerate keeps the first device that a program asks for. In a process of its own: nothing asked before.
     code = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import conftest, tiny\n"
-        "from nlp_mtl import Recipe; from nlp_mtl.run import check; from accelerate.state import PartialState\n"
+        "from nlp_mtl import Recipe; from nlp_mtl.run_check import check; from accelerate.state import PartialState\n"
         "check(Recipe.from_dict(tiny.recipe(Path(sys.argv[2]))))\n"
         "assert PartialState._shared_state == {}, PartialState._shared_state"
     )

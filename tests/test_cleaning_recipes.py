@@ -16,7 +16,7 @@ from nlp_mtl.cli import main
 from nlp_mtl.data.row_filter import RowFilter
 from nlp_mtl.errors import ModelError
 from nlp_mtl.models.configuration import MultiTaskConfig
-from nlp_mtl.run import check
+from nlp_mtl.run_check import check
 
 ALL = {"remove_html": True, "normalize_white_space": True, "replace_urls": "http", "lowercase": True}
 

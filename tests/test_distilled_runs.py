@@ -25,7 +25,7 @@ from nlp_mtl.hub.portable import portable_recipe
 from nlp_mtl.inference import teaching as asking
 from nlp_mtl.models.loading import load_model
 from nlp_mtl.models.multitask import MultiTaskModel
-from nlp_mtl.run import check
+from nlp_mtl.run_check import check
 from nlp_mtl.search_space import with_values
 from nlp_mtl.training.passes import summed_losses
 

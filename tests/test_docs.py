@@ -23,7 +23,7 @@ from nlp_mtl.recipe import (
     TrainingSpec,
 )
 from nlp_mtl.recipe_cleaning import AugmentationSpec, CleaningSpec, DatasetCleaningSpec
-from nlp_mtl.recipe_parts import ConsistencySpec, DistillationSpec, HubSpec, MetaSpec, TuneSpec
+from nlp_mtl.recipe_parts import ConsistencySpec, DistillationSpec, ExtensionSpec, HubSpec, MetaSpec, TuneSpec
 
 README = page("README.md")
 PAGES = [
@@ -51,7 +51,7 @@ def test_the_commands_of_the_readme_work_in_their_order(
 ) -> None:
     monkeypatch.setattr("nlp_mtl.serving.server.serve", lambda *_, **__: None)  # docs/serving.md is tried elsewhere
     found = commands("nlp-mtl", WITHOUT_HUB)
-    verbs = {"check", "train", "tune", "evaluate", "predict", "serve", "export", "compare", "copy"}
+    verbs = {"check", "train", "extend", "tune", "evaluate", "predict", "serve", "export", "compare", "copy"}
     assert {words[1] for words in found} == verbs
     for words in found:
         words += ["--seeds", "1"] * (words[1] == "compare")  # it takes its time
@@ -83,6 +83,19 @@ def test_the_shortest_program_gives_the_keys_that_the_readme_prints(project: Pat
     entry = {"text", "label", "start", "end", "score"}
     assert answer["pos"][0].keys() == shown["pos"][0].keys() == shown["ner"][0].keys() == entry
     assert answer["sentiment"].keys() == shown["sentiment"].keys() == {"label", "score"}
+
+
+def test_the_commands_of_the_page_on_extending_work_in_their_order(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = page("docs/extend.md")
+    (more,) = blocks("yaml", text)
+    Path("more.yaml").write_text(more, encoding="utf-8")
+    found = commands("nlp-mtl", text)
+    assert [words[1] for words in found] == ["train", "extend", "extend", "predict", "extend", "evaluate"]
+    for words in found:
+        words += ["training.max_steps=2"] * ("more.yaml" in words)  # of a page's epochs the first steps
+        assert run_command(words, monkeypatch, capsys), words
 
 
 def test_the_recipe_of_the_readme_is_valid() -> None:
@@ -151,6 +164,7 @@ ROW_KEYS = {key: one for key, one in DatasetCleaningSpec.model_fields.items() if
         ("`meta`", MetaSpec),
         ("`consistency`", ConsistencySpec),
         ("`distillation`", DistillationSpec),
+        ("`extension`", ExtensionSpec),
         ("`hub`", HubSpec),
         ("`tune`", TuneSpec),
     ],

@@ -8,7 +8,8 @@ import nlp_mtl
 
 PUBLIC = [
     "DataError", "HubError", "MissingExtraError", "ModelError", "MultiTaskConfig", "MultiTaskModel", "NlpMtlError",
-    "Predictor", "Recipe", "RecipeError", "RunError", "RunStopped", "TrainingError", "evaluate", "load", "train",
+    "Predictor", "Recipe", "RecipeError", "RunError", "RunStopped", "TrainingError", "evaluate", "extend", "load",
+    "train",
 ]  # fmt: skip
 HEAVY = {"torch", "transformers", "datasets", "accelerate", "tokenizers", "seqeval", "sklearn", "pandas", "pyarrow"}
 

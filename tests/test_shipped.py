@@ -11,7 +11,8 @@ import pytest
 import tiny
 import yaml
 
-from nlp_mtl import Recipe, RunError, train
+from nlp_mtl import Recipe, RunError, extend, train
+from nlp_mtl.metrics import old_scores
 from nlp_mtl.shipped import copy_recipe, recipes_folder, shipped_recipes
 
 FILES = sorted(recipes_folder().rglob("*.yaml"))
@@ -33,7 +34,8 @@ def test_a_shipped_recipe_is_valid_and_writes_where_its_name_says(path):
 def test_a_shipped_recipe_begins_with_what_it_is_and_the_commands_that_run_it(path):
     head = re.match(r"(?:#.*\n)+", path.read_text(encoding="utf-8")).group()
     assert head.splitlines()[0].endswith(".")
-    commands = re.findall(r"nlp-mtl train (\S+)(.*)", head)
+    extends = Recipe.from_yaml(path).extension is not None
+    commands = re.findall(r"nlp-mtl extend \S+ (\S+)(.*)" if extends else r"nlp-mtl train (\S+)(.*)", head)
     assert commands
     assert f"recipes/{path.name}" in dict(commands)
     for recipe, rest in commands:  # of others, too, where runs follow each other
@@ -96,7 +98,7 @@ def test_copying_into_a_file_is_told(tmp_path):
 
 @pytest.mark.parametrize("name", ["dmo", "../demo", "demo/", "", "demo.yml"])
 def test_an_unknown_recipe_is_told_with_those_that_there_are(tmp_path, name):
-    with pytest.raises(RunError, match=r"no shipped recipe .*`demo`, `distilled`, `emotions`, `entities_crf`, "):
+    with pytest.raises(RunError, match=r"no shipped recipe .*`demo`, .*`distilled`, `emotions`, `entities_crf`, "):
         copy_recipe(name, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
@@ -135,6 +137,37 @@ def test_the_recipe_on_local_files_runs_on_files_of_its_names_and_columns(corpor
         "topic": "accuracy",
     }
     assert results["scores"]["validation"].keys() == results["scores"]["test"].keys() == results["main_metrics"].keys()
+
+
+def test_the_recipe_that_adds_topic_extends_the_one_of_three_tasks(corpora, tmp_path):
+    same = [f"data_dir={corpora}", f"encoder={corpora / 'encoder'}", "training.max_steps=3", "training.max_tokens=256"]
+    three = Recipe.from_yaml(recipes_folder() / "ewt_sst2.yaml", [*same, f"output_dir={tmp_path / 'three'}"])
+    train(three)
+    overrides = [*same, f"output_dir={tmp_path / 'four'}"]
+    results = extend(tmp_path / "three", recipes_folder() / "extend_topic.yaml", overrides=overrides)
+    assert [*results["scores"]["test"]] == ["ner", "pos", "sentiment", "topic"]
+    assert results["data"]["ewt"]["splits"]["train"]["rows"] == 6  # a tenth
+    assert {row["task"] for row in old_scores(results)} == {"ner", "pos", "sentiment"}
+
+
+@pytest.mark.long
+def test_the_benchmark_of_forgetting_tells_each_variant(corpora, tmp_path):
+    script = Path(__file__).resolve().parent.parent / "scripts" / "benchmark_extend.py"
+    arguments = ["--data", corpora, "--folder", tmp_path, "--epochs", "0.5", "--test-rows", "12"]
+    variants = ["--variant", "frozen: extension.freeze=model", "--variant", "replay, few: extension.replay=5"]
+    found = subprocess.run(
+        [sys.executable, script, *arguments, *variants, "--set", f"encoder={corpora / 'encoder'}",
+         "--set", "training.max_tokens=256"],
+        env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    lines = found.stdout.splitlines()
+    rows = {
+        line.split("|")[1].strip(): line
+        for line in lines[lines.index("| model | ner | pos | sentiment | topic | old tasks |") :]
+    }
+    assert [*rows][2:] == ["before", "frozen", "replay, few", "all four from the start"]
+    assert rows["frozen"].endswith("| +0.00 |")
 
 
 @pytest.mark.long

@@ -90,6 +90,7 @@ def resolve_task(
     loss_weight: float = 1.0,
     pairs: bool = False,
     trained_labels: Sequence[str] | None = None,
+    goes_on: bool = False,
 ) -> tuple[Task, dict[str, LabelReader]]:
     """A task with its label set, found in the data, and a label reader for each of its datasets.
 
@@ -101,6 +102,7 @@ def resolve_task(
         label_map: other names for labels; see the recipe.
         pairs: whether the datasets hold pairs of texts.
         trained_labels: the label set of a trained model, which then holds whatever the data says.
+        goes_on: it goes on learning, so the data and ``label_names`` may say nothing else.
 
     Raises:
         DataError: labels are not what the task needs.
@@ -140,6 +142,8 @@ def resolve_task(
         )
     if trained_labels is not None:
         labels = list(trained_labels)
+        if goes_on:
+            _check_same(name, labels, {label_map.get(one, one) for one in label_names or labels}, occurring)
     elif label_names is not None:
         labels = list(dict.fromkeys(label_map.get(label, label) for label in label_names))
     else:
@@ -170,6 +174,16 @@ def resolve_task(
     task = Task(name, type, tuple(labels), metric or kind.default_metric(labels), loss_weight, pairs)
     readers = {d: LabelReader(name, labels, names_of[d], label_map, indicators[d]) for d in columns}
     return task, readers
+
+
+def _check_same(task: str, labels: Sequence[str], said: set[str], occurring: set[str]) -> None:
+    """That a task which a trained model has can go on learning."""
+    told = f"task `{task}`: the trained model's labels are {listed(labels)}, but "
+    end = "Rename with `label_map: {given: wanted}`, or give the task another name, so that it is a new one"
+    if other := sorted(occurring - {*labels}):
+        raise DataError(f"{told}the data hold {listed(other)}.{did_you_mean(other[0], labels)} {end}")
+    if said != {*labels}:
+        raise DataError(f"{told}`label_names` says {listed(sorted(said))}. {end}")
 
 
 def names_needed(loaded: LoadedDataset, column: str, label_names: Sequence[str] | None) -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from nlp_mtl.hub.card_header import METRICS, TITLES, About, header, hub_type, model_index
 from nlp_mtl.hub.card_text import as_yaml
 from nlp_mtl.hub.repository import DatasetFacts
+from nlp_mtl.metrics import old_scores
 
 _TEMPLATE = Path(__file__).with_name("card_template.md")
 _TASK_TEMPLATE = Path(__file__).with_name("task_card_template.md")
@@ -55,7 +56,7 @@ def model_card(
     types = list(dict.fromkeys(hub_type(task["type"]) for task in tasks))
     named: dict[str, Any] = {"tags": ["nlp_mtl", "multi-task", *types, *about.tags], "language": about.language}
     encoder = f"of the family {_code(config['encoder_config']['model_type'])}"
-    scores = data = training = state = ""
+    scores = data = training = state = extension = ""
     limits = "How well it answers has not been told."
     if recipe is not None and results is not None:
         encoder = _encoder(results)
@@ -65,6 +66,8 @@ def model_card(
         named["model-index"] = model_index(repo_id, recipe, results)
         pictures = "\n".join(f"![{Path(plot).stem}]({plot})" for plot in plots)
         scores = _section("Scores", f"{_scores_table(results)}\n\n{pictures}")
+        if "extension" in results:
+            extension = _section("What it extends", _extension(results))
         data = _section("Training data", _data_table(results, facts))
         training = _section("How it was trained", _how_trained(recipe, results))
         limits = "The scores are those of the splits named above."
@@ -76,7 +79,8 @@ def model_card(
     if all(task.get("pairs") for task in tasks):
         example, texts = '"A man plays the guitar.", text_pair="Somebody makes music."', '"A text.", "Another text."'
     text = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=repo_id, repo_id=repo_id, encoder=encoder, origin=_origin(config), state=state, scores=scores, data=data,
+        title=repo_id, repo_id=repo_id, encoder=encoder, origin=_origin(config), state=state, scores=scores,
+        extension=extension, data=data,
         training=training,
         tasks="\n".join([
             "| task | type | labels |", "|---|---|---|",
@@ -180,7 +184,10 @@ def _encoder(results: Mapping[str, Any]) -> str:
 
 
 def _base_model(config: Mapping[str, Any], results: Mapping[str, Any]) -> str | None:
-    """The nearest model that the encoder comes from and that is on the Hub."""
+    """The nearest model on the Hub that this one goes on from, or that its encoder comes from."""
+    extension = results.get("extension")
+    if extension is not None and extension["from_hub"]:
+        return str(extension["model"])
     steps = config.get("encoder_origin") or [results["encoder"]]
     return next((step["name"] for step in reversed(steps) if step["from_hub"]), None)
 
@@ -198,6 +205,23 @@ def _origin(config: Mapping[str, Any]) -> str:
         for step, by in zip(runs, how, strict=True)
     ]
     return f"{first} learned, before these tasks: {', then '.join(told)}."
+
+
+def _extension(results: Mapping[str, Any]) -> str:
+    """What was there before, and how its tasks score since."""
+    told = results["extension"]
+    model = told["model"]
+    source = f"[{model}](https://huggingface.co/{model})" if told["from_hub"] else _code(Path(model).name)
+    added = f"; new: {_labels(told['new_tasks'])}" if told["new_tasks"] else ""
+    lines = [f"The tasks of {source}: {_labels(told['old_tasks'])}{added}."]
+    rows = old_scores(results)
+    if rows:
+        lines += ["", "That model and this one on the same rows:", ""]
+        lines += ["| task | split | metric | before | after |", "|---|---|---|---:|---:|"]
+    for row in rows:
+        cells = [row["task"], row["split"], TITLES[row["metric"]], f"{row['before']:.4f}", f"{row['after']:.4f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _languages(results: Mapping[str, Any], facts: Mapping[str, DatasetFacts]) -> tuple[str, ...]:

@@ -12,15 +12,24 @@ def portable_recipe(recipe: Mapping[str, Any], name: str) -> dict[str, Any]:
         name: the run's.
     """
     datasets = {
-        dataset: {**spec, "path": _place(spec.get("path")), "data_files": _places(spec.get("data_files"))}
+        dataset: {
+            **spec,
+            "path": _place(spec.get("path")),
+            "data_files": _places(spec.get("data_files")),
+            "data_dir": None,
+        }
         for dataset, spec in recipe["datasets"].items()
     }
     tasks = {task: {**spec, "init_from": _place(spec.get("init_from"))} for task, spec in recipe["tasks"].items()}
     distillation = recipe.get("distillation")
     if distillation is not None:
         distillation = {**distillation, "teachers": _places(distillation["teachers"])}
+    extension = recipe.get("extension")
+    if extension is not None:
+        extension = {**extension, "model": _place(extension["model"]), "data_dir": None}
     own = {
         "distillation": distillation,
+        "extension": extension,
         "encoder": _place(recipe["encoder"]),
         "data_dir": ".",
         "output_dir": f"runs/{name}",
@@ -41,6 +50,8 @@ def portable_results(results: Mapping[str, Any]) -> dict[str, Any]:
     }
     encoder = {**results["encoder"], "name": _place(results["encoder"]["name"])}
     own = {"teachers": _places(results["teachers"])} if "teachers" in results else {}
+    if "extension" in results:
+        own["extension"] = {**results["extension"], "model": _place(results["extension"]["model"])}
     return {
         **{key: value for key, value in results.items() if key != "command"},
         **own,

@@ -91,11 +91,8 @@ def load_encoder(encoder: str, revision: str | None = None, dropout: float | Non
     path = resolve_encoder(encoder)
     config = load_encoder_config(encoder, revision)
     try:
-        for name, value in vars(config).items() if dropout is not None else ():
-            # Families name them differently, but all by these words; None stands for another one's rate.
-            is_rate = value is None or (isinstance(value, float | int) and not isinstance(value, bool))
-            if ("dropout" in name or name.endswith("pdrop")) and is_rate:
-                setattr(config, name, dropout)
+        if dropout is not None:
+            set_dropout(config, dropout)
         check_shards(path, config, revision)
         is_ours = trained_config(encoder, revision) is not None
         model: PreTrainedModel
@@ -111,6 +108,15 @@ def load_encoder(encoder: str, revision: str | None = None, dropout: float | Non
     if is_ours:
         check_missing(encoder, [*told["missing_keys"]])
     return model
+
+
+def set_dropout(config: PreTrainedConfig, dropout: float) -> None:
+    """Set the rate of every dropout, in an encoder and in heads that are made by its configuration."""
+    for name, value in vars(config).items():
+        # Families name them differently, but all by these words; None stands for another one's rate.
+        is_rate = value is None or (isinstance(value, float | int) and not isinstance(value, bool))
+        if ("dropout" in name or name.endswith("pdrop")) and is_rate:
+            setattr(config, name, dropout)
 
 
 def checkpoint_gradients(encoder: PreTrainedModel) -> None:

@@ -71,6 +71,17 @@ def only_cached(name: str, revision: str | None = None) -> bool:
     return False
 
 
+def file_of(name: str, file: str, revision: str | None = None, local_files_only: bool = False) -> Path | None:
+    """A file of a model, which is a folder or on the Hub; None: it has none of that name."""
+    found = retried(
+        lambda: cached_file(
+            name, file, revision=revision or "main", local_files_only=local_files_only,
+            _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
+        )
+    )  # fmt: skip
+    return None if found is None else Path(found)
+
+
 def check_shards(
     name: str, config: PreTrainedConfig, revision: str | None = None, local_files_only: bool = False
 ) -> None:
@@ -82,17 +93,11 @@ def check_shards(
     if getattr(config, "transformers_weights", None):
         raise ModelError(f"`{name}` is refused: its config.json names other weights, {config.transformers_weights}")
     for index in _INDICES:
-        # Of a folder, or of the Hub; None: there is no such file.
-        found = retried(
-            lambda index=index: cached_file(  # type: ignore[misc]
-                name, index, revision=revision or "main", local_files_only=local_files_only,
-                _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
-            )
-        )  # fmt: skip
+        found = file_of(name, index, revision, local_files_only)
         if found is None:
             continue
         try:
-            files = {str(file) for file in json.loads(Path(found).read_text(encoding="utf-8"))["weight_map"].values()}
+            files = {str(file) for file in json.loads(found.read_text(encoding="utf-8"))["weight_map"].values()}
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ModelError(f"`{name}` cannot be loaded: its {index} cannot be read: {first_line(error)}") from error
         for file in sorted(files):

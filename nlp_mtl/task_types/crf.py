@@ -18,7 +18,7 @@ from nlp_mtl.task_types.token_classification import TOKEN_CLASSIFICATION
 from nlp_mtl.tasks import MISSING, Task
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
 
 class Chains(NamedTuple):
@@ -83,6 +83,29 @@ def summed_loss(logits: "Tensor", transitions: "Tensor", targets: "Tensor", chai
         grown = torch.logsumexp(forward[:, :, None] + links[:, step, None, None] * between, dim=1) + emissions[:, step]
         forward = torch.where(there[:, step, None], grown, forward)
     return (torch.logsumexp(forward + chains.ends[:, None] * end, dim=-1) - scores).sum()
+
+
+def drawn(
+    logits: "Tensor", transitions: "Tensor", targets: "Tensor", chains: Chains, generator: "Generator"
+) -> "Tensor":
+    """Other targets, drawn as likely as whole sequences are: forward sums, then labels from the last word to the first.
+
+    Arguments as in :func:`summed_loss`.
+    """
+    emissions, transitions = logits.flatten(0, 1).double(), transitions.double()
+    between, begin, end = transitions[:-2], transitions[-2], transitions[-1]
+    found = targets.clone().flatten()
+    for places, links, ends in zip(chains.steps, chains.links.double(), chains.ends, strict=True):
+        steps = places[places >= 0]
+        forward = [emissions[steps[0]] + links[0] * begin] if len(steps) else []
+        for number, step in enumerate(steps[1:], start=1):
+            forward.append((forward[-1][:, None] + links[number] * between).logsumexp(0) + emissions[step])
+        behind = ends * end  # what stands behind a word, for each of its labels
+        for number in reversed(range(len(steps))):
+            label = (forward[number] + behind).softmax(0).multinomial(1, generator=generator)[0]
+            found[steps[number]] = label
+            behind = links[number] * between[:, label]
+    return found.reshape(targets.shape)
 
 
 def decide(task: Task, logits: Sequence[np.ndarray], transitions: np.ndarray | None) -> list[Decision]:

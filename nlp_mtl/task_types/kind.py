@@ -10,7 +10,7 @@ from nlp_mtl.metrics import Scores
 from nlp_mtl.tasks import MISSING, LossShape, Metric, Task
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
@@ -71,6 +71,8 @@ class TaskKind:
     divergence: Callable[["Tensor", "Tensor", float], "Tensor"]
     """``(logits, a teacher's, temperature)``, [..., labels] each: how far answers are from the teacher's, [...];
     differentiable, 0 where they are the same."""
+    drawn: Callable[["Tensor", "Tensor", "Generator"], "Tensor"]
+    """``(logits, targets, generator)``: other targets for the same items, drawn as likely as the model finds them."""
     guess_loss: Callable[[Task], float] | None
     """What an item loses that is guessed, for scales; None: the label set does not tell."""
     decide: Callable[[Task, Sequence[np.ndarray], np.ndarray | None], list[Decision]]

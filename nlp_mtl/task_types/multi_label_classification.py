@@ -14,7 +14,7 @@ from nlp_mtl.task_types.probabilities import each_row, sigmoid, stacked
 from nlp_mtl.tasks import MISSING, PLAIN_LOSS, LossShape, Metric, Task
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
 THRESHOLD = 0.5
 """A label of a higher probability is answered: what its binary cross-entropy was learned for."""
@@ -88,6 +88,11 @@ def summed_loss(logits: "Tensor", targets: "Tensor", weights: "Tensor", shape: L
     return (losses.sum(-1) * weights).sum()
 
 
+def drawn(logits: "Tensor", targets: "Tensor", generator: "Generator") -> "Tensor":
+    """[r, labels] zeros and ones, each label's for itself."""
+    return logits.sigmoid().bernoulli(generator=generator)
+
+
 def guess_loss(task: Task) -> float:
     """A coin for each label."""
     return len(task.labels) * math.log(2)
@@ -144,6 +149,7 @@ MULTI_LABEL_CLASSIFICATION = TaskKind(
     tensor=tensor,
     summed_loss=summed_loss,
     divergence=indicator_divergences,
+    drawn=drawn,
     guess_loss=guess_loss,
     decide=decide,
     compared=compared,

@@ -1,5 +1,6 @@
 """A number for each text: similarity, a rating, a grade."""
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from nlp_mtl.task_types.probabilities import each_row, stacked
 from nlp_mtl.tasks import PLAIN_LOSS, LossShape, Metric, Task
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
 OUTPUT = "value"
 """What the head's one output is called, in answers and in an export."""
@@ -52,6 +53,15 @@ def divergence(logits: "Tensor", teacher: "Tensor", temperature: float) -> "Tens
     return (logits.float() - teacher.float()).square().sum(-1)
 
 
+def drawn(logits: "Tensor", targets: "Tensor", generator: "Generator") -> "Tensor":
+    """[r] numbers from a normal distribution around the answer whose variance is a half: the squared error is, but for
+    a constant, minus the logarithm of its density."""
+    import torch
+
+    noise = torch.randn(len(logits), generator=generator, dtype=logits.dtype)
+    return logits.squeeze(-1) + noise * math.sqrt(0.5)
+
+
 def decide(task: Task, logits: Sequence[np.ndarray], transitions: np.ndarray | None = None) -> list[Decision]:
     """The numbers themselves."""
     numbers = stacked(logits)
@@ -87,6 +97,7 @@ REGRESSION = TaskKind(
     tensor=tensor,
     summed_loss=summed_loss,
     divergence=divergence,
+    drawn=drawn,
     guess_loss=None,
     decide=decide,
     compared=compared,

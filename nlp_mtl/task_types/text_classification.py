@@ -13,7 +13,7 @@ from nlp_mtl.task_types.probabilities import by_label, each_row, softmax, stacke
 from nlp_mtl.tasks import MISSING, PLAIN_LOSS, LossShape, Metric, Task
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
 
 def default_metric(labels: Sequence[str]) -> Metric:
@@ -40,6 +40,11 @@ def tensor(targets: Sequence[Target]) -> "Tensor":
 def summed_loss(logits: "Tensor", targets: "Tensor", weights: "Tensor", shape: LossShape = PLAIN_LOSS) -> "Tensor":
     """Cross-entropy. ``logits``: [r, labels]; ``targets``, ``weights``: [r]."""
     return (label_losses(logits, targets, shape) * weights).sum()
+
+
+def drawn(logits: "Tensor", targets: "Tensor", generator: "Generator") -> "Tensor":
+    """[r] ids. ``logits``: [r, labels]."""
+    return logits.softmax(-1).multinomial(1, generator=generator)[:, 0] if len(logits) else targets
 
 
 def guess_loss(task: Task) -> float:
@@ -86,6 +91,7 @@ TEXT_CLASSIFICATION = TaskKind(
     tensor=tensor,
     summed_loss=summed_loss,
     divergence=label_divergences,
+    drawn=drawn,
     guess_loss=guess_loss,
     decide=decide,
     compared=compared,

@@ -16,7 +16,7 @@ from nlp_mtl.task_types.text_classification import guess_loss
 from nlp_mtl.tasks import MISSING, PLAIN_LOSS, LossShape, Metric, Task, are_iob, iob_spans
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
 
 def default_metric(labels: Sequence[str]) -> Metric:
@@ -62,6 +62,15 @@ def summed_loss(logits: "Tensor", targets: "Tensor", weights: "Tensor", shape: L
     if shape == PLAIN_LOSS:  # one kernel adds up
         return cross_entropy(logits.float(), targets, ignore_index=MISSING, reduction="sum")
     return label_losses(logits, targets, shape).sum()
+
+
+def drawn(logits: "Tensor", targets: "Tensor", generator: "Generator") -> "Tensor":
+    """An id for each word that has one, [r, tokens]. ``logits``: [r, tokens, labels]."""
+    labelled = targets != MISSING
+    found = targets.clone()
+    if labelled.any():
+        found[labelled] = logits[labelled].softmax(-1).multinomial(1, generator=generator)[:, 0]
+    return found
 
 
 def decide(task: Task, logits: Sequence[np.ndarray], transitions: np.ndarray | None = None) -> list[Decision]:
@@ -168,6 +177,7 @@ TOKEN_CLASSIFICATION = TaskKind(
     tensor=tensor,
     summed_loss=summed_loss,
     divergence=label_divergences,
+    drawn=drawn,
     guess_loss=guess_loss,
     decide=decide,
     compared=compared,

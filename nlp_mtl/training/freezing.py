@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 from torch import nn
@@ -65,6 +65,13 @@ def freeze(model: nn.Module, frozen: Frozen) -> None:
                     f"training.frozen_layers: {frozen} takes in layers that each task has for itself (`sharing: "
                     "towers`), which would stay alike: freeze fewer"
                 )
+            parameter.requires_grad_(False)
+
+
+def keep(model: nn.Module, parameters: Collection[str]) -> None:
+    """Take single parameters out of training for good, by their names."""
+    for name, parameter in model.named_parameters():
+        if name in parameters:
             parameter.requires_grad_(False)
 
 

@@ -1,7 +1,7 @@
 """Parameter groups, learning-rate schedules, and averaged weights."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -11,13 +11,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from nlp_mtl.training.freezing import highest, layer_depths
 
 
-def new_optimizer(model: nn.Module, *, plain: bool = False, **rates: float) -> torch.optim.Optimizer:
+def new_optimizer(model: nn.Module, *, plain: bool = False, **settings: Any) -> torch.optim.Optimizer:
     """AdamW for what learns of a model; or plain steps, which move a weight by its gradient times the rate (SGD).
 
     Args:
-        rates: as :func:`parameter_groups` takes them.
+        settings: as :func:`parameter_groups` takes them.
     """
-    groups = parameter_groups(model, **rates)
+    groups = parameter_groups(model, **settings)
     if plain:
         return torch.optim.SGD(groups)
     device = next(model.parameters()).device
@@ -31,6 +31,7 @@ def parameter_groups(
     head_learning_rate: float,
     weight_decay: float,
     layer_decay: float = 1.0,
+    undecayed: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """Groups for AdamW: encoder and heads have learning rates of their own, biases and norms no decay.
 
@@ -42,6 +43,7 @@ def parameter_groups(
         learning_rate: of all other parameters, in the encoder's last layer and behind it.
         layer_decay: a layer's learning rate is that of the layer above times this; the embeddings are the lowest
             layer. 1: all learn alike. (Howard and Ruder 2018, arXiv 1801.06146, "discriminative fine-tuning".)
+        undecayed: parameters that have no decay either, as something else draws them.
     """
     depths = layer_depths(model)
     last = highest(depths)
@@ -56,7 +58,7 @@ def parameter_groups(
             part, rate = "encoder", learning_rate * layer_decay ** (last - depth)
             if layer_decay != 1:
                 part = f"encoder layer {depth}" if depth else "embeddings"
-        decays = is_matrix(name, parameter)
+        decays = is_matrix(name, parameter) and name not in undecayed
         empty = {
             "name": part if decays else f"{part}, no decay",
             "params": [],

@@ -22,6 +22,7 @@ from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.tasks import Task
 from nlp_mtl.training import checkpoint, metrics_log
 from nlp_mtl.training.affinity import LookAhead
+from nlp_mtl.training.anchor import Anchor
 from nlp_mtl.training.balancing import Balancer
 from nlp_mtl.training.checkpoint import TrainingState
 from nlp_mtl.training.compiled import CompiledLayers
@@ -80,6 +81,7 @@ def train(
     compile: bool,
     l1_penalty: float,
     l2_penalty: float,
+    anchor: Anchor | None = None,
     resume: bool = False,
     resample: Resample | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -97,6 +99,7 @@ def train(
         gradients: tells the tasks' gradients apart, or makes meta steps; None: they are added up.
         plain_steps: without AdamW.
         evaluate: called every ``eval_every`` steps and at the end.
+        anchor: draws weights back to where they started, in place of their weight decay; None: nothing does.
         output_dir: gets ``metrics.jsonl`` and ``checkpoints/``.
         resume: go on from the newest checkpoint there.
         resample: asked after each evaluation how much of each dataset the next steps learn from; None: as planned.
@@ -129,6 +132,7 @@ def train(
         head_learning_rate=head_learning_rate,
         weight_decay=weight_decay,
         layer_decay=layer_decay,
+        undecayed=() if anchor is None else anchor.names,
     )
     folder, metrics_file = output_dir / "checkpoints", output_dir / "metrics.jsonl"
     state = TrainingState(data=data.digest())
@@ -196,6 +200,8 @@ def train(
             parameter.grad = None  # no row of the step needs it: no update, no decay
         thaw.drop_gradients(step)
         add_penalties(model.named_parameters(), l1_penalty, l2_penalty)
+        if anchor is not None:
+            anchor.add_gradients(model.named_parameters())
         grad_norm = whole(accelerator.clip_grad_norm_(model.parameters(), max_grad_norm or math.inf))
         prepared_optimizer.step()
         clear()
@@ -218,6 +224,7 @@ def train(
         if logging_now:
             rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
             line = recorder.line(state.step, rates) | (gradients.told() if gradients is not None else {})
+            line |= {} if anchor is None else {"l2_to_start": anchor.penalty(model.named_parameters())}
             progress.tell(line["losses"])
             if accelerator.is_main_process:
                 metrics_log.append(metrics_file, line)
@@ -234,7 +241,7 @@ def train(
                 metrics_log.append(metrics_file, found)
             track({"selection_score": selection, "validation": scores}, state.step)
             _judge(state, selection, early_stopping_patience)
-            _tell(state, num_steps, tasks, scores, selection)
+            _tell(state, num_steps, scores, selection)
             state.finished = state.finished or is_last
         stopping = stop() and not state.finished
         if stopping:
@@ -333,14 +340,9 @@ def _judge(state: TrainingState, selection: float | None, patience: int | None) 
     state.finished = patience is not None and state.evaluations_without_gain >= patience
 
 
-def _tell(
-    state: TrainingState,
-    num_steps: int,
-    tasks: Sequence[Task],
-    scores: Mapping[str, Scores],
-    selection: float | None,
-) -> None:
-    parts = [f"{task.name} {task.metric} {scores[task.name][task.metric]:.4f}" for task in tasks if task.name in scores]
+def _tell(state: TrainingState, num_steps: int, scores: Mapping[str, Scores], selection: float | None) -> None:
+    main = {task: next(iter(values.items())) for task, values in scores.items()}  # the main metric comes first
+    parts = [f"{task} {metric} {value:.4f}" for task, (metric, value) in main.items()]
     if selection is not None:
         best = ", the best so far" if state.best_step == state.step else ""
         stop = ", stopping early" if state.finished else ""

@@ -7,7 +7,7 @@ import pytest
 from tiny import recipe, save_encoder, write_jsonl
 
 from nlp_mtl import Recipe
-from nlp_mtl.run import check
+from nlp_mtl.run_check import check
 
 WORDS = ["anna", "loves", "rome"]
 

@@ -10,7 +10,7 @@ from tiny import recipe, save_encoder, write_jsonl
 
 from nlp_mtl import Recipe
 from nlp_mtl.analysis.relatedness import mean_affinities, normalised_mutual_information, propose_groups
-from nlp_mtl.run import check
+from nlp_mtl.run_check import check
 
 LABELS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), min_size=1, max_size=60)
 

@@ -17,7 +17,7 @@ from nlp_mtl.build_data import prepare
 from nlp_mtl.cli import main
 from nlp_mtl.hub.export import export
 from nlp_mtl.models.multitask import from_encoder
-from nlp_mtl.run import check
+from nlp_mtl.run_check import check
 from nlp_mtl.run_evaluation import evaluate
 
 

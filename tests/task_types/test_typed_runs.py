@@ -25,7 +25,7 @@ from nlp_mtl.hub.export import export, stock
 from nlp_mtl.models.multitask import from_encoder
 from nlp_mtl.models.taken_heads import take_head
 from nlp_mtl.reports import print_check, print_scores
-from nlp_mtl.run import check
+from nlp_mtl.run_check import check
 from nlp_mtl.task_types import kind_of
 from nlp_mtl.tasks import Task
 from nlp_mtl.training.balancing import summed_loss

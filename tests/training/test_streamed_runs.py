@@ -22,7 +22,7 @@ from tiny_runs import (
 
 from nlp_mtl import DataError, Recipe, RecipeError, train
 from nlp_mtl.build_data import prepare
-from nlp_mtl.run import check
+from nlp_mtl.run_check import check
 from nlp_mtl.run_evaluation import evaluate
 
 
