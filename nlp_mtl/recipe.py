@@ -316,8 +316,9 @@ class Recipe(Section):
     @property
     def old_datasets(self) -> list[str]:
         """The datasets that none but :attr:`old_tasks` read."""
+        old = {name for task in self.old_tasks for name in self.tasks[task].columns()}
         read = {name for task, spec in self.tasks.items() if task not in self.old_tasks for name in spec.columns()}
-        return [name for name in self.datasets if name not in read]
+        return [name for name in self.datasets if name in old - read]
 
     @property
     def learned_tasks(self) -> list[str]:
