@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
@@ -14,6 +15,7 @@ from nlp_mtl.build_cleaning import dataset_cleaning, model_cleaning, row_filter
 from nlp_mtl.build_losses import loss_shape
 from nlp_mtl.cleaning.cleaning import Cleaning
 from nlp_mtl.data.encoding import EncodedSplit, StreamedSplit, encode_split, stream_split
+from nlp_mtl.data.folds import part_of
 from nlp_mtl.data.items import Framing, frame
 from nlp_mtl.data.labels import LabelReader, names_needed, resolve_task
 from nlp_mtl.data.loading import LoadedDataset, load_splits
@@ -45,6 +47,8 @@ class Prepared:
     framing: Framing
     cleaning: Cleaning
     """What is done to texts at prediction."""
+    readers: Mapping[str, Mapping[str, LabelReader]]
+    """``{task: {dataset: what reads its labels there}}``"""
     others: list[Task] = field(default_factory=list)
     """The tasks of a trained model of which the recipe knows no data."""
 
@@ -64,6 +68,7 @@ def prepare(
     trained_tasks: Sequence[Task] | None = None,
     extends: bool = False,
     splits: Sequence[str] = SPLITS,
+    train_rows: Mapping[str, np.ndarray] | None = None,
 ) -> Prepared:
     """Load and encode a recipe's data.
 
@@ -73,6 +78,7 @@ def prepare(
             extended; default: new ones.
         extends: tasks that the trained model lacks are new; else they are left out.
         splits: which to encode.
+        train_rows: ``{dataset: ascending places}`` of encoded training rows that are kept; default: all.
 
     Raises:
         RecipeError, DataError, ModelError: what is wrong with the recipe, its data or its encoder.
@@ -105,10 +111,12 @@ def prepare(
             }
             if dataset.stream is not None and "train" in wanted:
                 streams[name] = stream_split(dataset, *how)
+    for name, places in (train_rows or {}).items():
+        encoded[name]["train"] = part_of(encoded[name]["train"], places)
     if "train" in splits:
         tasks = [replace(task, loss=_loss(recipe, task, encoded, streams)) for task in tasks]
     others = [task for task in trained_tasks or () if task.name not in recipe.tasks]
-    return Prepared(tasks, loaded, encoded, streams, tokenizer, framing, cleaning, others)
+    return Prepared(tasks, loaded, encoded, streams, tokenizer, framing, cleaning, readers, others)
 
 
 def _tell_other_words(recipe: Recipe, cleaning: Cleaning) -> None:

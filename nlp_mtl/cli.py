@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from nlp_mtl.cli_extend import extend
+from nlp_mtl.cli_label_errors import label_errors
 from nlp_mtl.cli_options import Debug, Overrides, Overwrite, RecipePath, Resume, how_to_resume
 from nlp_mtl.cli_predict import predict
 from nlp_mtl.cli_serve import serve
@@ -100,6 +101,7 @@ def evaluate(
 app.command()(told(extend))
 app.command()(told(predict))
 app.command()(told(serve))
+app.command("label-errors")(told(label_errors))
 
 
 Private = Annotated[

@@ -1,6 +1,6 @@
 """Scores of all tasks from one pass: ``{task: {metric: value}}``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,8 @@ from nlp_mtl.inference.scoring import score_items
 from nlp_mtl.metrics import Scores
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.task_types import kind_of, score_task
-from nlp_mtl.tasks import Task
+from nlp_mtl.task_types.kind import Decision
+from nlp_mtl.tasks import MISSING, Task
 
 ROWS_AT_ONCE = 2048
 """Rows that are sorted by length together; bounds the memory that answers take."""
@@ -104,38 +105,68 @@ def answer(
         present = [task for task in tasks if task.name in split.tasks and split.labelled[task.name].any()]
         if not present:
             continue
-        answers = _answers(
-            model,
-            split,
-            present,
-            framing,
-            max_tokens,
-            packed,
-            mixed_precision,
-            accelerator,
-            dataset if progress else None,
-            (kept or {}).get(dataset),
-        )
+        answers = {task.name: Answers([], [], []) for task in present}
+        for pairs in _decided(
+            model, split, present, framing, lambda decision: decision.chosen, max_tokens=max_tokens, packed=packed,
+            mixed_precision=mixed_precision, accelerator=accelerator, title=dataset if progress else None,
+            kept=(kept or {}).get(dataset),
+        ):  # fmt: skip
+            _add(answers, split, present, pairs)
         for task in present:
             found[task.name][dataset] = answers[task.name]
     return {task: of_datasets for task, of_datasets in found.items() if of_datasets}
 
 
-def _answers(
+def probabilities(
+    model: MultiTaskModel,
+    split: EncodedSplit,
+    tasks: Sequence[Task],
+    framing: Framing,
+    *,
+    progress: bool = False,
+    **options: Any,
+) -> dict[str, np.ndarray]:
+    """How probable a model holds each label of the labelled items of a split, reading each text once.
+
+    Args:
+        tasks: those that read labels there, and have label sets.
+        options: and ``progress`` as in :func:`answer`.
+
+    Returns:
+        ``{task: [items, labels]}``, items in the order of :func:`nlp_mtl.data.labelled_items.labelled_items`.
+    """
+    found: dict[str, list[np.ndarray]] = {
+        task.name: [np.zeros((0, len(task.labels)), dtype=np.float32)] for task in tasks
+    }
+    options = {"packed": False, "mixed_precision": "no", "accelerator": None, **options}
+    title = split.source.dataset if progress else None
+    for pairs in _decided(model, split, tasks, framing, lambda decision: decision.scores, title=title, **options):
+        batch = split.rows[np.array([row for row, _ in pairs])]
+        for task in tasks:
+            kind = kind_of(task)
+            for target, (_, scores) in zip(batch[label_column(task.name)], pairs, strict=True):
+                if kind.num_items(target):
+                    items = scores[task.name].reshape(-1, len(task.labels))
+                    found[task.name].append(items[np.asarray(target) != MISSING] if kind.reads_words else items)
+    return {task: np.concatenate(parts) for task, parts in found.items()}
+
+
+def _decided(
     model: MultiTaskModel | OnnxModel,
     split: EncodedSplit,
     tasks: Sequence[Task],
     framing: Framing,
+    part: Callable[[Decision], np.ndarray],
+    *,
     max_tokens: int,
     packed: bool,
     mixed_precision: str,
     accelerator: Accelerator | None,
     title: str | None,
-    kept: KeptStates | None,
-) -> dict[str, Answers]:
-    """``{task: answers}`` for the rows that carry a task's labels."""
+    kept: KeptStates | None = None,
+) -> Iterator[list[tuple[int, dict[str, np.ndarray]]]]:
+    """Rows of a split, in order and some at a time, each with ``{task: part of its decision}``."""
     rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    answers = {task.name: Answers([], [], []) for task in tasks}
     with tqdm(total=len(split), desc=f"Evaluating {title}", disable=None if title else True, leave=False) as bar:
         for start in range(0, len(split), ROWS_AT_ONCE * processes):
             rows = np.arange(start, min(start + ROWS_AT_ONCE * processes, len(split)))
@@ -153,12 +184,11 @@ def _answers(
                 sources=sources_of(items, [(kept, int(row)) for row in mine]) if kept else (),
                 on_rows=lambda count: bar.update(count * processes),
             )
-            chosen = [{task.name: found[task.name][place].chosen for task in tasks} for place in range(len(mine))]
-            pairs = list(zip(mine.tolist(), chosen, strict=True))
+            parts = [{task.name: part(found[task.name][place]) for task in tasks} for place in range(len(mine))]
+            pairs = list(zip(mine.tolist(), parts, strict=True))
             if processes > 1:
                 pairs = sorted(gather_object(pairs), key=lambda pair: pair[0])
-            _add(answers, split, tasks, pairs)
-    return answers
+            yield pairs
 
 
 def _add(

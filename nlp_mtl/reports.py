@@ -97,6 +97,55 @@ def print_trials(trials: Sequence[Mapping[str, Any]], best: int) -> None:
     _console().print(table)
 
 
+_WORST = 10
+"""Likely errors of a task that are shown."""
+
+_AROUND_WORD, _OF_TEXT = 4, 60
+"""Words that are shown on both sides of one; characters of a text."""
+
+
+def print_label_errors(report: Mapping[str, Any]) -> None:
+    """Of what :func:`nlp_mtl.label_errors.label_errors` found, how much it is and each task's likeliest errors."""
+    console = _console()
+    table = Table("task", "labels", "estimated errors", "listed", "most often", title="Labels that are likely wrong")
+    for task, told in report["tasks"].items():
+        often = [f"{pair['given']} -> {pair['proposed']} ({pair['count']:,})" for pair in told["pairs"][:3]]
+        share = told["estimated"] / told["labels"]
+        table.add_row(
+            task, f"{told['labels']:,}", f"{told['estimated']:,} ({share:.1%})", f"{told['listed']:,}", ", ".join(often)
+        )
+    console.print(table)
+    for task in report["tasks"]:
+        worst = [line for line in report["errors"] if line["task"] == task][:_WORST]
+        table = Table(
+            "dataset", "row", "text", "given", "proposed", "quality", "confidence", title=f"{task}: likeliest"
+        )
+        for column in ("row", "quality", "confidence"):
+            next(one for one in table.columns if one.header == column).justify = "right"
+        for line in worst:
+            labels = [
+                ", ".join(one) or "none" if isinstance(one, list) else one for one in (line["given"], line["proposed"])
+            ]
+            table.add_row(
+                line["dataset"], str(line["row"]), _place(line), *labels, f"{line['quality']:.3f}",
+                f"{line['confidence']:.3f}",
+            )  # fmt: skip
+        if worst:
+            console.print(table)
+
+
+def _place(line: Mapping[str, Any]) -> str:
+    """The beginning of a text; or a word in brackets, among those beside it."""
+    if "word" in line:
+        place, words = line["word"], [word or "" for word in line["tokens"]]
+        before, after = words[max(0, place - _AROUND_WORD) : place], words[place + 1 : place + 1 + _AROUND_WORD]
+        return " ".join([*before, f"[{words[place]}]", *after])
+    texts = [line[key] or "" for key in ("text", "text_pair") if key in line] or [
+        " ".join(filter(None, line["tokens"]))
+    ]
+    return " | ".join(text if len(text) <= _OF_TEXT else f"{text[:_OF_TEXT]}..." for text in texts)
+
+
 def _cell(value: Any) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 

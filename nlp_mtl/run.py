@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
@@ -52,7 +53,8 @@ from nlp_mtl.run_folder import (
     versions,
 )
 from nlp_mtl.run_push import RunPusher, remove_pushing, run_card
-from nlp_mtl.run_scores import Score, score_split, scorer
+from nlp_mtl.run_scores import Score, asking, score_split, scorer
+from nlp_mtl.run_trial import Evaluated, Look, Trial
 from nlp_mtl.storage import held
 from nlp_mtl.training.checkpoint import TrainingState
 from nlp_mtl.training.compiled import try_compiler
@@ -63,9 +65,6 @@ from nlp_mtl.training.trackers import Track, tracked, tracking_arguments
 from nlp_mtl.training.trainer import train as train_model
 
 logger = logging.getLogger(__name__)
-
-Evaluated = Callable[[int, float], None]
-"""Takes the number of an evaluation, counted from 1, and its selection score."""
 
 
 def train(
@@ -136,14 +135,31 @@ def train_trial(recipe: Recipe, evaluated: Evaluated, *, resume: bool) -> dict[s
         DataError: no task that counts for the selection score has labels on validation.
         RunStopped, NlpMtlError: as :func:`train`.
     """
-    return _run(recipe, resume, False, evaluated)
+    return _run(recipe, resume, False, Trial(evaluated))
+
+
+def train_part(recipe: Recipe, train_rows: Mapping[str, np.ndarray], look: Look, *, resume: bool) -> dict[str, Any]:
+    """Train on some of the training rows, for others to see: without the test split, a model that is kept, and plots.
+
+    Args:
+        train_rows: ``{dataset: ascending places of rows in its training split}``, of those that lose some.
+        look: what sees the model.
+        resume: as in :func:`train`.
+
+    Returns:
+        what ``results.json`` holds.
+
+    Raises:
+        RunStopped, NlpMtlError: as :func:`train`.
+    """
+    return _run(recipe, resume, False, Trial(look=look, train_rows=train_rows))
 
 
 def _run(
     recipe: Recipe,
     resume: bool | Literal["auto"],
     overwrite: bool,
-    evaluated: Evaluated | None = None,
+    trial: Trial | None = None,
     base: Base | None = None,
 ) -> dict[str, Any]:
     """Train where the run folder allows it; returns the results."""
@@ -173,18 +189,18 @@ def _run(
         raise RecipeError([Problem("gradients", message)])
     expects_to_pack(recipe, base)
     with deterministic_kernels(accelerator.device, recipe.training.deterministic):
-        return _train(recipe, accelerator, resume, evaluated, base)
+        return _train(recipe, accelerator, resume, trial, base)
 
 
 def _train(
-    recipe: Recipe, accelerator: Accelerator, resume: bool, evaluated: Evaluated | None, base: Base | None
+    recipe: Recipe, accelerator: Accelerator, resume: bool, trial: Trial | None, base: Base | None
 ) -> dict[str, Any]:
     """Train where all that the recipe asks for can be had; returns the results."""
     output_dir = Path(recipe.output_dir).absolute()
-    splits = SPLITS if evaluated is None else ("train", "validation")
+    splits, train_rows = (SPLITS, None) if trial is None else (("train", "validation"), trial.train_rows)
     trained = {} if base is None else {**base.reading(), "extends": True}
-    prepared = all_rows = prepare(recipe, accelerator=accelerator, splits=splits, **trained)
-    if evaluated is not None and not selecting_tasks(recipe, prepared):
+    prepared = all_rows = prepare(recipe, accelerator=accelerator, splits=splits, train_rows=train_rows, **trained)
+    if trial is not None and trial.evaluated is not None and not selecting_tasks(recipe, prepared):
         raise DataError("no task that counts for the selection score has labels on validation, so no trial is better")
     if base is not None:
         prepared = old_lessons(recipe, prepared, base, accelerator)
@@ -227,7 +243,7 @@ def _train(
                 keep_beginning(output_dir, begun)
         try:
             results = _trained(
-                recipe, prepared, data, model, accelerator, track, resume, arguments, pusher, evaluated, score,
+                recipe, prepared, data, model, accelerator, track, resume, arguments, pusher, trial, score,
                 begun and begun.told,
             )  # fmt: skip
             if pusher is not None:
@@ -248,7 +264,7 @@ def _trained(
     resume: bool,
     arguments: dict[str, Any],
     pusher: RunPusher | None,
-    evaluated: Evaluated | None,
+    trial: Trial | None,
     score: Score,
     extension: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
@@ -257,8 +273,11 @@ def _trained(
     if accelerator.is_main_process:
         remove_pushing(output_dir)
     accelerator.wait_for_everyone()
+    evaluated_last, options = model, asking(recipe, data.packed, accelerator)
 
     def validate(scored: MultiTaskModel) -> tuple[dict[str, Scores], float | None]:
+        nonlocal evaluated_last
+        evaluated_last = scored
         scores = score("validation", scored)
         return scores, selection_score(scores, prepared.tasks, selection_weights(recipe, prepared))
 
@@ -271,8 +290,11 @@ def _trained(
 
     def told(values: Mapping[str, Any], step: int) -> None:
         track(values, step)
-        if evaluated is not None and values.get("selection_score") is not None and step < len(data):
-            evaluated(math.ceil(step / arguments["eval_every"]), values["selection_score"])
+        if trial is None or "selection_score" not in values:
+            return
+        trial.look(evaluated_last, step, options)
+        if trial.evaluated is not None and values["selection_score"] is not None and step < len(data):
+            trial.evaluated(math.ceil(step / arguments["eval_every"]), values["selection_score"])
 
     with noted_termination() as termination:
         state = train_model(
@@ -281,6 +303,8 @@ def _trained(
             saved=saved, **arguments,
         )  # fmt: skip
     settle_consistency(recipe, prepared, model, lambda: score("validation", model))
+    if trial is not None:
+        trial.look(model, None, options)
     scores = {split: found for split in ("validation", "test") if (found := score(split, model))}
     track({"best": scores}, state.step)
     results = _results(recipe, prepared, state, scores, extension)
@@ -290,7 +314,7 @@ def _trained(
     if accelerator.is_main_process:
         if resume:
             keep_resumption(output_dir, recipe, accelerator)
-        if evaluated is None:
+        if trial is None:
             card = run_card(output_dir, recipe, results, model)
             save_model(output_dir / "model", model, prepared.tokenizer, weights, card)
             save_plots(output_dir, results["main_metrics"], output_dir / "metrics.jsonl")

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from accelerate import Accelerator
 
@@ -46,12 +47,16 @@ def score_split(
     kept: Mapping[str, KeptStates] | None = None,
 ) -> dict[str, Scores]:
     """Scores of a model's tasks on a split."""
-    return evaluate(
-        model, prepared.split(split), tasks, prepared.framing,
-        max_tokens=recipe.training.max_tokens,
-        packed=packed,
-        mixed_precision=recipe.training.mixed_precision,
-        accelerator=accelerator,
-        progress=sys.stderr.isatty() and accelerator.is_main_process,
-        kept=kept,
-    )  # fmt: skip
+    options = asking(recipe, packed, accelerator)
+    return evaluate(model, prepared.split(split), tasks, prepared.framing, kept=kept, **options)
+
+
+def asking(recipe: Recipe, packed: bool, accelerator: Accelerator) -> dict[str, Any]:
+    """How models are asked for labels: options of :func:`nlp_mtl.evaluation.answer`."""
+    return {
+        "max_tokens": recipe.training.max_tokens,
+        "packed": packed,
+        "mixed_precision": recipe.training.mixed_precision,
+        "accelerator": accelerator,
+        "progress": sys.stderr.isatty() and accelerator.is_main_process,
+    }

@@ -46,6 +46,7 @@ _STOPPED = {
     "train": _AGAIN,
     "extend": _AGAIN,
     "compare": ". The same command goes on",
+    "label_errors": ". The same command goes on",
     "tune": ". The same command goes on",
 }
 

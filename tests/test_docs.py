@@ -51,10 +51,14 @@ def test_the_commands_of_the_readme_work_in_their_order(
 ) -> None:
     monkeypatch.setattr("nlp_mtl.serving.server.serve", lambda *_, **__: None)  # docs/serving.md is tried elsewhere
     found = commands("nlp-mtl", WITHOUT_HUB)
-    verbs = {"check", "train", "extend", "tune", "evaluate", "predict", "serve", "export", "compare", "copy"}
+    verbs = {
+        "check", "train", "extend", "tune", "evaluate", "predict", "serve", "export", "label-errors", "compare", "copy",
+    }  # fmt: skip
     assert {words[1] for words in found} == verbs
     for words in found:
-        words += ["--seeds", "1"] * (words[1] == "compare")  # it takes its time
+        words += {"compare": ["--seeds", "1"], "label-errors": ["--folds", "2"]}.get(
+            words[1], []
+        )  # they take their time
         assert run_command(words, monkeypatch, capsys), words
 
 

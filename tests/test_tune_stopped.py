@@ -2,12 +2,12 @@
 
 import json
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from dying import Killed, dies
 from tiny_runs import finish, lines, start, wait_for_lines, write_yaml
 from tuned_runs import TWO_RATES, at, recipe_of, recipe_values, rows, runs
 
@@ -54,23 +54,6 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     recipe = recipe_of(tmp_path_factory.mktemp("alone"), TWO_RATES)
     tune(recipe)
     return recipe
-
-
-class Killed(BaseException):
-    """What ends the process, as far as the search can see."""
-
-
-def dies(monkeypatch: pytest.MonkeyPatch, place: Any, name: str, call: int) -> Callable[[], None]:
-    """The function dies, before it does anything, when it is called for the so manieth time; returns what mends it."""
-    real, calls = getattr(place, name), iter(range(10_000))
-
-    def deadly(*arguments: Any, **options: Any) -> Any:
-        if next(calls) == call:
-            raise Killed
-        return real(*arguments, **options)
-
-    monkeypatch.setattr(place, name, deadly)
-    return lambda: monkeypatch.setattr(place, name, real)
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,13 @@ class LabelReader:
         except TypeError as error:  # a list among the later rows of a stream, of which only the first ones have a type
             raise KeyError(str(value)) from error
 
+    def value(self, label: int) -> Any:
+        """A value that is read as this id: the label's name, if it is; None: there is none."""
+        name = self.labels[label]
+        if self._ids.get(name) == label:
+            return name
+        return next((value for value, one in self._ids.items() if one == label), None)
+
     def key(self) -> list[str]:
         """What it reads as what, for cache keys."""
         return [*sorted(map(str, self._ids.items())), *["indicators"] * bool(self.indicators)]

@@ -14,7 +14,7 @@ from nlp_mtl.cleaning.cleaning import NOTHING, VERSION, Cleaning
 from nlp_mtl.data.columns import check_columns, with_common_types
 from nlp_mtl.data.files import FORMATS
 from nlp_mtl.data.opening import open_splits
-from nlp_mtl.data.row_filter import RowFilter, remembered, rows_of
+from nlp_mtl.data.row_filter import Row, RowFilter, remembered, rows_of
 from nlp_mtl.data.stratification import codes_of, spread
 from nlp_mtl.data.stream_sources import Source, columns_of
 from nlp_mtl.data.streaming import HEAD_ROWS, Stream
@@ -66,13 +66,16 @@ class LoadedSplit:
     def take(self, places: np.ndarray) -> "LoadedSplit":
         """The rows at ``places``. They are not copied: the numbers are all that is held of them."""
         chosen = self.source_rows[places]
-        # `select` does the same by way of a Python object for each row.
-        numbers = chosen.astype(f"u{chosen.itemsize}", copy=False)
-        indices = datasets.table.InMemoryTable(pa.table({"indices": numbers}))
-        digest = hashlib.sha256(self.rows._fingerprint.encode())
-        digest.update(numbers.data)
-        rows = datasets.Dataset(self.rows.data, self.rows.info, self.rows.split, indices, digest.hexdigest()[:32])
-        return replace(self, rows=rows, source_rows=chosen)
+        return replace(self, rows=rows_at(self.rows, chosen), source_rows=chosen)
+
+
+def rows_at(rows: datasets.Dataset, places: np.ndarray) -> datasets.Dataset:
+    """The rows at ``places`` of the table behind ``rows``: as ``select``, without a Python object for each row."""
+    numbers = places.astype(f"u{places.itemsize}", copy=False)
+    indices = datasets.table.InMemoryTable(pa.table({"indices": numbers}))
+    digest = hashlib.sha256(rows._fingerprint.encode())
+    digest.update(numbers.data)
+    return datasets.Dataset(rows.data, rows.info, rows.split, indices, digest.hexdigest()[:32])
 
 
 @dataclass(frozen=True)
@@ -220,15 +223,6 @@ def _filtered(
     """The training rows that a filter keeps."""
     train = loaded.splits["train"]
     evaluated = [split for name, split in loaded.splits.items() if name != "train"]
-
-    def words_of(value: Any) -> list[str]:
-        if loaded.is_words:
-            return [loaded.cleaning.text(word) for word in value or () if word is not None]
-        return loaded.cleaning.words(value or "", word_splitter)[0]
-
-    def texts(split: LoadedSplit) -> Iterator[tuple[Any, ...]]:
-        return zip(*(_plain(split.values(column)) for column in loaded.text_columns), strict=True)
-
     found = remembered(
         Path(train.rows.cache_files[0]["filename"]).parent if train.rows.cache_files else None,
         [
@@ -236,7 +230,7 @@ def _filtered(
             loaded.text_columns, word_splitter, row_filter.to_dict(), VERSION, loaded.cleaning.to_dict(),
         ],
         lambda: row_filter.left_out(
-            rows_of(texts(train), words_of), rows_of((row for split in evaluated for row in texts(split)), words_of)
+            compared_rows(loaded, [train], word_splitter), compared_rows(loaded, evaluated, word_splitter)
         ),
     )  # fmt: skip
     kept = np.flatnonzero(found.why == 0)
@@ -250,6 +244,19 @@ def _filtered(
         raise DataError(f"dataset `{loaded.name}`: {told}, which leaves none")
     loaded.notes.append(f"{loaded.name}: {told}")
     return train.take(kept)
+
+
+def compared_rows(loaded: LoadedDataset, splits: Iterable[LoadedSplit], word_splitter: str) -> Iterator[Row]:
+    """What tells rows of some splits from each other: their cleaned words."""
+
+    def words_of(value: Any) -> list[str]:
+        if loaded.is_words:
+            return [loaded.cleaning.text(word) for word in value or () if word is not None]
+        return loaded.cleaning.words(value or "", word_splitter)[0]
+
+    for split in splits:
+        columns = (_plain(split.values(column)) for column in loaded.text_columns)
+        yield from rows_of(zip(*columns, strict=True), words_of)
 
 
 def _plain(chunks: Iterable[pa.Array]) -> Iterator[Any]:

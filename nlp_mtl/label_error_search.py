@@ -1,0 +1,182 @@
+"""A search for label errors: its data, dealt into folds."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from accelerate import Accelerator
+
+from nlp_mtl.build_data import Prepared, prepare
+from nlp_mtl.data.encoding import EncodedSplit
+from nlp_mtl.data.folds import folds, row_codes, same_texts
+from nlp_mtl.data.loading import compared_rows
+from nlp_mtl.errors import DataError, RunError, listed
+from nlp_mtl.recipe import Recipe
+from nlp_mtl.storage import written_file
+from nlp_mtl.task_types import kind_of
+from nlp_mtl.tasks import Task
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Search:
+    """What all folds have in common."""
+
+    folder: Path
+    recipe: Recipe
+    prepared: Prepared
+    tasks: tuple[Task, ...]
+    """Those whose labels are looked at."""
+    folds: Mapping[str, np.ndarray]
+    """``{dataset: [rows] the fold of each training row}``, of the datasets that these tasks read."""
+    count: int
+    accelerator: Accelerator
+
+    def run(self, number: int) -> Path:
+        """The run folder of a fold."""
+        return self.folder / "folds" / f"fold-{number}"
+
+    def found(self, number: int) -> Path:
+        """What the run of a fold says; its last file, and there only when it is whole."""
+        return self.folder / "out_of_fold" / f"fold-{number}.npz"
+
+    def points(self, number: int) -> Path:
+        """The folder of what is measured while a fold is trained."""
+        return self.folder / "points" / f"fold-{number}"
+
+    def split(self, dataset: str) -> EncodedSplit:
+        """All training rows of a dataset."""
+        return self.prepared.encoded[dataset]["train"]
+
+    def read_in(self, dataset: str) -> list[Task]:
+        """The tasks that read labels in a dataset."""
+        return [task for task in self.tasks if task.name in self.split(dataset).tasks]
+
+
+def open_search(
+    recipe: Recipe,
+    folder: Path,
+    wanted: Sequence[str],
+    count: int,
+    accelerator: Accelerator,
+    *,
+    anew: bool,
+    start: Callable[[], None],
+) -> Search:
+    """Load the data, and deal them into folds; or take those of an earlier call.
+
+    Args:
+        folder: of the search; it is there.
+        wanted: the tasks whose labels are looked at.
+        count: how many folds.
+        anew: whether there is no earlier call, or it is to be forgotten.
+        start: makes the folder ready, on the main process, once all that could be wrong with the data is not.
+
+    Raises:
+        DataError: there is nothing to look at, or too little for so many folds.
+        RunError: the data are others than those of the earlier call.
+    """
+    prepared = prepare(recipe, accelerator=accelerator, splits=("train", "validation"))
+    tasks = tuple(task for task in prepared.tasks if task.name in wanted)
+    names = _datasets_of(recipe, prepared, tasks)
+    _check_classes(prepared, tasks, names, count)
+    file = folder / "folds.npz"
+    if accelerator.is_main_process:
+        digest = hashlib.sha256("".join(prepared.encoded[name]["train"].digest() for name in names).encode())
+        dealt = {} if anew or not file.is_file() else _earlier(file, digest.hexdigest())
+        dealt = dealt or _dealt(recipe, prepared, tasks, names, count)
+        start()
+        with written_file(file) as partial, partial.open("wb") as whole:
+            np.savez(whole, digest=np.array(digest.hexdigest()), **dealt)  # type: ignore[arg-type]
+    accelerator.wait_for_everyone()
+    with np.load(file, allow_pickle=False) as kept:
+        found = {name: kept[name] for name in names}
+    return Search(folder, recipe, prepared, tasks, found, count, accelerator)
+
+
+def _datasets_of(recipe: Recipe, prepared: Prepared, tasks: Sequence[Task]) -> list[str]:
+    """The datasets whose labels are looked at.
+
+    Raises:
+        DataError: one is streamed, or a task has no labelled training row.
+    """
+    read = {dataset for task in tasks for dataset in recipe.tasks[task.name].columns()}
+    if streamed := [name for name in recipe.datasets if name in read and name in prepared.streams]:
+        raise DataError(
+            f"{listed(streamed)}: the training rows are streamed, so they cannot be dealt into folds: leave out "
+            "`streaming`, or look at other tasks (--task)"
+        )
+    train = {name: split for name, split in prepared.split("train").items() if name in read}
+    for task in tasks:
+        if not any(split.labelled[task.name].any() for split in train.values() if task.name in split.tasks):
+            raise DataError(f"task `{task.name}` has no labelled training row, so there is no label to look at")
+    return [*train]
+
+
+def _check_classes(prepared: Prepared, tasks: Sequence[Task], names: Sequence[str], count: int) -> None:
+    """That models can learn what they are asked for: a label has to be in other folds than the one that is held out.
+
+    Raises:
+        DataError: a label of a text stands in fewer rows than there are folds.
+    """
+    for task in tasks:
+        splits = [split for name in names if task.name in (split := prepared.encoded[name]["train"]).tasks]
+        counts = np.sum([split.label_counts(task) for split in splits], axis=0)
+        rare = [f"{task.labels[place]} ({counts[place]})" for place in np.flatnonzero((counts > 0) & (counts < count))]
+        if not rare:
+            continue
+        if kind_of(task).label_set == "one" and not kind_of(task).reads_words:
+            raise DataError(
+                f"task `{task.name}`: {listed(rare)} of the training rows, fewer than the {count} folds: ask for fewer "
+                "(--folds), join labels (`label_map`), or leave these rows out"
+            )
+        logger.warning(
+            "Task `%s`: %s of the training labels, fewer than the %d folds; what is said of them is worth little",
+            task.name, listed(rare), count,
+        )  # fmt: skip
+
+
+def _earlier(file: Path, digest: str) -> dict[str, np.ndarray]:
+    """The folds of an earlier call.
+
+    Raises:
+        RunError: they are of other rows.
+    """
+    with np.load(file, allow_pickle=False) as kept:
+        if str(kept["digest"]) != digest:
+            raise RunError(
+                f"the training data have changed since the search in {file.parent} was started: bring them back as "
+                "they were, or start again, with --overwrite"
+            )
+        return {name: kept[name] for name in kept if name != "digest"}
+
+
+def _dealt(
+    recipe: Recipe, prepared: Prepared, tasks: Sequence[Task], names: Sequence[str], count: int
+) -> dict[str, np.ndarray]:
+    """The folds of a new search.
+
+    Raises:
+        DataError: a dataset has fewer different texts than folds.
+    """
+    loaded = [prepared.loaded[name] for name in names]
+    splits = [prepared.encoded[name]["train"] for name in names]
+    same = same_texts(row for one in loaded for row in compared_rows(one, [one.splits["train"]], recipe.word_splitter))
+    groups = np.split(same, np.cumsum([len(split) for split in splits])[:-1])
+    codes = [row_codes(split, tasks) for split in splits]
+    seed = recipe.seed if recipe.split_seed is None else recipe.split_seed
+    found = folds(groups, codes, count, seed)
+    for name, group, fold in zip(names, groups, found, strict=True):
+        if len(np.unique(fold)) < count:
+            raise DataError(
+                f"dataset `{name}` has {len(np.unique(group))} different training texts, too few for {count} folds: "
+                "ask for fewer (--folds)"
+            )
+    repeated = len(same) - len(np.unique(same))
+    told = f", {repeated:,} of which repeat another one, or nearly, and stand in its fold" if repeated else ""
+    logger.info("%d folds of %s training rows%s", count, f"{len(same):,}", told)
+    return dict(zip(names, found, strict=True))
