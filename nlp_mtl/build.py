@@ -14,6 +14,7 @@ from nlp_mtl.build_data import Prepared
 from nlp_mtl.build_distillation import teaching
 from nlp_mtl.build_extended import extended_model, keep_old, learned_tasks
 from nlp_mtl.build_extension import Base
+from nlp_mtl.build_start import encoder_config, start_model
 from nlp_mtl.data.class_balance import oversampled, undersampled
 from nlp_mtl.data.encoding import EncodedSplit, Split, StreamedSplit
 from nlp_mtl.data.layout import MICRO_BATCH_COST
@@ -22,12 +23,7 @@ from nlp_mtl.data.sampling import PassRows, Sampler
 from nlp_mtl.data.steps import StepDataset
 from nlp_mtl.errors import DataError, Problem, RecipeError, listed
 from nlp_mtl.metrics import Scores
-from nlp_mtl.models.encoder import (
-    checkpoint_gradients,
-    encoder_origin,
-    load_encoder,
-    load_encoder_config,
-)
+from nlp_mtl.models.encoder import checkpoint_gradients, encoder_origin, load_encoder
 from nlp_mtl.models.multitask import MultiTaskModel, from_encoder
 from nlp_mtl.models.packing import will_pack
 from nlp_mtl.models.taken_heads import take_head
@@ -52,9 +48,8 @@ def expects_to_pack(recipe: Recipe, base: Base | None = None) -> bool:
     Raises:
         ModelError: they should be, but cannot.
     """
-    if base is not None:
-        return will_pack(base.model.config.encoder_config, layout(recipe))
-    return will_pack(load_encoder_config(recipe.encoder, recipe.encoder_revision), layout(recipe))
+    config = encoder_config(recipe) if base is None else base.model.config.encoder_config
+    return will_pack(config, layout(recipe))
 
 
 def layout(recipe: Recipe) -> str:
@@ -197,7 +192,7 @@ def steps_per_epoch(recipe: Recipe, prepared: Prepared) -> int:
 
 
 def new_model(recipe: Recipe, prepared: Prepared, base: Base | None = None) -> MultiTaskModel:
-    """The recipe's encoder, or a trained model, with new heads (initialized from torch's global seed).
+    """The recipe's encoder, or a trained model, with new heads (initialized from torch's global seed), or with its own.
 
     Args:
         base: the trained model that the recipe extends.
@@ -206,6 +201,19 @@ def new_model(recipe: Recipe, prepared: Prepared, base: Base | None = None) -> M
         ModelError: the encoder cannot be loaded, is of a family that has no such heads, has fewer layers than are to be
             frozen, or cannot checkpoint gradients; or the trained model cannot be extended.
     """
+    model = (start_model(recipe, prepared) if base is None else None) or _with_new_heads(recipe, prepared, base)
+    freeze(model, recipe.training.frozen_layers)
+    if base is not None:
+        keep_old(recipe, model, base)
+    if recipe.training.unfreeze_every and not learning_layers(model):
+        message = f"frozen_layers: {recipe.training.frozen_layers} leaves nothing to unfreeze; choose one of the two"
+        raise RecipeError([Problem("training.unfreeze_every", message)])
+    if recipe.training.gradient_checkpointing:
+        checkpoint_gradients(model.encoder)
+    return model
+
+
+def _with_new_heads(recipe: Recipe, prepared: Prepared, base: Base | None) -> MultiTaskModel:
     model = (
         extended_model(recipe, prepared, base)
         if base is not None
@@ -225,14 +233,6 @@ def new_model(recipe: Recipe, prepared: Prepared, base: Base | None = None) -> M
         spec = recipe.tasks[task.name]
         if spec.init_from is not None:
             take_head(model, task, spec.init_from, spec.init_from_revision, spec.label_map)
-    freeze(model, recipe.training.frozen_layers)
-    if base is not None:
-        keep_old(recipe, model, base)
-    if recipe.training.unfreeze_every and not learning_layers(model):
-        message = f"frozen_layers: {recipe.training.frozen_layers} leaves nothing to unfreeze; choose one of the two"
-        raise RecipeError([Problem("training.unfreeze_every", message)])
-    if recipe.training.gradient_checkpointing:
-        checkpoint_gradients(model.encoder)
     return model
 
 

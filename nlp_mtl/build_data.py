@@ -74,8 +74,8 @@ def prepare(
 
     Args:
         accelerator: with several processes the first one fills the caches that the others read.
-        tokenizer, framing, word_splitter, cleaning, trained_tasks: of a trained model that is to be scored, or
-            extended; default: new ones.
+        tokenizer, framing, word_splitter, cleaning, trained_tasks: of a trained model that is to be scored, extended
+            or trained on, as :func:`nlp_mtl.build_start.of_model` has them; default: new ones.
         extends: tasks that the trained model lacks are new; else they are left out.
         splits: which to encode.
         train_rows: ``{dataset: ascending places}`` of encoded training rows that are kept; default: all.

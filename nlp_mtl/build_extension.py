@@ -8,8 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from nlp_mtl.cleaning.cleaning import Cleaning
-from nlp_mtl.data.items import frame
+from nlp_mtl.build_start import of_model
 from nlp_mtl.models.extending import digest
 from nlp_mtl.models.fetching import file_of, only_cached
 from nlp_mtl.models.loading import load_model
@@ -42,14 +41,7 @@ class Base:
 
     def reading(self) -> dict[str, Any]:
         """How it reads texts, as arguments of :func:`nlp_mtl.build_data.prepare`."""
-        config = self.model.config
-        return {
-            "tokenizer": self.tokenizer,
-            "framing": frame(self.tokenizer, config.max_length, config.window_overlap),
-            "word_splitter": config.word_splitter,
-            "cleaning": Cleaning.from_dict(config.cleaning),
-            "trained_tasks": self.tasks,
-        }
+        return of_model(self.model.config, self.tokenizer)
 
 
 def load_base(model: str | Path, revision: str | None = None) -> Base:

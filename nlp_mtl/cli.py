@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from nlp_mtl.cli_compress import compress
 from nlp_mtl.cli_extend import extend
 from nlp_mtl.cli_label_errors import label_errors
 from nlp_mtl.cli_options import Debug, Overrides, Overwrite, RecipePath, Resume, how_to_resume
@@ -287,6 +288,9 @@ def tune(
     found = run_tune(settings, overwrite=overwrite)
     print_trials(found["trials"], found["best"])
     print(f"\nBest: trial {found['best']}, selection score {found['score']:.4f}. Its recipe: {found['recipe']}")
+
+
+app.command()(told(compress))
 
 
 @app.command()

@@ -23,9 +23,7 @@ from nlp_mtl.build_data import Prepared
 from nlp_mtl.compare_recipes import budget, differences, group_name, planned_rows, training_tokens
 from nlp_mtl.recipe import Recipe
 from nlp_mtl.run_folder import command, versions
-
-TIMED_TEXTS = 512
-"""Test texts at most, or pairs of them, that predictions are timed on."""
+from nlp_mtl.timed_texts import timed_texts
 
 
 @dataclass(frozen=True)
@@ -134,19 +132,4 @@ def _texts(asked: Asked) -> tuple[list[Any], list[tuple[Any, Any]]]:
         for dataset, rows in asked.prepared.split(split).items()
         if any(asked.splits[task] == split for task in rows.tasks)
     }
-    texts: list[Any] = []
-    pairs: list[tuple[Any, Any]] = []
-    for dataset, split in splits.items():
-        loaded = asked.prepared.loaded[dataset]
-        rows = loaded.splits[split].rows[: max(1, TIMED_TEXTS // len(splits))]
-        first, *second = ([_given(cell, loaded.is_words) for cell in rows[name]] for name in loaded.text_columns)
-        if second:
-            pairs += zip(first, second[0], strict=True)
-        else:
-            texts += first
-    return texts, pairs
-
-
-def _given(cell: Any, is_words: bool) -> Any:
-    """A cell as a predictor takes it."""
-    return [word for word in cell or () if word is not None] if is_words else cell or ""
+    return timed_texts(asked.prepared, splits)

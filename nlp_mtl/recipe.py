@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 
 from nlp_mtl.recipe_checks import BUFFER_SIZE, HELD_OUT
 from nlp_mtl.recipe_cleaning import AugmentationSpec, CleaningSpec, DatasetCleaningSpec
+from nlp_mtl.recipe_compression import CompressionSpec
 from nlp_mtl.recipe_parts import (
     ConsistencySpec,
     DistillationSpec,
@@ -276,6 +277,8 @@ class Recipe(Section):
     """Push the model to the Hub."""
     tune: TuneSpec | None = None
     """What ``nlp-mtl tune`` searches, and how; no other verb reads it."""
+    compression: CompressionSpec | None = None
+    """How ``nlp-mtl compress`` makes the trained model smaller; training reads its ``model`` alone."""
 
     @field_validator("data_dir")
     @classmethod

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nlp_mtl.cleaning_checks import cleaning_problems
+from nlp_mtl.compression_checks import compression_problems
 from nlp_mtl.distillation_checks import distillation_problems
 from nlp_mtl.errors import Problem, did_you_mean, listed
 from nlp_mtl.extension_checks import extension_problems
@@ -84,6 +85,8 @@ def cross_problems(values: dict[str, Any]) -> Iterator[Problem]:
     extension = values.get("extension")
     if isinstance(extension, dict):
         yield from extension_problems(extension, training, values)
+    compression = values.get("compression")
+    yield from compression_problems(compression if isinstance(compression, dict) else {}, extension)
     hub = values.get("hub")
     if isinstance(hub, dict) and hub.get("push") == "every_save" and is_true(hub.get("create_pr")):
         yield Problem("hub.create_pr", "with `push: every_save` there would be a pull request for each; choose one")

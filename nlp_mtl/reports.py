@@ -146,6 +146,41 @@ def _place(line: Mapping[str, Any]) -> str:
     return " | ".join(text if len(text) <= _OF_TEXT else f"{text[:_OF_TEXT]}..." for text in texts)
 
 
+def print_compression(report: Mapping[str, Any]) -> None:
+    """What :func:`nlp_mtl.compress.compress` found: what was done, and a table of sizes, speed and scores."""
+    console, done = _console(), report["done"]
+    for key, one in done.items():
+        if key == "magnitude":
+            console.print(f"- {key}: {one['zeros']:.1%} of the weights in the encoder's layers are 0", soft_wrap=True)
+            continue
+        of = {"intermediate": "units in each layer", "vocabulary": "pieces"}.get(key, key)
+        console.print(f"- {key}: {one['after']:,} of {one['before']:,} {of} are left", soft_wrap=True)
+        for split, words in one.get("elsewhere", {}).items():
+            console.print(
+                f"  of {words['words']:,} words of {split}, {words['otherwise']:,} become other pieces, "
+                f"{words['unknown']:,} of them with an unknown one",
+                soft_wrap=True,
+            )
+    stages = [stage for stage in ("before", "compressed", "finetuned") if stage in report]
+    table = Table("", *stages, title="Before and after (scores: main metrics)")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    table.add_row("parameters", *[f"{report[stage]['parameters']:,}" for stage in stages])
+    for key, name in (("bytes", "weights, MB"), ("gzip_bytes", "weights by gzip, MB")):
+        if key in report["before"]:
+            table.add_row(name, *[f"{report[stage][key] / 1e6:.1f}" for stage in stages])
+    if speed := report["speed"]:
+        rates = speed["texts_per_second"]
+        between = [""] * (len(stages) - 2)
+        table.add_row("texts a second", f"{rates['before']:.1f}", *between, f"{rates['after']:.1f}")
+        table.add_row("times as fast", "1.00", *between, f"{speed['ratio']:.2f}")
+    for split, found in report["before"]["scores"].items():
+        for task, metric in main_metrics(found).items():
+            values = [report[stage]["scores"][split][task][metric] for stage in stages]
+            table.add_row(f"{task}, {metric.replace('_', ' ')}, {split}", *[f"{value:.4f}" for value in values])
+    console.print(table)
+
+
 def _cell(value: Any) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 

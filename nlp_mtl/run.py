@@ -30,6 +30,7 @@ from nlp_mtl.build_distillation import taught
 from nlp_mtl.build_extended import learned_tasks, old_lessons
 from nlp_mtl.build_extension import Base
 from nlp_mtl.build_meta import describe_episodes, episode_steps, meta_arguments, meta_gradients
+from nlp_mtl.build_start import start_arguments
 from nlp_mtl.data.steps import StepDataset
 from nlp_mtl.errors import DataError, Problem, RecipeError, RunError
 from nlp_mtl.evaluation import selection_score
@@ -198,7 +199,7 @@ def _train(
     """Train where all that the recipe asks for can be had; returns the results."""
     output_dir = Path(recipe.output_dir).absolute()
     splits, train_rows = (SPLITS, None) if trial is None else (("train", "validation"), trial.train_rows)
-    trained = {} if base is None else {**base.reading(), "extends": True}
+    trained = start_arguments(recipe) if base is None else {**base.reading(), "extends": True}
     prepared = all_rows = prepare(recipe, accelerator=accelerator, splits=splits, train_rows=train_rows, **trained)
     if trial is not None and trial.evaluated is not None and not selecting_tasks(recipe, prepared):
         raise DataError("no task that counts for the selection score has labels on validation, so no trial is better")

@@ -12,6 +12,7 @@ from nlp_mtl.build import expects_to_pack, steps
 from nlp_mtl.build_data import prepare
 from nlp_mtl.build_distillation import check_teachers
 from nlp_mtl.build_meta import describe_episodes, episode_steps
+from nlp_mtl.build_start import start_arguments
 from nlp_mtl.recipe import Recipe
 from nlp_mtl.run_evaluation import read_recipe
 
@@ -21,7 +22,7 @@ def check(recipe: Recipe | str | Path) -> dict[str, Any]:
     :func:`nlp_mtl.analysis.cleaning_report.cleaning_report` for ``cleaning``."""
     recipe = read_recipe(recipe)
     packed = expects_to_pack(recipe)
-    prepared = prepare(recipe)
+    prepared = prepare(recipe, **start_arguments(recipe))
     check_teachers(recipe, prepared.tasks)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     data = steps(recipe, prepared, device=device, packed=packed)

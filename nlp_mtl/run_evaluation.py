@@ -7,8 +7,7 @@ from pathlib import Path
 from nlp_mtl.build import layout
 from nlp_mtl.build_consistency import consistency, is_another, settle_consistency
 from nlp_mtl.build_data import Prepared, prepare
-from nlp_mtl.cleaning.cleaning import Cleaning
-from nlp_mtl.data.items import frame
+from nlp_mtl.build_start import of_model
 from nlp_mtl.errors import DataError, RunError, listed
 from nlp_mtl.evaluation import Answers, answer, score
 from nlp_mtl.inference.onnx import load_either
@@ -55,11 +54,7 @@ def answers(
     prepared = prepare(
         recipe,
         accelerator=accelerator,
-        tokenizer=tokenizer,
-        framing=frame(tokenizer, config.max_length, config.window_overlap),
-        word_splitter=config.word_splitter,
-        cleaning=Cleaning.from_dict(config.cleaning),
-        trained_tasks=config.task_list(),
+        **of_model(config, tokenizer),
         splits=[*{split, *(("train", "validation") if changed else ())}],
     )
     if prepared.streams:

@@ -28,7 +28,7 @@ from nlp_mtl.training.checkpoint import checkpoints
 logger = logging.getLogger(__name__)
 
 # The environment is the first to come and the last to go: it tells that a folder is a run's, and what may be removed.
-_OURS = (
+RUN_FILES = (
     "recipe.yaml", "metrics.jsonl", "results.json", "model", "plots", "pushing", "checkpoints", "extension", "trackers",
     "environment.json",
 )  # fmt: skip
@@ -82,7 +82,8 @@ def _is_run(output_dir: Path) -> bool:
 def learned_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What differs between two resolved recipes and matters to what is learned."""
     apart: dict[str, Any] = {"hub": None, "tune": None}  # where the model goes, and what only tuning reads, may change
-    old, new = {**old, **apart}, {**new, **apart}
+    starts = [{"compression": {"model": (values.get("compression") or {}).get("model")}} for values in (old, new)]
+    old, new = {**old, **apart, **starts[0]}, {**new, **apart, **starts[1]}
     where = re.compile(r"datasets\.[^.]+\.data_dir")
     changes = [
         f"{key}: {left!r} -> {right!r}"
@@ -121,7 +122,7 @@ def start_folder(output_dir: Path, recipe: Recipe, accelerator: Accelerator) -> 
     except OSError as error:
         raise RunError(f"output_dir {output_dir} cannot be written: {error.strerror}") from error
     # Trackers that run already have cleared theirs.
-    remove(output_dir, (name for name in _OURS if not (name == "trackers" and accelerator.log_with)))
+    remove(output_dir, (name for name in RUN_FILES if not (name == "trackers" and accelerator.log_with)))
     _keep_environment(output_dir, _environment(accelerator))
     write_text(output_dir / "recipe.yaml", recipe.to_yaml())
 

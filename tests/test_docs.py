@@ -23,6 +23,7 @@ from nlp_mtl.recipe import (
     TrainingSpec,
 )
 from nlp_mtl.recipe_cleaning import AugmentationSpec, CleaningSpec, DatasetCleaningSpec
+from nlp_mtl.recipe_compression import CompressionSpec
 from nlp_mtl.recipe_parts import ConsistencySpec, DistillationSpec, ExtensionSpec, HubSpec, MetaSpec, TuneSpec
 
 README = page("README.md")
@@ -52,7 +53,8 @@ def test_the_commands_of_the_readme_work_in_their_order(
     monkeypatch.setattr("nlp_mtl.serving.server.serve", lambda *_, **__: None)  # docs/serving.md is tried elsewhere
     found = commands("nlp-mtl", WITHOUT_HUB)
     verbs = {
-        "check", "train", "extend", "tune", "evaluate", "predict", "serve", "export", "label-errors", "compare", "copy",
+        "check", "train", "extend", "tune", "evaluate", "predict", "serve", "export", "compress", "label-errors",
+        "compare", "copy",
     }  # fmt: skip
     assert {words[1] for words in found} == verbs
     for words in found:
@@ -171,6 +173,7 @@ ROW_KEYS = {key: one for key, one in DatasetCleaningSpec.model_fields.items() if
         ("`extension`", ExtensionSpec),
         ("`hub`", HubSpec),
         ("`tune`", TuneSpec),
+        ("`compression`", CompressionSpec),
     ],
 )
 def test_every_key_of_a_recipe_is_told_with_its_default(title: str, section: Any) -> None:

@@ -1,4 +1,4 @@
-"""What predictions of one model for all tasks cost, against a model a task."""
+"""What predictions cost: one model for all tasks against a model a task, or a model against a smaller one."""
 
 import statistics
 import time
@@ -34,13 +34,7 @@ def prediction_cost(
     """
     one = load(joint, **options)
     others = [load(folder, **options) for folder in alone.values()]
-    seconds: dict[str, list[float]] = {"joint": [], "alone": []}
-    for predictor in (one, *others):
-        _answer(predictor, texts[:8], pairs[:8])  # what is slow the first time does not count
-    for _ in range(REPEATS):
-        seconds["joint"].append(_seconds([one], texts, pairs))
-        seconds["alone"].append(_seconds(others, texts, pairs))
-    medians = {name: statistics.median(found) for name, found in seconds.items()}
+    medians = seconds_to_answer({"joint": [one], "alone": others}, texts, pairs)
     return {
         "parameters": {"joint": _parameters([one]), "alone": _parameters(others)},
         "seconds": medians,
@@ -49,6 +43,23 @@ def prediction_cost(
         "pairs": len(pairs),
         "device": str(one.model.device),
     }
+
+
+def seconds_to_answer(
+    predictors: Mapping[str, Sequence[Predictor]], texts: Sequence[Text], pairs: Sequence[tuple[Text, Text]]
+) -> dict[str, float]:
+    """Seconds to answer for texts, in this process on this machine: the medians of a few repeats, by turns.
+
+    Args:
+        predictors: ``{name: those that answer one after the other}``
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in predictors}
+    for predictor in (one for some in predictors.values() for one in some):
+        _answer(predictor, texts[:8], pairs[:8])  # what is slow the first time does not count
+    for _ in range(REPEATS):
+        for name, some in predictors.items():
+            seconds[name].append(_seconds(some, texts, pairs))
+    return {name: statistics.median(found) for name, found in seconds.items()}
 
 
 def _seconds(predictors: Sequence[Predictor], texts: Sequence[Text], pairs: Sequence[tuple[Text, Text]]) -> float:

@@ -27,7 +27,7 @@ def stock(model: MultiTaskModel, task: str) -> PreTrainedModel:
     """The stock model of a task (``AutoModelForTokenClassification`` or the like), on copies of the same weights.
 
     Its logits for a text are those of ``model``: bit for bit, or to rounding where a task's gate or embedding went into
-    the encoder's last norm.
+    the encoder's last norm, or where attention heads were taken out, in whose places heads of zeros stand.
 
     Raises:
         ModelError: there is no such task, or a stock model has no place for what lies between encoder and head, or for

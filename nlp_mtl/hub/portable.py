@@ -27,7 +27,12 @@ def portable_recipe(recipe: Mapping[str, Any], name: str) -> dict[str, Any]:
     extension = recipe.get("extension")
     if extension is not None:
         extension = {**extension, "model": _place(extension["model"]), "data_dir": None}
+    small = recipe.get("compression")
+    if small is not None:
+        files = _places(small["vocabulary_files"])
+        small = {**small, "model": _place(small["model"]), "vocabulary_files": files}
     own = {
+        "compression": small,
         "distillation": distillation,
         "extension": extension,
         "encoder": _place(recipe["encoder"]),

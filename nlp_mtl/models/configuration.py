@@ -37,6 +37,12 @@ class MultiTaskConfig(PreTrainedConfig):
     meta_learned: dict[str, Any] | None = None
     """Of an encoder alone, without tasks: the ``algorithm`` by which it was made, and the ``tasks`` of its episodes,
     as types by their names."""
+    heads_per_layer: list[int] | None = None
+    """Attention heads of each layer, from the lowest, where some were taken out; None: as the encoder's configuration
+    says."""
+    keep_zeros: bool = False
+    """Whether weights of the encoder's layers that are 0 were pruned, and stay 0 in training."""
+
     consistency: list[dict[str, Any]] | None = None
     """Pairs of tasks whose labels are chosen together: ``tasks`` (two names), ``table`` (a number for each label of the
     first and of the second), its ``weight``, and ``forbidden``, places in it that are never chosen."""

@@ -21,6 +21,7 @@ from transformers.configuration_utils import SubConfigSpec
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .adapters import adapt
+from .attention_heads import leave_heads
 from .sharing import LayerMix, build_sharing
 
 
@@ -36,6 +37,7 @@ class MultiTaskConfig(PretrainedConfig):
     max_length: int = 512
     window_overlap: int = 64
     sharing: dict[str, Any] | None = None
+    heads_per_layer: list[int] | None = None
 
 
 class EncoderStub(nn.Module):
@@ -61,6 +63,7 @@ class MultiTaskModel(PreTrainedModel):
     def __init__(self, config: MultiTaskConfig) -> None:
         super().__init__(config)
         encoder = AutoModel.from_config(copy.deepcopy(config.encoder_config))
+        leave_heads(encoder, config.heads_per_layer)
         poolers, self.heads = [], nn.ModuleDict()
         for task in config.tasks or []:
             stock = _stock(config.encoder_config, task)

@@ -14,6 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from nlp_mtl.errors import MissingExtraError, ModelError
 from nlp_mtl.models.adapters import adapt
+from nlp_mtl.models.attention_heads import leave_heads
 from nlp_mtl.models.configuration import MultiTaskConfig
 from nlp_mtl.models.heads import (
     build_head,
@@ -28,7 +29,9 @@ from nlp_mtl.models.sharing import LayerMix, build_sharing, readers
 from nlp_mtl.task_types import kind_of
 from nlp_mtl.tasks import Task, transitions_key
 
-_WITHOUT_PACKAGE = [Path(__file__).with_name(name) for name in ("modeling_nlp_mtl.py", "sharing.py", "adapters.py")]
+_WITHOUT_PACKAGE = [
+    Path(__file__).with_name(f"{name}.py") for name in ("modeling_nlp_mtl", "sharing", "adapters", "attention_heads")
+]
 
 
 class MultiTaskModel(PreTrainedModel):
@@ -53,13 +56,14 @@ class MultiTaskModel(PreTrainedModel):
         """
         Args:
             config: what to build.
-            encoder: a loaded encoder to take over; without it one with random weights is built.
+            encoder: a loaded encoder to take over as it is; without it one with random weights is built.
         """
         super().__init__(config)
         tasks = config.task_list()
         encoder_config = copy.deepcopy(config.encoder_config)  # building a model changes its configuration
         if encoder is None:
             encoder = AutoModel.from_config(encoder_config, dtype=torch.get_default_dtype())
+            leave_heads(encoder, config.heads_per_layer)
         types = sorted({task.type for task in tasks})
         pooled_types = {type for type in types if reads_pooler(type, encoder_config)}
         self.pooled_tasks = frozenset(task.name for task in tasks if task.type in pooled_types)

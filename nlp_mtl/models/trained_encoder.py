@@ -25,8 +25,9 @@ def model_folder(name: str) -> str:
         ModelError: the run has no model yet.
     """
     folder = Path(name)
-    # A copy of a repository has a recipe as well, but its model lies beside it.
-    if not (folder / "recipe.yaml").is_file() or (folder / "config.json").is_file():
+    # A copy of a repository has a recipe as well, but its model lies beside it; what was compressed may have none.
+    holds_model = (folder / "recipe.yaml").is_file() or (folder / "model" / "config.json").is_file()
+    if not holds_model or (folder / "config.json").is_file():
         return name
     if not (folder / "model").is_dir():
         raise ModelError(f"the run folder {name} has no model yet; its training has not finished (see --resume)")
@@ -37,7 +38,7 @@ def stock_config(config: PreTrainedConfig, name: str) -> PreTrainedConfig:
     """The configuration of the encoder that a model of ours was trained with; that of a stock model is its own.
 
     Raises:
-        ModelError: each of its tasks has an encoder of its own.
+        ModelError: each of its tasks has an encoder of its own, or heads were taken out.
     """
     if not isinstance(config, MultiTaskConfig):
         return config
@@ -50,6 +51,12 @@ def stock_config(config: PreTrainedConfig, name: str) -> PreTrainedConfig:
         raise ModelError(
             f"encoder `{name}`: each of its tasks has {what} of its own (sharing: {sharing['strategy']}), so it has "
             f"not one encoder: {way_out}"
+        )
+    if config.heads_per_layer is not None:
+        raise ModelError(
+            f"encoder `{name}`: attention heads were taken out of it, and no stock encoder has a place for that: write "
+            f"it with heads of zeros in their places, `nlp-mtl export {name} FOLDER --task TASK`, and give that "
+            "folder; or train it on with its tasks (compression.model)"
         )
     encoder_config: PreTrainedConfig = config.encoder_config
     return encoder_config

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from nlp_mtl.errors import ModelError
 from nlp_mtl.models.adapters import key
+from nlp_mtl.models.attention_heads import with_all_heads
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.models.sharing import Gate, TaskEmbedding
 
@@ -19,6 +20,8 @@ def encoder_of_task(model: MultiTaskModel, task: str) -> dict[str, Tensor]:
     """
     sharing = model.config.sharing or {"strategy": "hard"}
     weights: dict[str, Tensor] = model.encoder.state_dict()
+    if model.config.heads_per_layer is not None:
+        weights = with_all_heads(model.encoder, weights)
     if sharing["strategy"] == "hard":
         return weights
     if sharing["strategy"] == "towers" and not sharing["cross_stitch"]:

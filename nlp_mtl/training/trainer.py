@@ -27,8 +27,8 @@ from nlp_mtl.training.balancing import Balancer
 from nlp_mtl.training.checkpoint import TrainingState
 from nlp_mtl.training.compiled import CompiledLayers
 from nlp_mtl.training.cpu import keep_freed_memory, quick_step, zero_gradients
-from nlp_mtl.training.freezing import Thaw
 from nlp_mtl.training.gradients import TaskGradients
+from nlp_mtl.training.held_back import held_back
 from nlp_mtl.training.loader import loaded_steps
 from nlp_mtl.training.loss_recorder import LossRecorder
 from nlp_mtl.training.manifest import damage
@@ -124,7 +124,7 @@ def train(
     average = averaged(model, ema_decay)
     for one in dict.fromkeys((model, _scored(model, average))):
         place(one, accelerator)
-    thaw = Thaw(model, unfreeze_every, len(data))
+    drop_held_back = held_back(model, unfreeze_every, len(data))
     optimizer = new_optimizer(
         model,
         plain=plain_steps,
@@ -198,7 +198,7 @@ def train(
             losses = passed(partial(forward_backward, **told), batches)
         for parameter in model.unused_parameters(task for task in learned if batches.counts[task]):
             parameter.grad = None  # no row of the step needs it: no update, no decay
-        thaw.drop_gradients(step)
+        drop_held_back(step)
         add_penalties(model.named_parameters(), l1_penalty, l2_penalty)
         if anchor is not None:
             anchor.add_gradients(model.named_parameters())

@@ -21,7 +21,7 @@ from nlp_mtl.hub.pushing import assemble
 
 FILES = [
     "README.md", "config.json", "model.safetensors", "modeling_nlp_mtl.py", "sharing.py", "adapters.py",
-    "plots/losses.png", "plots/scores.png", "recipe.yaml", "results.json",
+    "attention_heads.py", "plots/losses.png", "plots/scores.png", "recipe.yaml", "results.json",
 ]  # fmt: skip
 
 

@@ -87,7 +87,7 @@ def test_saved_and_loaded_it_answers_bit_for_bit(
 ) -> None:
     ids, mask = batch()
     model.to(dtype).save_pretrained(tmp_path)
-    code = {"modeling_nlp_mtl.py", "sharing.py", "adapters.py"}
+    code = {f"{name}.py" for name in ("modeling_nlp_mtl", "sharing", "adapters", "attention_heads")}
     assert {file.name for file in tmp_path.iterdir()} == {"config.json", "model.safetensors", *code}
     logging.getLogger("transformers").addHandler(caplog.handler)
     for loaded in (

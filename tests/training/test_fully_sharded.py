@@ -21,7 +21,11 @@ from tiny_runs import assert_close, assert_same_end, children, finish, start, va
 from two_tasks import in_training
 
 from nlp_mtl import Recipe, load, train
+from nlp_mtl.compress import compress
+from nlp_mtl.compression.magnitude import share_of_zeros
 from nlp_mtl.models.fully_sharded import gathered, is_sharded, load_weights, missing_passes, part_of, reshard, whole
+from nlp_mtl.models.loading import load_model
+from nlp_mtl.recipe_compression import CompressionSpec
 
 HERE = Path(__file__).parent
 SCRIPT = HERE / "sharded_on_cpu.py"
@@ -54,6 +58,19 @@ def resumable(run: Path, step: int, copy: Path) -> Path:
         if int(path.name.split("-")[1]) > step:
             shutil.rmtree(path)
     return copy
+
+
+@slow
+def test_a_sharded_model_that_was_compressed_keeps_its_zeros(tmp_path: Path) -> None:
+    plain = values(tmp_path, max_steps=4)
+    train(Recipe.from_dict(plain))
+    spec = CompressionSpec(heads=0.25, magnitude=0.5)
+    compress(plain["output_dir"], tmp_path / "small", compression=spec)
+    plain["compression"] = {"model": str(tmp_path / "small" / "model")}
+    train(Recipe.from_dict({**plain, "output_dir": str(tmp_path / "one")}))
+    sharded("train", write_yaml(tmp_path, {**plain, "output_dir": str(tmp_path / "two")}))
+    assert_close(tmp_path / "one", tmp_path / "two")
+    assert share_of_zeros(load_model(tmp_path / "two")[0]) == pytest.approx(0.5, abs=1e-3)
 
 
 @slow

@@ -1,0 +1,1 @@
+"""A trained model made smaller: layers, attention heads, feed-forward units, vocabulary, weights that become 0."""

@@ -1,0 +1,382 @@
+"""``nlp-mtl compress``: a smaller model that loads like any other, with a report of what it was and is."""
+
+import gzip
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from stock_models import saved
+from tiny import SPECIALS, byte_level_tokenizer, encoder_config, write_corpus
+from tiny import recipe as recipe_values
+from tiny_runs import loss_lines, streamed_values, tiny_recipe, write_yaml
+from transformers import AutoModel, pipeline
+
+import nlp_mtl.compress
+import nlp_mtl.run
+from nlp_mtl import DataError, ModelError, Recipe, RecipeError, RunError, evaluate, load, train
+from nlp_mtl.cli import main
+from nlp_mtl.compress import compress
+from nlp_mtl.compression.heads import find_heads
+from nlp_mtl.compression.magnitude import share_of_zeros
+from nlp_mtl.errors import RunStopped
+from nlp_mtl.inference.onnx import OnnxModel, export_onnx
+from nlp_mtl.models.loading import load_model
+from nlp_mtl.recipe_compression import CompressionSpec, own_recipe
+from nlp_mtl.training.checkpoint import checkpoints
+
+ALL = CompressionSpec(
+    layers=1, heads=0.5, intermediate=0.5, vocabulary=["train"], magnitude=0.25, finetune_steps=3, importance_rows=48
+)
+TEXT = "anna loves rome"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has learned something; no test changes it."""
+    recipe = tiny_recipe(tmp_path_factory.mktemp("run"), num_epochs=3, save_every=2)
+    train(recipe)
+    return Path(recipe.output_dir)
+
+
+@pytest.fixture(scope="module")
+def small(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """All that can be done, and training afterwards: the folder, and what the report says."""
+    folder = tmp_path_factory.mktemp("small") / "run"
+    return folder, compress(run, folder, compression=ALL)
+
+
+def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    return int(ended.value.code or 0), *capsys.readouterr()
+
+
+def test_the_report_tells_what_the_files_and_an_evaluation_tell(run: Path, small: tuple[Path, dict[str, Any]]) -> None:
+    folder, report = small
+    assert json.loads((folder / "compression.json").read_text()) == report
+    for stage, model in {"before": run, "compressed": folder / "compressed", "finetuned": folder}.items():
+        loaded, _ = load_model(model)
+        told = report[stage]
+        assert told["parameters"] == sum(one.numel() for one in loaded.parameters())
+        file = (model if stage == "compressed" else model / "model") / "model.safetensors"
+        assert told["bytes"] == pytest.approx(file.stat().st_size, abs=200)  # a header may say who wrote it
+        assert told["gzip_bytes"] == pytest.approx(len(gzip.compress(file.read_bytes(), 6)), rel=0.01)
+        for split in ("validation", "test"):
+            assert told["scores"][split] == evaluate(model, run / "recipe.yaml", split=split)
+    assert report["compressed"]["parameters"] == report["finetuned"]["parameters"] < report["before"]["parameters"]
+    speed = report["speed"]
+    rates = speed["texts_per_second"]
+    assert speed["ratio"] == pytest.approx(rates["after"] / rates["before"])
+    assert speed["texts"] == 32
+
+
+def test_all_of_it_is_really_gone(small: tuple[Path, dict[str, Any]]) -> None:
+    folder, report = small
+    for name in ("compressed", "model"):
+        model, tokenizer = load_model(folder / name)
+        config, weights = model.config.encoder_config, load_file(folder / name / "model.safetensors")
+        assert config.num_hidden_layers == 1
+        assert not any(".layer.1." in key for key in weights)
+        assert config.intermediate_size == 16
+        assert weights["encoder.encoder.layer.0.intermediate.dense.weight"].shape == (16, 16)
+        assert model.config.heads_per_layer == [1] == [one.num_heads for one in find_heads(model)]
+        assert weights["encoder.encoder.layer.0.attention.self.query.weight"].shape == (8, 16)
+        assert len(weights["encoder.embeddings.word_embeddings.weight"]) == len(tokenizer) == config.vocab_size < 47
+        assert share_of_zeros(model) == pytest.approx(0.25, abs=1e-3)
+    done = report["done"]
+    assert [(done[key]["before"], done[key]["after"]) for key in ("layers", "heads", "intermediate")] == [
+        (2, 1), (2, 1), (32, 16),
+    ]  # fmt: skip
+    assert done["vocabulary"]["before"] == 47
+    assert done["vocabulary"]["elsewhere"]["test"]["otherwise"] == 0  # all of its words are in train as well
+    assert done["magnitude"]["zeros"] == pytest.approx(0.25, abs=1e-3)
+
+
+def test_it_is_a_run_like_any_other(small: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, report = small
+    nlp = load(folder, device="cpu")
+    assert {*nlp(TEXT)} == {"ner", "pos", "sentiment"}
+    assert len(loss_lines(folder)) == 3
+    recipe = Recipe.from_yaml(folder / "recipe.yaml")
+    assert recipe.compression == ALL.model_copy(update={"model": str(folder / "compressed")})
+    assert recipe.training.max_steps == 3
+    assert evaluate(folder) == report["finetuned"]["scores"]["test"]
+    graph = tmp_path / "graph"
+    export_onnx(*load_model(folder), graph)
+    onnx = load(graph)
+    assert isinstance(onnx.model, OnnxModel)
+    assert onnx(TEXT)["sentiment"]["score"] == pytest.approx(nlp(TEXT)["sentiment"]["score"], abs=1e-4)
+    with pytest.raises(SystemExit) as ended:
+        main(["export", str(folder), str(tmp_path / "stock"), "--task", "sentiment"])
+    assert ended.value.code == 0
+    (answer,) = pipeline("text-classification", str(tmp_path / "stock"))(TEXT)
+    assert answer["label"] == nlp(TEXT)["sentiment"]["label"]
+    assert answer["score"] == pytest.approx(nlp(TEXT)["sentiment"]["score"], abs=1e-4)
+
+
+def test_the_same_call_gives_the_same_model_and_its_source_stays(
+    run: Path, small: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    before = (run / "model" / "model.safetensors").read_bytes()
+    again = compress(str(run), tmp_path / "again", compression=ALL)
+    folder, report = small
+    for stage in ("before", "compressed", "finetuned"):
+        assert again[stage] == report[stage]
+    for name in ("compressed", "model"):
+        one, other = (load_file(path / name / "model.safetensors") for path in (folder, tmp_path / "again"))
+        assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
+    assert (run / "model" / "model.safetensors").read_bytes() == before
+
+
+def test_a_finished_one_is_told_again_without_doing_anything(
+    run: Path, small: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("compressed", "train", "evaluate", "seconds_to_answer"):
+        monkeypatch.delattr(nlp_mtl.compress, name)
+    assert compress(run, small[0], compression=ALL) == small[1]
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("where", ["compressed", "_scores", "save_model", "train", "seconds_to_answer"])
+def test_one_that_was_stopped_goes_on(
+    where: str, run: Path, small: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any, **__: Any) -> Any:
+        raise Stop
+
+    with monkeypatch.context() as patched:
+        patched.setattr(nlp_mtl.compress, where, stopped)
+        with pytest.raises(Stop):
+            compress(run, tmp_path / "run", compression=ALL)
+    report = compress(run, tmp_path / "run", compression=ALL)
+    assert {stage: report[stage] for stage in ("before", "compressed", "finetuned")} == {
+        stage: small[1][stage] for stage in ("before", "compressed", "finetuned")
+    }
+
+
+def test_training_that_was_stopped_goes_on_from_its_checkpoint(
+    run: Path, small: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = iter([False, True])
+
+    @contextmanager
+    def terminated() -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(agreed=lambda: next(asked))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(nlp_mtl.run, "noted_termination", terminated)
+        with pytest.raises(RunStopped, match=r"of the smaller model stopped after step 2 of 3.* by the same command"):
+            compress(run, tmp_path / "run", compression=ALL)
+    assert [path.name for path in checkpoints(tmp_path / "run" / "checkpoints")] == ["step-2"]
+    compress(run, tmp_path / "run", compression=ALL)
+    assert [line["step"] for line in loss_lines(tmp_path / "run")] == [1, 2, 3]
+    one, other = (load_file(path / "model" / "model.safetensors") for path in (small[0], tmp_path / "run"))
+    assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
+
+
+def test_another_asked_for_in_the_same_folder_is_refused_and_named(
+    run: Path, small: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, _ = small
+    before = (folder / "compression.json").read_text()
+    other = ALL.model_copy(update={"heads": 0.25, "finetune_steps": 2})
+    with pytest.raises(RunError) as error:
+        compress(run, folder, compression=other)
+    assert "compression.heads: 0.5 -> 0.25" in str(error.value)
+    assert "training.max_steps: 3 -> 2" in str(error.value)
+    with pytest.raises(RunError, match="other weights"):
+        compress(saved(tmp_path / "model"), folder, run / "recipe.yaml", ALL)
+    with pytest.raises(RunError, match="already holds files, but no compressed model"):
+        compress(run, run.parent / "corpus", compression=ALL)
+    with pytest.raises(RunError, match="the model to compress lies in"):
+        compress(folder, folder, compression=ALL, overwrite=True)
+    assert (folder / "compression.json").read_text() == before
+
+
+def test_overwrite_leaves_nothing_of_what_was_there(
+    run: Path, small: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(small[0], folder)
+    report = compress(run, folder, compression=CompressionSpec(layers=1), overwrite=True)
+    assert "finetuned" not in report
+    assert "gzip_bytes" not in report["before"]
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"compression.json", "environment.json", "model", "recipe.yaml"}
+    assert load_model(folder)[0].config.encoder_config.num_hidden_layers == 1
+
+
+def test_a_compressed_run_can_be_compressed_again_without_doing_all_of_it_twice(
+    small: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = command(capsys, "compress", small[0], tmp_path / "again", "--magnitude", 0.5, "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    assert {*report["done"]} == {"magnitude"}
+    model, _ = load_model(tmp_path / "again")
+    assert model.config.heads_per_layer == [1]
+    assert share_of_zeros(model) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_the_command_line_compresses_and_prints_one_table(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe = write_yaml(tmp_path / "recipe", {**values, "compression": {"vocabulary": ["train", "test"]}})
+    options = ["--layers", "2,", "--intermediate", 0.5, "--finetune-steps", 1, "training.learning_rate=1e-4"]
+    code, out, err = command(capsys, "compress", run, tmp_path / "small", "--recipe", recipe, *options)
+    assert code == 0, err
+    for line in ("layers: 1 of 2 layers are left", "intermediate: 16 of 32 units in each layer are left",
+                 "words of validation, 0 become other pieces"):  # fmt: skip
+        assert line in out
+    for row in ("parameters", "weights, MB", "texts a second", "times as fast", "ner, span f1, validation",
+                "sentiment, accuracy, test"):  # fmt: skip
+        assert row in out
+    assert "before" in out
+    assert "finetuned" in out
+    assert "by gzip" not in out
+    kept = Recipe.from_yaml(tmp_path / "small" / "recipe.yaml")
+    assert kept.compression == CompressionSpec(
+        layers=[2], intermediate=0.5, vocabulary=["train", "test"], finetune_steps=1,
+        model=str(tmp_path / "small" / "compressed"),
+    )  # fmt: skip
+    assert kept.training.learning_rate == 1e-4
+
+
+def test_without_a_recipe_what_needs_no_data_is_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = saved(tmp_path / "model")
+    (tmp_path / "texts.txt").write_text("anna sees rome .\n\nthe film\n")
+    options = ["--layers", 1, "--vocabulary-files", tmp_path / "texts.txt", "--no-keep-characters"]
+    code, out, err = command(capsys, "compress", model, tmp_path / "small", *options)
+    assert code == 0, err
+    assert "texts a second" in out  # of the file
+    _, tokenizer = load_model(tmp_path / "small")
+    words = {"anna", "sees", "rome", ".", "the", "film"}
+    assert {*tokenizer.get_vocab()} == words | {*SPECIALS}
+    assert {path.name for path in (tmp_path / "small").iterdir()} == {"compression.json", "model"}
+    assert load(tmp_path / "small")(TEXT)
+    code, _, err = command(capsys, "compress", model, tmp_path / "other", "--heads", 0.5, "--finetune-steps", 2)
+    assert code == 2
+    assert "compression.heads: it needs data, and the model comes without its recipe: give one, --recipe" in err
+    assert "compression.finetune_steps: it needs data" in err
+    code, _, err = command(capsys, "compress", model, tmp_path / "other", "training.max_steps=2")
+    assert code == 2
+    assert "KEY=VALUE" in err
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--heads", "1.0"], "compression.heads: found 1.0"),
+        (["--intermediate", "-0.1"], "compression.intermediate: found -0.1"),
+        (["--magnitude", "1"], "compression.magnitude: found 1"),
+        (["--layers", "0"], "compression.layers"),
+        (["--layers", "x"], "'x' is neither a number nor numbers"),
+        (["--layers", "3"], "layers: found 3, but the encoder has the layers 1 to 2"),
+        (["--layers", "2"], "which are all that the encoder has"),
+        (["--heads", "0.01"], "heads: 0.01 of 4 heads is none"),
+        (["--intermediate", "0.01"], "intermediate: 0.01 of 32 units is none"),
+        (["--vocabulary", "dev"], "compression.vocabulary.0: found 'dev'"),
+        (["--vocabulary-files", "no/such.txt"], "vocabulary_files: no/such.txt cannot be read"),
+        ([], "compression: nothing is asked for"),
+        (["--no-keep-characters", "--layers", "1"], "compression.keep_characters: only `vocabulary`"),
+        (
+            ["compression.magnitude_scope=layer", "--layers", "1"],
+            "compression.magnitude_scope: only `magnitude` reads it",
+        ),
+        (["compression.importance_rows=7", "--layers", "1"], "compression.importance_rows: only `heads`"),
+        (["--vocabulary-size", "20", "--layers", "1"], "compression.vocabulary_size: only `vocabulary`"),
+        (["--layers", "1", "--revision", "main"], "is for models on the Hub"),
+    ],
+    ids=lambda given: " ".join(given) if isinstance(given, list) else "",
+)
+def test_what_is_wrong_is_told_and_nothing_is_left_half_done(
+    options: list[str], told: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = command(capsys, "compress", run, tmp_path / "small", *options)
+    assert code == 2
+    assert told in " ".join(err.split())
+    with pytest.raises(ModelError):
+        load_model(tmp_path / "small")
+    code, _, err = command(capsys, "compress", run, tmp_path / "small", "--layers", 1, "--overwrite")
+    assert code == 0, err
+
+
+def test_words_of_a_stream_are_not_known_beforehand(tmp_path: Path) -> None:
+    recipe = Recipe.from_dict(streamed_values(tmp_path, max_steps=2, eval_every=2))
+    train(recipe)
+    with pytest.raises(DataError, match=r"the training rows of `texts` are streamed.*give files of texts"):
+        compress(recipe.output_dir, tmp_path / "small", compression=CompressionSpec(vocabulary=["train"]))
+    spec = CompressionSpec(vocabulary=["validation"], heads=0.25, finetune_steps=2)
+    report = compress(recipe.output_dir, tmp_path / "other", compression=spec)
+    assert report["finetuned"]["step"] == 2
+
+
+def test_a_model_that_the_recipe_does_not_fit_is_told_before_anything_is_done(run: Path, tmp_path: Path) -> None:
+    values = yaml.safe_load((run / "recipe.yaml").read_text())
+    del values["tasks"]["pos"]
+    spec = CompressionSpec(layers=1, finetune_steps=2)
+    with pytest.raises(ModelError, match="has the tasks `pos`, which the recipe lacks"):
+        compress(run, tmp_path / "small", Recipe.from_dict(values), spec)
+    values = yaml.safe_load((run / "recipe.yaml").read_text())
+    values["sharing"] = {"strategy": "gate"}
+    with pytest.raises(RecipeError, match="sharing: found gate, but the model to train on has hard"):
+        compress(run, tmp_path / "small", Recipe.from_dict(values), spec)
+    assert not (tmp_path / "small").exists()
+
+
+def test_training_by_hand_starts_from_a_compressed_model_heads_and_all(
+    run: Path, small: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    values = yaml.safe_load((run / "recipe.yaml").read_text())
+    values |= {"compression": {"model": str(small[0] / "compressed")}, "output_dir": str(tmp_path / "run")}
+    values["training"] |= {"max_steps": 1, "learning_rate": 1e-9, "head_learning_rate": 1e-9, "dropout": 0.3}
+    results = train(Recipe.from_dict(values))
+    assert results["scores"] == small[1]["compressed"]["scores"]
+    assert own_recipe(tmp_path / "run") == (tmp_path / "run" / "recipe.yaml", ["compression=null"])  # it is done
+    model, _ = load_model(tmp_path / "run")
+    assert model.config.heads_per_layer == [1]
+    assert model.config.encoder_config.hidden_dropout_prob == 0.3
+    assert share_of_zeros(model) == pytest.approx(0.25, abs=1e-3)
+    with pytest.raises(ModelError, match="not a model folder"):
+        train(Recipe.from_dict({**values, "compression": {"model": str(tmp_path)}, "output_dir": str(tmp_path / "x")}))
+
+
+def test_a_launcher_with_several_processes_is_refused(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RunError, match=r"Several GPUs train afterwards: torchrun .* compression\.model=FOLDER/model"):
+        compress(run, tmp_path / "small", compression=ALL)
+
+
+@pytest.mark.parametrize("family", ["roberta", "modernbert", "albert", "deberta-v2"])
+def test_other_families_and_byte_level_vocabularies_go_the_same_way(family: str, tmp_path: Path) -> None:
+    tokenizer = byte_level_tokenizer()
+    config = encoder_config(family)
+    config.vocab_size = len(tokenizer)
+    torch.manual_seed(0)
+    AutoModel.from_config(config, dtype=torch.float32).save_pretrained(tmp_path / "encoder")
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    values = recipe_values(
+        tmp_path, corpus=write_corpus(tmp_path / "corpus"), encoder_folder=tmp_path / "encoder", max_steps=2
+    )
+    train(Recipe.from_dict(values))
+    spec = ALL.model_copy(update={"finetune_steps": 2})
+    report = compress(tmp_path / "run", tmp_path / "small", compression=spec)
+    assert report["done"]["vocabulary"]["after"] < report["done"]["vocabulary"]["before"]
+    assert report["finetuned"]["scores"]["test"] == evaluate(tmp_path / "small")
+    assert load(tmp_path / "small")(TEXT)
