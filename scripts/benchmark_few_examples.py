@@ -220,7 +220,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=[*METHODS], default=[*METHODS], metavar="METHOD")
     parser.add_argument("--steps", type=int, default=20, help=f"of fine-tuning, of {ROWS} rows")
     parser.add_argument("--frozen-steps", type=int, default=100, help="of heads alone")
-    parser.add_argument("--outer-steps", type=int, default=40, help="of meta-learning")
+    parser.add_argument("--outer-steps", type=int, default=30, help="of meta-learning")
     parser.add_argument("--test-rows", type=int, default=300, help="of each held-out task")
     parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--head-learning-rate", type=float, default=1e-3)
