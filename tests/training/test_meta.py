@@ -22,7 +22,7 @@ from nlp_mtl.data.steps import Episode, StepBatches
 from nlp_mtl.errors import DataError
 from nlp_mtl.models.heads import build_head
 from nlp_mtl.models.multitask import MultiTaskModel
-from nlp_mtl.run import check
+from nlp_mtl.run_check import check
 from nlp_mtl.tasks import MISSING
 from nlp_mtl.training import meta
 from nlp_mtl.training.few_shot import few_shot_scores
