@@ -56,7 +56,7 @@ def compress(
     path, done = (recipe, []) if recipe else own_recipe(model)
     settings, spec = None, None
     if path is not None:
-        settings = Recipe.from_yaml(path, [*done, *with_compression(overrides or [], given)])
+        settings = Recipe.from_yaml(path, [*done, *with_compression(overrides or [], given, folder)])
     else:
         if overrides:
             raise typer.BadParameter("they are of a recipe, and there is none: give --recipe", param_hint="KEY=VALUE")

@@ -64,9 +64,13 @@ def compression_alone(given: dict[str, Any]) -> CompressionSpec:
     return validate(_Alone, {"compression": given}, [], "the compression").compression
 
 
-def with_compression(overrides: Sequence[str], given: Mapping[str, Any]) -> list[str]:
-    """A recipe's overrides, with such of its ``compression``."""
-    return [*overrides, *(f"compression.{key}={json.dumps(value)}" for key, value in given.items())]
+def with_compression(overrides: Sequence[str], given: Mapping[str, Any], folder: Path) -> list[str]:
+    """A recipe's overrides, with such of its ``compression``, and with the new folder as its own."""
+    return [
+        f"output_dir={json.dumps(str(folder))}",
+        *overrides,
+        *(f"compression.{key}={json.dumps(value)}" for key, value in given.items()),
+    ]
 
 
 def own_recipe(source: str | Path) -> tuple[Path | None, list[str]]:

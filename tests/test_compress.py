@@ -28,8 +28,10 @@ from nlp_mtl.compression.heads import find_heads
 from nlp_mtl.compression.magnitude import share_of_zeros
 from nlp_mtl.errors import RunStopped
 from nlp_mtl.inference.onnx import OnnxModel, export_onnx
+from nlp_mtl.models.extending import extended
 from nlp_mtl.models.loading import load_model
 from nlp_mtl.recipe_compression import CompressionSpec, own_recipe
+from nlp_mtl.tasks import Task
 from nlp_mtl.training.checkpoint import checkpoints
 
 ALL = CompressionSpec(
@@ -355,6 +357,49 @@ def test_training_by_hand_starts_from_a_compressed_model_heads_and_all(
         train(Recipe.from_dict({**values, "compression": {"model": str(tmp_path)}, "output_dir": str(tmp_path / "x")}))
 
 
+def test_a_smaller_model_learns_from_the_one_that_it_was(run: Path, tmp_path: Path) -> None:
+    values = yaml.safe_load((run / "recipe.yaml").read_text())
+    values["output_dir"] = str(tmp_path / "small")
+    values["distillation"] = {"teachers": dict.fromkeys(values["tasks"], str(run))}
+    spec = CompressionSpec(layers=1, heads=0.5, vocabulary=["train"], finetune_steps=2)
+    report = compress(run, tmp_path / "small", Recipe.from_dict(values), spec)
+    assert report["finetuned"]["step"] == 2
+    results = json.loads((tmp_path / "small" / "results.json").read_text())
+    assert {*results["teachers"]} == {*values["tasks"]}
+
+
+def test_a_compressed_model_gets_more_tasks_as_any_other(run: Path, small: tuple[Path, dict[str, Any]]) -> None:
+    model, _ = load_model(small[0])
+    more = extended(model, [*model.config.task_list(), Task("more", "text-classification", ("a", "b"), "accuracy")])
+    assert more.config.heads_per_layer == [1]
+    assert more.config.keep_zeros
+    ids = torch.arange(5, 14)[None]
+    with torch.no_grad():
+        old, new = model(ids), more.eval()(ids)
+    for task, one in old.items():
+        torch.testing.assert_close(new[task], one)
+    assert new["more"].shape == (1, 2)
+
+
+def test_an_encoder_that_heads_were_taken_out_of_starts_no_other_run(
+    run: Path, small: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    values = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe = Recipe.from_dict({**values, "encoder": str(small[0]), "output_dir": str(tmp_path / "run")})
+    with pytest.raises(ModelError, match="attention heads were taken out of it, and no stock encoder has a place"):
+        train(recipe)
+    compress(run, tmp_path / "units", compression=CompressionSpec(intermediate=0.5, vocabulary=["train"]))
+    train(recipe.model_copy(update={"encoder": str(tmp_path / "units")}))
+    assert load_model(tmp_path / "run")[0].config.encoder_config.intermediate_size == 16
+
+
+def test_an_extended_model_is_trained_afterwards_by_a_recipe_of_all_tasks(run: Path, tmp_path: Path) -> None:
+    recipe = Recipe.from_yaml(run / "recipe.yaml")
+    extension = SimpleNamespace(old_splits={})
+    with pytest.raises(RecipeError, match=r"compression\.finetune_steps: the model was extended"):
+        compress(run, tmp_path / "small", recipe.model_copy(update={"extension": extension}), ALL)
+
+
 def test_a_launcher_with_several_processes_is_refused(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -363,7 +408,10 @@ def test_a_launcher_with_several_processes_is_refused(
         compress(run, tmp_path / "small", compression=ALL)
 
 
-@pytest.mark.parametrize("family", ["roberta", "modernbert", "albert", "deberta-v2"])
+@pytest.mark.parametrize(
+    "family",
+    ["roberta", *(pytest.param(one, marks=pytest.mark.slow) for one in ("modernbert", "albert", "deberta-v2"))],
+)
 def test_other_families_and_byte_level_vocabularies_go_the_same_way(family: str, tmp_path: Path) -> None:
     tokenizer = byte_level_tokenizer()
     config = encoder_config(family)
