@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from nlp_mtl.run import train
 from nlp_mtl.run_evaluation import read_recipe
 from nlp_mtl.run_folder import command, save_model, versions
 from nlp_mtl.run_folder import start_folder as start_run_folder
+from nlp_mtl.run_scores import asking
 from nlp_mtl.storage import held
 from nlp_mtl.timed_texts import TIMED_TEXTS, timed_texts
 from nlp_mtl.training.launcher import launched_accelerator
@@ -190,19 +190,12 @@ def _scores(asked: _Asked, model: MultiTaskModel, prepared: Prepared | None) -> 
     """``{split: {task: scores}}``"""
     if prepared is None or asked.recipe is None:
         return {}
-    settings = asked.recipe.training
     model.to(asked.accelerator.device)
+    options = asking(asked.recipe, model.packs(layout(asked.recipe)), asked.accelerator)
+    options["max_tokens"] = max(options["max_tokens"], model.config.max_length)
     scores = {
-        split: evaluate(
-            model, prepared.split(split), prepared.tasks, prepared.framing,
-            max_tokens=max(settings.max_tokens, model.config.max_length),
-            packed=model.packs(layout(asked.recipe)),
-            mixed_precision=settings.mixed_precision,
-            accelerator=asked.accelerator,
-            progress=sys.stderr.isatty(),
-        )
-        for split in SCORED
-    }  # fmt: skip
+        split: evaluate(model, prepared.split(split), prepared.tasks, prepared.framing, **options) for split in SCORED
+    }
     model.cpu()
     return {split: found for split, found in scores.items() if found}
 
