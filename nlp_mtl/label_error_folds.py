@@ -59,8 +59,9 @@ def train_fold(search: Search, number: int) -> None:
 def _fold_recipe(search: Search, number: int, train_rows: Mapping[str, np.ndarray]) -> Recipe:
     """The recipe of a fold's run: nothing is sent, or kept once it has ended; tasks decide by themselves."""
     prepared = search.prepared
-    # What consistency adds comes of labels of other tasks; and teachers may have learned the labels that are looked at.
-    apart: dict[str, Any] = {"hub": None, "tune": None, "consistency": [], "distillation": None}
+    # What consistency adds comes of labels of other tasks; and teachers, or a model that is made smaller, may have
+    # learned the labels that are looked at.
+    apart: dict[str, Any] = {"hub": None, "tune": None, "consistency": [], "distillation": None, "compression": None}
     recipe = search.recipe.model_copy(update={"output_dir": str(search.run(number)), **apart})
     encoded = {
         name: {**of_splits, "train": part_of(of_splits["train"], train_rows[name])} if name in train_rows else of_splits

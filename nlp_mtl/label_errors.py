@@ -25,6 +25,7 @@ from nlp_mtl.label_error_folds import judged, train_fold
 from nlp_mtl.label_error_review import read_review, review_lines, shown_rows
 from nlp_mtl.label_error_search import Search, open_search
 from nlp_mtl.recipe import Recipe
+from nlp_mtl.run_extension import refuse_extension
 from nlp_mtl.run_folder import command
 from nlp_mtl.storage import held, write_text
 from nlp_mtl.training.launcher import launched_accelerator
@@ -76,6 +77,7 @@ def label_errors(
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.from_yaml(recipe)
     _check_arguments(folds, by, share, drop, review, apply, overwrite)
+    refuse_extension(recipe)
     if recipe.meta is not None:
         message = "a run that learns from episodes keeps no heads, so nobody can be asked for labels: leave it out"
         raise RecipeError([Problem("meta", message)])
@@ -98,8 +100,9 @@ def label_errors(
         accelerator.wait_for_everyone()  # all have seen it
         start = partial(start_folder, folder, recipe, flags, overwrite)
         search = open_search(recipe, folder, wanted, folds, accelerator, anew=anew, start=start)
-        if recipe.distillation is not None:
-            logger.info("Without `distillation`: teachers may have learned the labels that are looked at")
+        for key in ("distillation", "compression"):
+            if getattr(recipe, key) is not None:
+                logger.info("Without `%s`: its models may have learned the labels that are looked at", key)
         for number in range(folds):
             _train(search, number)
         if accelerator.is_main_process:

@@ -127,15 +127,18 @@ def test_a_streamed_dataset_is_refused_where_its_labels_are_wanted(tmp_path: Pat
     assert {*report["tasks"]} == {"pos"}
 
 
-def test_teachers_are_not_asked_as_they_may_have_learned_the_labels_and_meta_runs_are_refused(
+def test_trained_models_are_not_asked_as_they_may_have_learned_the_labels_and_meta_runs_are_refused(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     given, _ = planted(tmp_path, train=24, num_epochs=0.1)
-    taught = Recipe.from_dict({**given, "distillation": {"teachers": {"pos": "./nowhere"}}})
+    trained = {"distillation": {"teachers": {"pos": "./nowhere"}}, "compression": {"model": "./nowhere"}}
+    taught = Recipe.from_dict({**given, **trained})
     with caplog.at_level(logging.INFO, "nlp_mtl"):
         folder, _ = label_errors(taught, folds=2, share=0.1)
     assert "Without `distillation`" in caplog.text
-    assert Recipe.from_yaml(folder / "folds" / "fold-0" / "recipe.yaml").distillation is None
+    of_fold = Recipe.from_yaml(folder / "folds" / "fold-0" / "recipe.yaml")
+    assert (of_fold.distillation, of_fold.compression) == (None, None)
+    assert "only `nlp-mtl extend MODEL RECIPE` reads it" in told(Recipe.from_dict({**given, "extension": {}}))
     given["training"] |= {"max_steps": 2, "num_epochs": 3}
     meta = Recipe.from_dict({**given, "meta": {"ways": 2, "shots": 1, "query": 1}})
     assert "meta: a run that learns from episodes keeps no heads" in told(meta)
