@@ -23,10 +23,11 @@ from nlp_mtl.errors import (
 from nlp_mtl.recipe import Recipe
 
 if TYPE_CHECKING:
+    from nlp_mtl.extend_model import extend
     from nlp_mtl.inference.predictor import Predictor, load
     from nlp_mtl.models.configuration import MultiTaskConfig
     from nlp_mtl.models.multitask import MultiTaskModel
-    from nlp_mtl.run import extend, train
+    from nlp_mtl.run import train
     from nlp_mtl.run_evaluation import evaluate
 
 __version__ = "0.1.0"
@@ -58,7 +59,7 @@ _LAZY = {
     "Predictor": "nlp_mtl.inference.predictor",
     "load": "nlp_mtl.inference.predictor",
     "evaluate": "nlp_mtl.run_evaluation",
-    "extend": "nlp_mtl.run",
+    "extend": "nlp_mtl.extend_model",
     "train": "nlp_mtl.run",
 }
 

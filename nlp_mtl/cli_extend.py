@@ -21,14 +21,14 @@ def extend(
     quiet_libraries()
     from accelerate import PartialState
 
+    from nlp_mtl.extend_model import extend_base
     from nlp_mtl.extend_recipes import read_extension
     from nlp_mtl.metrics import old_scores
     from nlp_mtl.reports import print_old_scores, print_scores
-    from nlp_mtl.run import run_extension
 
     overrides, resumes = how_to_resume(overrides, resume)
     base, settings = read_extension(model, recipe, overrides, revision)
-    results = run_extension(base, settings, resume=resumes, overwrite=overwrite)
+    results = extend_base(base, settings, resume=resumes, overwrite=overwrite)
     if PartialState().is_main_process:
         print_scores(results["scores"], results["main_metrics"])
         print_old_scores(old_scores(results), [*map(str, results["extension"]["old_tasks"])])

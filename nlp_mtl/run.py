@@ -1,8 +1,8 @@
-"""The verbs ``nlp-mtl train`` and ``extend``."""
+"""The verb ``nlp-mtl train``, and what others train with."""
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,6 @@ from nlp_mtl.build_start import start_arguments
 from nlp_mtl.data.steps import StepDataset
 from nlp_mtl.errors import DataError, Problem, RecipeError, RunError
 from nlp_mtl.evaluation import selection_score
-from nlp_mtl.extend_recipes import read_extension
 from nlp_mtl.metrics import Scores
 from nlp_mtl.models.encoder import is_on_hub
 from nlp_mtl.models.fully_sharded import gathered, is_sharded
@@ -42,7 +41,7 @@ from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.models.trained_encoder import without_heads
 from nlp_mtl.recipe import SPLITS, Recipe
 from nlp_mtl.run_evaluation import read_recipe
-from nlp_mtl.run_extension import begin_extension, check_apart, keep_beginning, refuse_extension
+from nlp_mtl.run_extension import begin_extension, keep_beginning, refuse_extension
 from nlp_mtl.run_folder import (
     check_folder,
     command,
@@ -86,39 +85,14 @@ def train(
     return _run(read_recipe(recipe), resume, overwrite)
 
 
-def extend(
-    model: str | Path,
-    recipe: Recipe | Mapping[str, Any] | str | Path,
-    *,
-    overrides: Sequence[str] = (),
-    revision: str | None = None,
-    resume: bool | Literal["auto"] = False,
-    overwrite: bool = False,
-) -> dict[str, Any]:
-    """Add the tasks of a recipe to a trained model, train, evaluate and save it; returns what ``results.json`` holds.
-
-    What is done against forgetting the old tasks, the recipe's ``extension`` says.
-
-    Args:
-        model: a run folder, a model folder or a Hub id.
-        recipe: the new tasks and their datasets: the path of a file, plain values or a recipe. What the model fixes
-            (encoder, words, cleaning, sharing) is left out.
-        overrides: of a file's keys, ``key.key=value``.
-        revision: branch, tag or commit of the model on the Hub.
-        resume, overwrite: as in :func:`train`.
-
-    Raises:
-        RunStopped: the process was sent SIGTERM while it trained; a checkpoint was written.
-        NlpMtlError: of the kind that fits; nothing that was written before is lost.
-    """
-    return run_extension(*read_extension(model, recipe, overrides, revision), resume=resume, overwrite=overwrite)
-
-
-def run_extension(
+def train_extended(
     base: Base, recipe: Recipe, *, resume: bool | Literal["auto"] = False, overwrite: bool = False
 ) -> dict[str, Any]:
-    """As :func:`extend`, of what :func:`nlp_mtl.extend_recipes.read_extension` gave."""
-    check_apart(base, Path(recipe.output_dir))
+    """As :func:`train`, of a trained model that gets more tasks.
+
+    Args:
+        recipe: of both, as :func:`nlp_mtl.extend_recipes.read_extension` gives it.
+    """
     return _run(recipe, resume, overwrite, base=base)
 
 
