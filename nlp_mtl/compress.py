@@ -169,10 +169,10 @@ def _training_recipe(recipe: Recipe, spec: CompressionSpec, folder: Path) -> Rec
 def _compress(asked: _Asked, described: Mapping[str, Any]) -> dict[str, Any]:
     """Compress, score before and after, and write the smaller model; returns the report so far."""
     prepared = asked.prepared(asked.model, asked.tokenizer)
-    start_folder(asked.folder, described)
+    found = compressed(asked.model, asked.tokenizer, asked.spec, asked.recipe, prepared, asked.accelerator)
+    start_folder(asked.folder, described)  # only now: what cannot be done leaves none behind, nor removes an old one
     if asked.recipe is not None:
         start_run_folder(asked.folder, asked.recipe, asked.accelerator)
-    found = compressed(asked.model, asked.tokenizer, asked.spec, asked.recipe, prepared, asked.accelerator)
     after = prepared if found.tokenizer is asked.tokenizer else asked.prepared(found.model, found.tokenizer)
     zipped = bool(asked.spec.magnitude)
     report = {

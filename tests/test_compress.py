@@ -313,7 +313,7 @@ def test_what_is_wrong_is_told_and_nothing_is_left_half_done(
     assert told in " ".join(err.split())
     with pytest.raises(ModelError):
         load_model(tmp_path / "small")
-    code, _, err = command(capsys, "compress", run, tmp_path / "small", "--layers", 1, "--overwrite")
+    code, _, err = command(capsys, "compress", run, tmp_path / "small", "--layers", 1)
     assert code == 0, err
 
 
