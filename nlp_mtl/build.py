@@ -16,7 +16,7 @@ from nlp_mtl.build_extended import extended_model, keep_old, learned_tasks
 from nlp_mtl.build_extension import Base
 from nlp_mtl.build_start import encoder_config, start_model
 from nlp_mtl.data.class_balance import oversampled, undersampled
-from nlp_mtl.data.encoding import EncodedSplit, Split, StreamedSplit
+from nlp_mtl.data.encoded_splits import EncodedSplit, Split, StreamedSplit
 from nlp_mtl.data.layout import MICRO_BATCH_COST
 from nlp_mtl.data.rates import annealed_phases, needed_rates, sampling_rates, unimax_rates
 from nlp_mtl.data.sampling import PassRows, Sampler

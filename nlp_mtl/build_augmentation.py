@@ -6,7 +6,7 @@ from datasets import Dataset
 
 from nlp_mtl.build_data import Prepared
 from nlp_mtl.data.augmentation import Augmentation, Augmenter, Words
-from nlp_mtl.data.encoding import EncodedSplit, Split
+from nlp_mtl.data.encoded_splits import EncodedSplit, Split
 from nlp_mtl.data.loading import LoadedDataset
 from nlp_mtl.data.row_words import words_in
 from nlp_mtl.errors import Problem, RecipeError, listed

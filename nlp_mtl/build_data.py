@@ -14,7 +14,8 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from nlp_mtl.build_cleaning import dataset_cleaning, model_cleaning, row_filter
 from nlp_mtl.build_losses import loss_shape
 from nlp_mtl.cleaning.cleaning import Cleaning
-from nlp_mtl.data.encoding import EncodedSplit, StreamedSplit, encode_split, stream_split
+from nlp_mtl.data.encoded_splits import EncodedSplit, StreamedSplit
+from nlp_mtl.data.encoding import encode_split, stream_split
 from nlp_mtl.data.folds import part_of
 from nlp_mtl.data.items import Framing, frame
 from nlp_mtl.data.labels import LabelReader, names_needed, resolve_task

@@ -6,11 +6,13 @@ from dataclasses import replace
 from accelerate import Accelerator
 
 from nlp_mtl.build_data import Prepared
-from nlp_mtl.data.encoding import EncodedSplit, encode_split
+from nlp_mtl.data.encoded_splits import EncodedSplit
+from nlp_mtl.data.encoding import encode_split
 from nlp_mtl.data.items import frame
 from nlp_mtl.data.soft_targets import Teaching
 from nlp_mtl.errors import NlpMtlError, Problem, RecipeError, listed
-from nlp_mtl.inference.teaching import checksum, with_soft_targets
+from nlp_mtl.inference.teaching import with_soft_targets
+from nlp_mtl.models.checksum import answers_checksum
 from nlp_mtl.models.encoder import trained_config
 from nlp_mtl.models.loading import load_model
 from nlp_mtl.recipe import Recipe
@@ -52,7 +54,7 @@ def _with_answers(
     encoded = dict(prepared.encoded)
     model, tokenizer = load_model(path, revision=revision)
     framing = frame(tokenizer, model.config.max_length, model.config.window_overlap)
-    teacher_id = checksum(model, tokenizer)
+    teacher_id = answers_checksum(model, tokenizer)
     model.to(accelerator.device)
     for name, split in prepared.split("train").items():
         pairs = bool(recipe.datasets[name].text_pair)

@@ -12,7 +12,8 @@ from torch import nn
 from nlp_mtl.build_consistency import consistency
 from nlp_mtl.build_data import Prepared
 from nlp_mtl.build_extension import Base
-from nlp_mtl.data.encoding import EncodedSplit, encode_split
+from nlp_mtl.data.encoded_splits import EncodedSplit
+from nlp_mtl.data.encoding import encode_split
 from nlp_mtl.errors import Problem, RecipeError, listed
 from nlp_mtl.inference.teaching import with_soft_targets
 from nlp_mtl.models.extending import extended

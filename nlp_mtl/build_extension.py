@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from nlp_mtl.build_start import of_model
-from nlp_mtl.models.extending import digest
+from nlp_mtl.models.checksum import weights_checksum
 from nlp_mtl.models.fetching import file_of, only_cached
 from nlp_mtl.models.loading import load_model
 from nlp_mtl.models.multitask import MultiTaskModel
@@ -64,5 +64,5 @@ def load_base(model: str | Path, revision: str | None = None) -> Base:
         file = Path(path) / "recipe.yaml"
     if file is None or not file.is_file():
         logger.info("There is no recipe beside %s: where the data of its tasks lie is not known", model)
-        return Base(loaded, tokenizer, path, revision, from_hub, None, digest(loaded))
-    return Base(loaded, tokenizer, path, revision, from_hub, Recipe.from_yaml(file), digest(loaded))
+        return Base(loaded, tokenizer, path, revision, from_hub, None, weights_checksum(loaded))
+    return Base(loaded, tokenizer, path, revision, from_hub, Recipe.from_yaml(file), weights_checksum(loaded))

@@ -3,7 +3,7 @@
 from accelerate import Accelerator
 
 from nlp_mtl.build_data import Prepared
-from nlp_mtl.data.encoding import EncodedSplit
+from nlp_mtl.data.encoded_splits import EncodedSplit
 from nlp_mtl.data.kept_states import KeptStates
 from nlp_mtl.data.steps import StepDataset
 from nlp_mtl.inference.state_cache import keep_states

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from nlp_mtl.data.encoding import EncodedSplit, Split
+from nlp_mtl.data.encoded_splits import EncodedSplit, Split
 from nlp_mtl.errors import DataError, did_you_mean, listed
 from nlp_mtl.recipe import TaskSpec
 from nlp_mtl.task_types import kind_of

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from nlp_mtl.build import drawn_from, trainer_arguments
 from nlp_mtl.build_augmentation import augmenters
 from nlp_mtl.build_data import Prepared
-from nlp_mtl.data.encoding import EncodedSplit
+from nlp_mtl.data.encoded_splits import EncodedSplit
 from nlp_mtl.data.episode_steps import EpisodeSteps
 from nlp_mtl.data.episodes import EpisodeShape, learnable
 from nlp_mtl.data.layout import MICRO_BATCH_COST

@@ -11,7 +11,7 @@ import numpy as np
 
 from nlp_mtl.build import new_model, scored_tasks, steps, steps_per_epoch
 from nlp_mtl.build_data import Prepared
-from nlp_mtl.data.encoding import EncodedSplit, Split
+from nlp_mtl.data.encoded_splits import EncodedSplit, Split
 from nlp_mtl.data.items import Framing, item_lengths, read_items
 from nlp_mtl.data.steps import StepDataset
 from nlp_mtl.recipe import Recipe

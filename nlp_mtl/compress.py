@@ -21,6 +21,7 @@ from nlp_mtl.errors import Problem, RecipeError, RunError, RunStopped
 from nlp_mtl.evaluation import evaluate
 from nlp_mtl.inference.predictor import Predictor
 from nlp_mtl.metrics import Scores
+from nlp_mtl.models.checksum import answers_checksum
 from nlp_mtl.models.loading import load_model
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.recipe import Recipe
@@ -111,7 +112,7 @@ def compress(
     described = {
         "model": str(source),
         "revision": revision,
-        "digest": Predictor(model, tokenizer, layout="padded").digest(),
+        "digest": answers_checksum(model, tokenizer),
         "compression": spec.model_dump(mode="json"),
         "recipe": settings and settings.to_dict(),
     }

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from nlp_mtl.data.encoding import EncodedSplit, label_column
+from nlp_mtl.data.encoded_splits import EncodedSplit, label_column
 from nlp_mtl.data.items import Framing, read_items
 from nlp_mtl.data.kept_states import KeptStates, sources_of
 from nlp_mtl.inference.onnx import OnnxModel

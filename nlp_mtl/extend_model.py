@@ -30,13 +30,10 @@ def extend(
             (encoder, words, cleaning, sharing) is left out.
         overrides: of a file's keys, ``key.key=value``.
         revision: branch, tag or commit of the model on the Hub.
-        resume: go on from the newest checkpoint in the recipe's ``output_dir``; ``"auto"``: or start, where there is
-            none.
-        overwrite: remove what an earlier run left there.
+        resume, overwrite: as in :func:`nlp_mtl.run.train`.
 
     Raises:
-        RunStopped: the process was sent SIGTERM while it trained; a checkpoint was written.
-        NlpMtlError: of the kind that fits; nothing that was written before is lost.
+        RunStopped, NlpMtlError: as :func:`nlp_mtl.run.train`.
     """
     return extend_base(*read_extension(model, recipe, overrides, revision), resume=resume, overwrite=overwrite)
 

@@ -11,7 +11,7 @@ import numpy as np
 from nlp_mtl.analysis.label_errors import Judged
 from nlp_mtl.build_data import Prepared
 from nlp_mtl.data.columns import items_of
-from nlp_mtl.data.encoding import label_column
+from nlp_mtl.data.encoded_splits import label_column
 from nlp_mtl.data.labels import LabelReader
 from nlp_mtl.data.loading import LoadedDataset, LoadedSplit
 from nlp_mtl.errors import DataError

@@ -11,7 +11,7 @@ import numpy as np
 from nlp_mtl.analysis.label_errors import Judged
 from nlp_mtl.analysis.label_quality import Dynamics, dynamics, is_answered, quality
 from nlp_mtl.build import steps, steps_per_epoch
-from nlp_mtl.data.encoding import EncodedSplit
+from nlp_mtl.data.encoded_splits import EncodedSplit
 from nlp_mtl.data.folds import part_of
 from nlp_mtl.data.labelled_items import LabelledItems, labelled_items
 from nlp_mtl.evaluation import probabilities

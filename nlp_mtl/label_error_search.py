@@ -10,7 +10,7 @@ import numpy as np
 from accelerate import Accelerator
 
 from nlp_mtl.build_data import Prepared, prepare
-from nlp_mtl.data.encoding import EncodedSplit
+from nlp_mtl.data.encoded_splits import EncodedSplit
 from nlp_mtl.data.folds import folds, row_codes, same_texts
 from nlp_mtl.data.loading import compared_rows
 from nlp_mtl.errors import DataError, RunError, listed

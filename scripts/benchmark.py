@@ -44,7 +44,7 @@ from transformers import AutoModel, BertConfig, ModernBertConfig, PreTrainedConf
 from nlp_mtl import Recipe
 from nlp_mtl.build import steps, trainer_arguments
 from nlp_mtl.build_data import Prepared, prepare
-from nlp_mtl.data.encoding import label_column
+from nlp_mtl.data.encoded_splits import label_column
 from nlp_mtl.data.steps import StepBatches
 from nlp_mtl.metrics import Scores
 from nlp_mtl.models.encoder import load_encoder, load_tokenizer

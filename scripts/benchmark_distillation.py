@@ -19,7 +19,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from score_variants import Scores, run, table
+from score_variants import Scores, main_scores, run, run_folder, table
 
 from nlp_mtl import Recipe
 
@@ -43,10 +43,9 @@ def main() -> None:
     seeds = range(recipe.seed, recipe.seed + arguments.seeds)
     scores: dict[str, Scores] = {"single-task": [], "joint": []}
     for seed in seeds:
-        scores["single-task"].append(
-            {task: _score(compared / "runs" / f"only-{task}-seed{seed}", task) for task in recipe.tasks}
-        )
-        scores["joint"].append({task: _score(compared / "runs" / f"joint-seed{seed}", task) for task in recipe.tasks})
+        alone = [main_scores(compared / "runs" / f"only-{task}-seed{seed}") for task in recipe.tasks]
+        scores["single-task"].append({task: score for one in alone for task, score in one.items()})
+        scores["joint"].append(main_scores(compared / "runs" / f"joint-seed{seed}"))
     split_seed = recipe.seed if recipe.split_seed is None else recipe.split_seed  # the rows of the teachers
     is_given = any(key.startswith("split_seed=") for key in arguments.overrides)
     same_rows = [] if is_given else [f"split_seed={split_seed}"]
@@ -61,15 +60,9 @@ def main() -> None:
                 f"distillation.teachers={json.dumps(teachers)}",
                 *shlex.split(keys),
             ]
-            folder = arguments.folder / f"{name.replace(',', '').replace(' ', '-')}-seed{seed}"
+            folder = run_folder(arguments.folder, name, seed)
             scores[name].append(run(arguments.recipe, overrides, folder, seed))
     print(table(scores))
-
-
-def _score(folder: Path, task: str) -> float:
-    """A run's main metric of a task on test."""
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    return float(results["scores"]["test"][task][results["main_metrics"][task]])
 
 
 if __name__ == "__main__":

@@ -16,14 +16,9 @@ on.
 import argparse
 import json
 import shlex
-import statistics
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from score_variants import Scores, spread
+from score_variants import Scores, finished, run_folder, table
 
 from nlp_mtl.shipped import recipes_folder
 
@@ -38,37 +33,8 @@ VARIANTS = (
     "distillation: extension.distillation=true",
     "replay and distillation: extension.replay=0.1 extension.distillation=true",
 )
-OLD = ("ner", "pos", "sentiment")
 SAME = ("training.ema_decay=0", "training.eval_every=100000", "training.selection_weights=null")
 """Of all runs: the model of the last step, not one that was chosen for remembering."""
-
-
-def finished(verb: Sequence[str], keys: Sequence[str], folder: Path) -> dict[str, Any]:
-    """What a run found; it is run, or goes on, if it was not done before."""
-    if not (folder / "results.json").is_file():
-        command = [sys.executable, "-m", "nlp_mtl", *verb, *keys, f"output_dir={folder}", "--resume", "auto"]
-        subprocess.run(command, check=True)  # in a process of its own, as a user would
-    found: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    return found
-
-
-def main_scores(results: Mapping[str, Any]) -> dict[str, float]:
-    """``{task: main metric on test}``"""
-    return {task: results["scores"]["test"][task][metric] for task, metric in results["main_metrics"].items()}
-
-
-def table(scores: Mapping[str, Scores]) -> str:
-    """A row a model, in Markdown; the first one has the old tasks alone."""
-    tasks, before = [*OLD, "topic"], next(iter(scores.values()))
-    lines = [f"| model | {' | '.join(tasks)} | old tasks |", f"|---|{'---:|' * (len(tasks) + 1)}"]
-    for name, seeds in scores.items():
-        cells = [spread([100 * one[task] for one in seeds]) if task in seeds[0] else "" for task in tasks]
-        more = [
-            statistics.mean(100 * (one[task] - plain[task]) for task in OLD)
-            for one, plain in zip(seeds, before, strict=True)
-        ]
-        lines.append(f"| {name} | {' | '.join(cells)} | {spread(more, '+') if seeds is not before else ''} |")
-    return "\n".join(lines)
 
 
 def main() -> None:
@@ -94,16 +60,16 @@ def main() -> None:
         shares = "sampling=null"  # by rows, as the extended ones have them
         base = given.folder / f"before-seed{seed}"
         recipe = str(recipes_folder() / "ewt_sst2.yaml")
-        scores["before"].append(main_scores(finished(["train", recipe], [*same, shares, *old], base)))
+        scores["before"].append(finished(["train", recipe, *same, shares, *old], base))
         for text in given.variant or VARIANTS:
             name, _, keys = text.partition(":")
             verb = ["extend", str(base), str(recipes_folder() / "extend_topic.yaml"), "extension.replay=null"]
-            folder = given.folder / f"{name.replace(',', '').replace(' ', '-')}-seed{seed}"
-            scores.setdefault(name, []).append(main_scores(finished(verb, [*same, *new, *shlex.split(keys)], folder)))
+            command = [*verb, *same, *new, *shlex.split(keys)]
+            scores.setdefault(name, []).append(finished(command, run_folder(given.folder, name, seed)))
         recipe = str(recipes_folder() / "ewt_sst2_agnews.yaml")
-        joint = finished(["train", recipe], [*same, shares, *old, *new], given.folder / f"joint-seed{seed}")
-        scores.setdefault("all four from the start", []).append(main_scores(joint))
-    print(table(scores))
+        joint = finished(["train", recipe, *same, shares, *old, *new], given.folder / f"joint-seed{seed}")
+        scores.setdefault("all four from the start", []).append(joint)
+    print(table(scores, "old tasks"))
 
 
 if __name__ == "__main__":

@@ -28,13 +28,27 @@ Scores = list[dict[str, float]]
 
 def run(recipe: str, overrides: Sequence[str], folder: Path, seed: int) -> dict[str, float]:
     """Train once, if it was not done before: ``{task: main metric on test}``."""
+    own = [] if any(key.startswith("split_seed=") for key in overrides) else ["split_seed=0"]
+    return finished(["train", recipe, *overrides, f"seed={seed}", *own], folder)
+
+
+def finished(command: Sequence[str], folder: Path) -> dict[str, float]:
+    """What the run of a command scored; it is run, or goes on, if it was not done before."""
     if not (folder / "results.json").is_file():
-        own = [] if any(key.startswith("split_seed=") for key in overrides) else ["split_seed=0"]
-        keys = [*overrides, f"seed={seed}", *own, f"output_dir={folder}"]
-        # In a process of its own, as a user would: nothing of a run is left in memory.
-        subprocess.run([sys.executable, "-m", "nlp_mtl", "train", recipe, *keys, "--resume", "auto"], check=True)
+        words = [sys.executable, "-m", "nlp_mtl", *command, f"output_dir={folder}", "--resume", "auto"]
+        subprocess.run(words, check=True)  # in a process of its own, as a user would: nothing is left in memory
+    return main_scores(folder)
+
+
+def main_scores(folder: Path) -> dict[str, float]:
+    """``{task: main metric on test}`` of a run."""
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return {task: results["scores"]["test"][task][metric] for task, metric in results["main_metrics"].items()}
+
+
+def run_folder(folder: Path, variant: str, seed: int) -> Path:
+    """Where the run of a variant lies."""
+    return folder / f"{variant.replace(',', '').replace(' ', '-')}-seed{seed}"
 
 
 def spread(values: Sequence[float], sign: str = "") -> str:
@@ -43,15 +57,15 @@ def spread(values: Sequence[float], sign: str = "") -> str:
     return f"{statistics.mean(values):{sign}.2f}{deviation}"
 
 
-def table(scores: Mapping[str, Scores]) -> str:
-    """A row a variant, in Markdown."""
+def table(scores: Mapping[str, Scores], difference: str = "difference") -> str:
+    """A row a variant, in Markdown; the difference is of the tasks that the first one has."""
     first = next(iter(scores.values()))
-    tasks = [*first[0]]
-    lines = [f"| variant | {' | '.join(tasks)} | difference |", f"|---|{'---:|' * (len(tasks) + 1)}"]
+    tasks = list(dict.fromkeys(task for seeds in scores.values() for task in seeds[0]))
+    lines = [f"| variant | {' | '.join(tasks)} | {difference} |", f"|---|{'---:|' * (len(tasks) + 1)}"]
     for name, seeds in scores.items():
-        cells = [spread([100 * one[task] for one in seeds]) for task in tasks]
+        cells = [spread([100 * one[task] for one in seeds]) if task in seeds[0] else "" for task in tasks]
         more = [
-            statistics.mean(100 * (one[task] - plain[task]) for task in tasks)
+            statistics.mean(100 * (one[task] - score) for task, score in plain.items())
             for one, plain in zip(seeds, first, strict=True)
         ]
         lines.append(f"| {name} | {' | '.join(cells)} | {spread(more, '+') if seeds is not first else ''} |")
@@ -73,7 +87,7 @@ def main() -> None:
             run(
                 arguments.recipe,
                 [*arguments.overrides, *shlex.split(keys)],
-                arguments.folder / f"{name.replace(' ', '-')}-seed{seed}",
+                run_folder(arguments.folder, name, seed),
                 seed,
             )
             for seed in arguments.seeds

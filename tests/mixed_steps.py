@@ -8,7 +8,8 @@ import numpy as np
 from datasets import Dataset, Features, List, Value
 from tiny import text_row, token_row, tokenizer
 
-from nlp_mtl.data.encoding import EncodedSplit, encode_split
+from nlp_mtl.data.encoded_splits import EncodedSplit
+from nlp_mtl.data.encoding import encode_split
 from nlp_mtl.data.items import Framing, frame
 from nlp_mtl.data.labels import LabelReader
 from nlp_mtl.data.loading import LoadedDataset, LoadedSplit

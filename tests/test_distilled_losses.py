@@ -17,7 +17,8 @@ from nlp_mtl.build import steps
 from nlp_mtl.build_data import Prepared, prepare
 from nlp_mtl.build_distillation import taught
 from nlp_mtl.data.batches import collate
-from nlp_mtl.data.encoding import EncodedSplit, encode_split
+from nlp_mtl.data.encoded_splits import EncodedSplit
+from nlp_mtl.data.encoding import encode_split
 from nlp_mtl.data.items import Framing, frame, read_items, word_positions
 from nlp_mtl.data.steps import StepDataset
 from nlp_mtl.models.loading import load_model

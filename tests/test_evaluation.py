@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from stock_models import by_hand, stock, tiny_model
 
 from nlp_mtl import evaluation
-from nlp_mtl.data.encoding import EncodedSplit
+from nlp_mtl.data.encoded_splits import EncodedSplit
 from nlp_mtl.evaluation import evaluate, selection_score
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.tasks import Task

@@ -164,7 +164,7 @@ def test_the_benchmark_of_forgetting_tells_each_variant(corpora, tmp_path):
     lines = found.stdout.splitlines()
     rows = {
         line.split("|")[1].strip(): line
-        for line in lines[lines.index("| model | ner | pos | sentiment | topic | old tasks |") :]
+        for line in lines[lines.index("| variant | ner | pos | sentiment | topic | old tasks |") :]
     }
     assert [*rows][2:] == ["before", "frozen", "replay, few", "all four from the start"]
     assert rows["frozen"].endswith("| +0.00 |")

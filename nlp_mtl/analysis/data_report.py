@@ -8,7 +8,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from nlp_mtl.analysis.relatedness import label_agreement
-from nlp_mtl.data.encoding import EncodedSplit, StreamedSplit, label_column
+from nlp_mtl.data.encoded_splits import EncodedSplit, StreamedSplit, label_column
 from nlp_mtl.data.items import Framing, item_lengths
 from nlp_mtl.data.loading import LoadedDataset, LoadedSplit
 from nlp_mtl.data.steps import StepDataset

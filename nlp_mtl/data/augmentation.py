@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from nlp_mtl.data.encoding import EncodedSplit, label_column
+from nlp_mtl.data.encoded_splits import EncodedSplit, label_column
 from nlp_mtl.data.tokenization import encode_pairs, encode_words, unknown_id
 from nlp_mtl.task_types import KINDS
 from nlp_mtl.task_types.kind import Target
@@ -82,7 +82,7 @@ class Augmenter:
 
         Args:
             rows: their numbers.
-            batch: their columns as they are; see :class:`nlp_mtl.data.encoding.EncodedSplit`.
+            batch: their columns as they are; see :class:`nlp_mtl.data.encoded_splits.EncodedSplit`.
         """
         draws = [np.random.default_rng([self.seed, 4, self.place, step, int(row)]) for row in rows]
         chosen = [place for place, draw in enumerate(draws) if draw.random() < self.settings.rows]

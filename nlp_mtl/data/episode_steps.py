@@ -8,7 +8,7 @@ import numpy as np
 
 from nlp_mtl.data.augmentation import Augmenter
 from nlp_mtl.data.batches import MicroBatch, collate
-from nlp_mtl.data.encoding import EncodedSplit
+from nlp_mtl.data.encoded_splits import EncodedSplit
 from nlp_mtl.data.episodes import EpisodePlan, EpisodeShape, EpisodeSource, items_of, learnable, passes, relabelled
 from nlp_mtl.data.items import Framing, Item, item_lengths, read_items
 from nlp_mtl.data.sampling import Sampler, StepPlan

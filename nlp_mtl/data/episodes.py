@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nlp_mtl.data.encoding import EncodedSplit, label_column, lists
+from nlp_mtl.data.encoded_splits import EncodedSplit, label_column, lists
 from nlp_mtl.data.items import Item
 from nlp_mtl.errors import DataError
 from nlp_mtl.task_types import kind_of

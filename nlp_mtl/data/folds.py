@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from nlp_mtl.data.encoding import EncodedSplit
+from nlp_mtl.data.encoded_splits import EncodedSplit
 from nlp_mtl.data.labelled_items import labelled_items
 from nlp_mtl.data.loading import rows_at
 from nlp_mtl.data.row_filter import Row, RowFilter

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from nlp_mtl.data.encoding import Split, label_column
+from nlp_mtl.data.encoded_splits import Split, label_column
 from nlp_mtl.data.soft_targets import SoftTarget, soft_column, soft_target
 from nlp_mtl.data.tokenization import PairFraming, Window, pair_framing, pair_lengths, special_ids, windows
 from nlp_mtl.task_types import kind_of
@@ -68,7 +68,7 @@ class Item(NamedTuple):
     pieces: Sequence[int]
     starts: Sequence[int]
     labels: Mapping[str, Target]
-    """``{task: target}`` of the whole row; see :class:`nlp_mtl.data.encoding.EncodedSplit`."""
+    """``{task: target}`` of the whole row; see :class:`nlp_mtl.data.encoded_splits.EncodedSplit`."""
     second: int | None = None
     """Where the second text of a pair begins among its pieces; None: it is no pair."""
     soft: Mapping[str, SoftTarget] = {}

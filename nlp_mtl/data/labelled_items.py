@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nlp_mtl.data.encoding import EncodedSplit, label_column, lists
+from nlp_mtl.data.encoded_splits import EncodedSplit, label_column, lists
 from nlp_mtl.task_types import kind_of
 from nlp_mtl.tasks import MISSING, Task
 

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from nlp_mtl.data.augmentation import Augmenter
 from nlp_mtl.data.batches import MicroBatch, collate
-from nlp_mtl.data.encoding import Split, StreamedSplit, label_column
+from nlp_mtl.data.encoded_splits import Split, StreamedSplit, label_column
 from nlp_mtl.data.items import Framing, Item, carries, item_lengths, num_targets, read_items
 from nlp_mtl.data.kept_states import KeptStates, sources_of, states_to_learn_from
 from nlp_mtl.data.layout import MICRO_BATCH_COST, bucketed, layout, pack

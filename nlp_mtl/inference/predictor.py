@@ -1,7 +1,5 @@
 """Texts in, plain values out: all tasks from one pass."""
 
-import hashlib
-import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,13 +9,14 @@ from typing import Any, overload
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from nlp_mtl.cleaning.cleaning import NOTHING, Cleaning
+from nlp_mtl.cleaning.cleaning import Cleaning
 from nlp_mtl.data.items import frame, paired, windowed
 from nlp_mtl.data.tokenization import encode_pairs, encode_words
 from nlp_mtl.errors import ModelError, did_you_mean, first_line, listed
 from nlp_mtl.inference.onnx import GRAPH, OnnxModel, load_onnx
 from nlp_mtl.inference.scoring import score_items
 from nlp_mtl.inference.texts import check_iterable, chunks, find_words, listed_texts
+from nlp_mtl.models.checksum import answers_checksum
 from nlp_mtl.models.loading import load_model
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.task_types import kind_of
@@ -32,12 +31,6 @@ Texts = Iterable[str] | Iterable[Sequence[str]]
 
 TOKENS, TOKENS_OF_GRAPH = 4096, 640
 """Of a micro-batch, where nobody says."""
-
-_TELL_NOTHING = ("_name_or_path", "architectures", "dtype", "transformers_version")
-"""What an encoder's configuration says of where it comes from."""
-
-_OF_CALLS = ("padding", "truncation")
-"""What a tokenizer keeps of its last call."""
 
 logger = logging.getLogger(__name__)
 
@@ -243,19 +236,7 @@ class Predictor:
 
     def digest(self) -> str:
         """A checksum of the weights, and of what else the answers follow from."""
-        config = self.model.config
-        keys = ("tasks", "consistency", "word_splitter", "max_length", "window_overlap")
-        settings = {key: getattr(config, key) for key in keys}
-        encoder, tokenizer = config.encoder_config.to_dict(), json.loads(self.tokenizer.backend_tokenizer.to_str())
-        settings["encoder"] = {key: value for key, value in encoder.items() if key not in _TELL_NOTHING}
-        settings["tokenizer"] = {key: value for key, value in tokenizer.items() if key not in _OF_CALLS}
-        if self.cleaning != NOTHING:
-            settings["cleaning"] = self.cleaning.to_dict()
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-        for name, tensor in sorted(self.model.state_dict().items()):
-            plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            digest.update(name.encode() + plain.numpy().tobytes())
-        return digest.hexdigest()
+        return answers_checksum(self.model, self.tokenizer)
 
     def _words(
         self, texts: Sequence[str | Sequence[str]]

@@ -23,11 +23,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from nlp_mtl.data.batches import collate
-from nlp_mtl.data.encoding import EncodedSplit
+from nlp_mtl.data.encoded_splits import EncodedSplit
 from nlp_mtl.data.items import Framing, Item, item_lengths, read_items
 from nlp_mtl.data.kept_states import ROWS, KeptStates, TokensRead, tokens_read
 from nlp_mtl.data.layout import MICRO_BATCH_COST, cut, pack_sorted
 from nlp_mtl.errors import RunError
+from nlp_mtl.models.checksum import add_weights
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.models.packing import encode_packed
 from nlp_mtl.models.precision import autocast
@@ -107,10 +108,10 @@ def _key(
     about = [VERSION, framing, read, packed, mixed_precision, model.device.type]
     told = {name: value for name, value in config.items() if not _tells_nothing(name)}
     digest.update(json.dumps([about, told], sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.encoder.state_dict().items()):
-        if not name.startswith("pooler."):  # it stands behind hidden states, and learns
-            digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    # The pooler stands behind hidden states, and learns.
+    add_weights(
+        digest, {name: one for name, one in model.encoder.state_dict().items() if not name.startswith("pooler.")}
+    )
     digest.update(split.digest(["pieces", "starts", "second"]).encode())
     return digest.hexdigest()[:32]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import datasets
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
-from nlp_mtl.data.encoding import EncodedSplit, Taught, by_one_at_a_time
+from nlp_mtl.data.encoded_splits import EncodedSplit, Taught
+from nlp_mtl.data.encoding import by_one_at_a_time
 from nlp_mtl.data.items import Framing, read_items
 from nlp_mtl.data.soft_targets import soft_column
 from nlp_mtl.inference.scoring import row_logits
@@ -47,7 +47,7 @@ def with_soft_targets(
         read: the same rows without labels, as the teacher reads them.
         framing: the teacher's.
         tasks: the student's, those that learn from the teacher here; the teacher has them by the same names.
-        teacher_id: a checksum of the teacher, as :func:`checksum` gives it.
+        teacher_id: a checksum of the teacher, as :func:`nlp_mtl.models.checksum.answers_checksum` gives it.
         beyond_labels: whether the tasks learn of rows and words without a label, too.
         mixed_precision: that of training: soft targets need no more digits.
         title: of the rows, for messages.
@@ -99,16 +99,3 @@ def _by_item(task: Task, rows: Sequence[np.ndarray], transitions: np.ndarray | N
     if task.decoder == "crf":
         rows = [np.log(np.maximum(one.scores, _LEAST)) for one in kind_of(task).decide(task, rows, transitions)]
     return [np.ascontiguousarray(one, dtype=np.float32).reshape(-1, len(task.labels)) for one in rows]
-
-
-def checksum(teacher: MultiTaskModel, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Of all that a teacher's answers depend on, but for the rows."""
-    config = teacher.config.to_dict()
-    for part in (config, config["encoder_config"]):  # what a later version writes otherwise, and where it lay
-        for key in ("transformers_version", "_name_or_path", "architectures", "auto_map", "dtype"):
-            part.pop(key, None)
-    backend = {**json.loads(tokenizer.backend_tokenizer.to_str()), "truncation": None, "padding": None}
-    digest = hashlib.sha256(json.dumps([config, backend], sort_keys=True, default=str).encode())
-    for name, weights in sorted(teacher.state_dict().items()):
-        digest.update(name.encode() + weights.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:32]

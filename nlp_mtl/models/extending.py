@@ -1,7 +1,6 @@
 """A trained model with more tasks: what it has stays what it was, and what is new starts as it would in a new model."""
 
 import copy
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -78,12 +77,3 @@ def _mean_towers(missing: Sequence[str], old: Weights, old_names: Sequence[str],
                 towers = [old[f"{before}.copies.{key(other)}.{after}"] for other in old_names]
                 found[name] = torch.stack(towers).mean(0)
     return found
-
-
-def digest(model: MultiTaskModel) -> str:
-    """A checksum of all weights."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        found.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()

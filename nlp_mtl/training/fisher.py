@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from nlp_mtl.data.batches import TaskRows, collate
-from nlp_mtl.data.encoding import EncodedSplit
+from nlp_mtl.data.encoded_splits import EncodedSplit
 from nlp_mtl.data.items import Framing, read_items
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.task_types import KINDS, crf

@@ -12,7 +12,7 @@ from mixed_steps import NER, POS, TASKS, encoded, text_rows, word_rows
 from tiny import byte_level_tokenizer, tokenizer
 
 from nlp_mtl.data.augmentation import Augmentation, Augmenter, with_typo
-from nlp_mtl.data.encoding import EncodedSplit
+from nlp_mtl.data.encoded_splits import EncodedSplit
 from nlp_mtl.data.tokenization import encode_words
 from nlp_mtl.tasks import MISSING, iob2_break, iob_spans
 

@@ -5,7 +5,7 @@ from mixed_steps import NER, POS, SENTIMENT, TASKS, encoded, framing, splits, wo
 from tiny import CLS, PAD, SEP, UNK, VOCABULARY, tokenizer
 
 from nlp_mtl.data.batches import TaskRows, collate
-from nlp_mtl.data.encoding import EncodedSplit
+from nlp_mtl.data.encoded_splits import EncodedSplit
 from nlp_mtl.data.items import Framing, Item, item_lengths, read_items, windowed
 from nlp_mtl.tasks import MISSING
 

@@ -9,7 +9,8 @@ from tiny import UNK, VOCABULARY, byte_level_tokenizer, text_row, token_row, tok
 from transformers import PreTrainedTokenizerBase
 
 from nlp_mtl.data import encoding
-from nlp_mtl.data.encoding import EncodedSplit, encode_split, label_column
+from nlp_mtl.data.encoded_splits import EncodedSplit, label_column
+from nlp_mtl.data.encoding import encode_split
 from nlp_mtl.data.labels import MISSING, resolve_task
 from nlp_mtl.data.loading import LoadedDataset, load_splits
 from nlp_mtl.errors import DataError

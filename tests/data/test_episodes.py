@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mixed_steps import NER, POS, SENTIMENT, TASKS, encoded, framing
 from tiny import text_row, token_row
 
-from nlp_mtl.data.encoding import EncodedSplit
+from nlp_mtl.data.encoded_splits import EncodedSplit
 from nlp_mtl.data.episode_steps import EpisodeSteps
 from nlp_mtl.data.episodes import EpisodeShape, EpisodeSource, learnable, passes, relabelled
 from nlp_mtl.data.items import read_items

@@ -13,7 +13,7 @@ from tiny import write_jsonl
 
 from nlp_mtl import Recipe
 from nlp_mtl.build_data import Prepared, prepare
-from nlp_mtl.data.encoding import label_column
+from nlp_mtl.data.encoded_splits import label_column
 from nlp_mtl.data.folds import folds, part_of, row_codes, same_texts
 from nlp_mtl.data.labelled_items import labelled_items
 from nlp_mtl.data.row_filter import rows_of

@@ -6,7 +6,7 @@ from mixed_steps import TASKS, framing, splits
 from tiny import CLS, PAD, SEP, byte_level_tokenizer, tokenizer
 
 from nlp_mtl.data.batches import collate
-from nlp_mtl.data.encoding import EncodedSplit
+from nlp_mtl.data.encoded_splits import EncodedSplit
 from nlp_mtl.data.items import Framing, frame, item_lengths, read_items, windowed, word_positions
 
 BARE = Framing([], [], PAD, 8, 2)  # of a tokenizer without special tokens

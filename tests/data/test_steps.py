@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from nlp_mtl.data import batches as batches_of
 from nlp_mtl.data import steps as steps_of
 from nlp_mtl.data.batches import MicroBatch
-from nlp_mtl.data.encoding import EncodedSplit
+from nlp_mtl.data.encoded_splits import EncodedSplit
 from nlp_mtl.data.items import carries, item_lengths, windowed
 from nlp_mtl.data.sampling import Sampler, StepPlan
 from nlp_mtl.data.steps import StepBatches, StepDataset

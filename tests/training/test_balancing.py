@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, PreTrainedModel
 
 from nlp_mtl.data.batches import TaskRows
-from nlp_mtl.data.encoding import EncodedSplit
+from nlp_mtl.data.encoded_splits import EncodedSplit
 from nlp_mtl.data.sampling import StepPlan
 from nlp_mtl.data.steps import StepBatches, StepDataset
 from nlp_mtl.models.heads import head_config

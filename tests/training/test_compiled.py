@@ -15,7 +15,7 @@ from torch._dynamo.utils import counters
 from trained import same
 
 from nlp_mtl import Recipe, train
-from nlp_mtl.data.encoding import EncodedSplit
+from nlp_mtl.data.encoded_splits import EncodedSplit
 from nlp_mtl.data.steps import StepBatches
 from nlp_mtl.errors import ModelError, TrainingError
 from nlp_mtl.models.encoder import checkpoint_gradients

@@ -13,7 +13,7 @@ from typed_runs import values as typed_values
 from nlp_mtl import Recipe
 from nlp_mtl.build import new_model
 from nlp_mtl.build_data import Prepared, prepare
-from nlp_mtl.data.encoding import EncodedSplit
+from nlp_mtl.data.encoded_splits import EncodedSplit
 from nlp_mtl.models.loading import load_model
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.run_evaluation import run_recipe

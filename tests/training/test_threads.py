@@ -16,7 +16,7 @@ from mixed_steps import MAX_LENGTH, TASKS, splits, steps
 from torch import Tensor, nn
 from trained import run, same
 
-from nlp_mtl.data.encoding import EncodedSplit
+from nlp_mtl.data.encoded_splits import EncodedSplit
 from nlp_mtl.data.steps import StepBatches
 from nlp_mtl.models.multitask import MultiTaskModel, from_encoder
 from nlp_mtl.models.precision import autocast
