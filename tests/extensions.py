@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import load_file
 from tiny_runs import values
 
-from nlp_mtl import Recipe, train
+from nlp_mtl import Recipe, load, train
 
 OLD = ("ner", "pos", "sentiment")
 SPLITS = ("train", "validation", "test")
+TEXTS = ["anna loves rome .", "bob sees the teas", "the good film of acme"]
 
 
 def base_run(folder: Path, **options: Any) -> Path:
@@ -58,3 +59,19 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
     """The parameters of a model that another one has, too, with other values."""
     return {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+
+
+def more_of_the_words(base: Path, folder: Path, extension: dict[str, Any]) -> dict[str, Any]:
+    """A new task on a dataset that old tasks read."""
+    given = new_values(folder, extension)
+    given["tasks"] = {"nouns": {"type": "token-classification", "dataset": "words", "labels": "upos"}}
+    del given["datasets"]
+    return given
+
+
+def logits(run: Path) -> dict[str, torch.Tensor]:
+    nlp = load(run, layout="padded")
+    batch = nlp.tokenizer(TEXTS, return_tensors="pt", padding=True)
+    with torch.no_grad():
+        found: dict[str, torch.Tensor] = nlp.model(batch["input_ids"], batch["attention_mask"])
+    return found

@@ -2,62 +2,43 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from taught_runs import TASKS, change_rows, distilled, taught_data, trained_teacher
 from tiny import byte_level_tokenizer, encoder, write_jsonl
 from tiny_runs import alone_and_in_two, assert_resumes_exactly, loss_lines
 from typed_runs import values
 
 from nlp_mtl import Recipe, RecipeError, train
 from nlp_mtl.build import steps
-from nlp_mtl.build_data import Prepared, prepare
-from nlp_mtl.build_distillation import taught
-from nlp_mtl.compare_recipes import budget, part_recipe
+from nlp_mtl.build_data import prepare
 from nlp_mtl.data.items import Item
 from nlp_mtl.data.soft_targets import Teaching
 from nlp_mtl.data.steps import StepDataset
 from nlp_mtl.evaluation import evaluate
-from nlp_mtl.hub.portable import portable_recipe
 from nlp_mtl.inference import teaching as asking
 from nlp_mtl.models.loading import load_model
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.run_check import check
-from nlp_mtl.search_space import with_values
 from nlp_mtl.training.passes import summed_losses
-
-TASKS = ("pos", "rating", "sentiment", "tags")
 
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with a model of a task of each type."""
-    folder = tmp_path_factory.mktemp("teacher")
-    train(Recipe.from_dict(values(folder, num_epochs=4)))
-    return folder / "run"
+    return trained_teacher(tmp_path_factory.mktemp("teacher"))
 
 
-def distilled(
-    folder: Path, teacher: Path | str, training: dict[str, Any] | None = None, **section: Any
-) -> dict[str, Any]:
-    given = values(folder, **{"num_epochs": 2, **(training or {})})
-    return given | {"distillation": {"teachers": dict.fromkeys(TASKS, str(teacher)), **section}}
-
-
-def change_rows(given: dict[str, Any], dataset: str, change: Any) -> None:
-    """Rewrite the training rows of a corpus."""
-    file = Path(given["data_dir"]) / dataset / "train.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
-    file.write_text("".join(json.dumps(change(place, row)) + "\n" for place, row in enumerate(rows)))
-
-
-def taught_data(given: dict[str, Any], **options: Any) -> tuple[Prepared, StepDataset]:
-    recipe = Recipe.from_dict(given)
-    prepared = taught(recipe, prepare(recipe), Accelerator(cpu=True))
-    return prepared, steps(recipe, prepared, **options)
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows teachers were asked, call by call."""
+    found: list[int] = []
+    real = asking.row_logits
+    monkeypatch.setattr(asking, "row_logits", lambda *given, **how: found.append(len(given[1])) or real(*given, **how))
+    return found
 
 
 def rows_of(data: StepDataset) -> dict[tuple[int, int], Item]:
@@ -141,12 +122,7 @@ def test_the_teachers_share_falls_to_the_end_of_the_run(tmp_path: Path, teacher:
     assert Teaching(0.8, False, 1.0).at(11, 12) == Teaching(0.8, False, 1.0)
 
 
-def test_a_run_resumes_exactly_and_the_teacher_is_asked_once(
-    tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
-    real = asking.row_logits
-    monkeypatch.setattr(asking, "row_logits", lambda *given, **how: asked.append(len(given[1])) or real(*given, **how))
+def test_a_run_resumes_exactly_and_the_teacher_is_asked_once(tmp_path: Path, teacher: Path, asked: list[int]) -> None:
     given = distilled(tmp_path, teacher, {"save_every": 1, "keep_last": 20})
     recipe = Recipe.from_dict({**given, "output_dir": str(tmp_path / "whole")})
     assert_resumes_exactly(recipe, 5, tmp_path / "stopped")
@@ -268,77 +244,6 @@ def test_a_chain_teaches_its_marginals(tmp_path: Path) -> None:
     assert evaluate(model, prepared.split("validation"), [task], prepared.framing, max_tokens=128)
 
 
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        (
-            {"distillation": {"teachers": {"posi": "x/y"}}},
-            r"distillation\.teachers\.posi.*no such task.*Did you mean `pos`",
-        ),
-        ({"distillation": {"teachers": {}}}, r"distillation\.teachers"),
-        ({"distillation": {"teachers": {"pos": "x/y"}, "revisions": {"tags": "v1"}}}, r"revisions\.tags.*no teacher"),
-        (
-            {"distillation": {"teachers": {"rating": "x/y"}, "temperature": 2}},
-            r"distillation\.temperature: numbers have",
-        ),
-        ({"distillation": {"teachers": {"pos": "x/y"}, "weight": 0}}, r"distillation\.weight"),
-        ({"distillation": {"teachers": {"pos": "x/y"}}, "output_dir": "x"}, r"teachers\.pos: it lies in `output_dir`"),
-    ],
-)
-def test_what_does_not_fit_is_told_before_anything_is_loaded(tmp_path: Path, change: dict[str, Any], told: str) -> None:
-    with pytest.raises(RecipeError, match=told):
-        Recipe.from_dict(values(tmp_path) | change)
-
-
-@pytest.mark.parametrize(
-    ("section", "change", "told"),
-    [
-        ("tasks.pos", {"decoder": "crf"}, r"tasks\.pos\.decoder: a chain learns whole sequences"),
-        (
-            "datasets.words",
-            {"augmentation": {"typos": 0.1}},
-            r"datasets\.words\.augmentation\.typos: teachers are asked",
-        ),
-        ("datasets.words", {"streaming": True}, r"datasets\.words\.streaming: teachers are asked of all rows"),
-        ("tasks.pos", {"loss_weight": 0}, r"tasks\.pos\.loss_weight: a task that does not count learns nothing"),
-        ("tasks.pos", {"label_smoothing": 0.1}, r"tasks\.pos\.label_smoothing: it changes the loss of labels"),
-    ],
-)
-def test_what_teachers_cannot_be_asked_is_told(tmp_path: Path, section: str, change: dict[str, Any], told: str) -> None:
-    given = values(tmp_path) | {"distillation": {"teachers": {"pos": "x/y"}, "annealing": False}}
-    part, name = section.split(".")
-    given[part][name] |= change
-    with pytest.raises(RecipeError, match=told):
-        Recipe.from_dict(given)
-
-
-def test_a_teacher_that_does_not_fit_is_told_by_check_and_train(tmp_path: Path, teacher: Path) -> None:
-    given = distilled(tmp_path, teacher)
-    given["tasks"]["sentiment"]["label_map"] = {"negative": "bad"}
-    given["tasks"]["parts"] = given["tasks"].pop("pos")
-    given["distillation"]["teachers"]["parts"] = given["distillation"]["teachers"].pop("pos")
-    for verb in (check, train):
-        with pytest.raises(RecipeError) as caught:
-            verb(Recipe.from_dict(given))
-        told = str(caught.value)
-        assert "distillation.teachers.parts: " in told
-        assert "has no task `parts`; it has" in told
-        assert "lacks the labels `bad` and has the labels `negative`" in told
-    given = distilled(tmp_path, tmp_path / "none")
-    given["distillation"]["teachers"]["tags"] = given["encoder"]
-    with pytest.raises(RecipeError) as caught:
-        check(Recipe.from_dict(given))
-    assert f"distillation.teachers.pos: `{tmp_path / 'none'}`: there is no such folder" in str(caught.value)
-    assert "distillation.teachers.rating" in str(caught.value)
-    assert f"distillation.teachers.tags: `{given['encoder']}` is a stock model" in str(caught.value)
-
-
-def test_what_others_see_of_a_recipe_names_no_folder_of_this_machine(tmp_path: Path, teacher: Path) -> None:
-    recipe = Recipe.from_dict(distilled(tmp_path, teacher))
-    assert str(tmp_path) not in json.dumps(portable_recipe(recipe.to_dict(), "distilled"))
-    assert str(teacher.parent) not in json.dumps(portable_recipe(recipe.to_dict(), "distilled"))
-
-
 def test_a_run_without_teachers_learns_as_before(tmp_path: Path) -> None:
     recipe = Recipe.from_dict(values(tmp_path))
     assert recipe.distillation is None
@@ -365,11 +270,8 @@ def test_texts_that_nobody_labelled_are_learned_from(tmp_path: Path, teacher: Pa
 
 
 def test_answers_are_kept_whatever_else_is_learned_from_the_rows(
-    tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, teacher: Path, asked: list[int]
 ) -> None:
-    asked = []
-    real = asking.row_logits
-    monkeypatch.setattr(asking, "row_logits", lambda *given, **how: asked.append(len(given[1])) or real(*given, **how))
     given = distilled(tmp_path, teacher)
     taught_data(given)
     assert sum(asked) == 96
@@ -380,24 +282,3 @@ def test_answers_are_kept_whatever_else_is_learned_from_the_rows(
     given["max_length"] = 32  # the student's alone
     taught_data(given)
     assert sum(asked) == 96
-
-
-def test_part_recipes_of_a_comparison_keep_the_teachers_of_their_tasks(tmp_path: Path, teacher: Path) -> None:
-    recipe = Recipe.from_dict(distilled(tmp_path, teacher, temperature=2, rows="all"))
-    plan = budget(recipe, prepare(recipe))
-    parts = {group: part_recipe(recipe, group, plan, tmp_path / "part") for group in [("pos",), ("pos", "tags")]}
-    assert parts["pos",].distillation is None
-    both = parts["pos", "tags"].distillation
-    assert both is not None
-    assert {*both.teachers} == {"pos", "tags"}
-    assert both.temperature == 2
-    numbers = Recipe.from_dict(distilled(tmp_path, teacher, temperature=2) | {"tasks": dict(recipe.to_dict()["tasks"])})
-    numbers.distillation.teachers.pop("pos"), numbers.distillation.teachers.pop("tags")
-    part = part_recipe(numbers, ("rating", "pos"), plan, tmp_path / "part").distillation
-    assert part is not None
-    assert (part.temperature, {*part.teachers}) == (1, {"rating"})
-
-
-def test_a_search_over_teachers_that_there_are_not_is_told(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"distillation\.teachers"):
-        with_values(Recipe.from_dict(values(tmp_path)), {"distillation.weight": 0.5})

@@ -3,28 +3,20 @@
 import json
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from extensions import OLD, SPLITS, base_run, changed, new_values, weights
+from extensions import OLD, SPLITS, TEXTS, base_run, changed, logits, more_of_the_words, new_values, weights
 from tiny_runs import loss_lines, values
 from transformers import pipeline
 
 from nlp_mtl import DataError, Recipe, RecipeError, evaluate, extend, load, train
-from nlp_mtl.build import steps
 from nlp_mtl.build_data import prepare
-from nlp_mtl.build_distillation import taught, teaching
-from nlp_mtl.build_extended import learned_tasks, old_lessons
-from nlp_mtl.data.soft_targets import Teaching
-from nlp_mtl.extend_recipes import read_extension
 from nlp_mtl.hub.export import export
 from nlp_mtl.metrics import old_scores
 from nlp_mtl.run_evaluation import run_recipe
-
-TEXTS = ["anna loves rome .", "bob sees the teas", "the good film of acme"]
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +30,6 @@ def default(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     given = new_values(tmp_path_factory.mktemp("default"), num_epochs=4)
     extend(base, given)
     return Path(given["output_dir"])
-
-
-def logits(run: Path) -> dict[str, torch.Tensor]:
-    nlp = load(run, layout="padded")
-    batch = nlp.tokenizer(TEXTS, return_tensors="pt", padding=True)
-    with torch.no_grad():
-        found: dict[str, torch.Tensor] = nlp.model(batch["input_ids"], batch["attention_mask"])
-    return found
 
 
 def test_by_default_the_old_model_stays_bit_for_bit_and_what_is_new_learns(base: Path, default: Path) -> None:
@@ -105,29 +89,6 @@ def test_a_saved_recipe_is_that_of_both_and_train_refuses_it(default: Path) -> N
         train(recipe)
 
 
-@pytest.mark.parametrize(
-    ("extension", "stays", "moves"),
-    [
-        ({"freeze": "nothing"}, "heads.", "encoder."),
-        ({"freeze": "heads", "replay": 20}, "heads.", "encoder."),
-        ({"replay": 20}, "", "heads.ner_head"),
-        ({"l2_to_start": 0.1}, "heads.", "encoder."),
-        ({"distillation": True}, "", "heads.pos_head"),
-        ({"freeze": "heads", "distillation": True}, "heads.", "encoder."),
-        ({"l2_to_start": 1, "importance": "fisher", "fisher_rows": 8, "replay": 0.5, "distillation": ["ner"],
-          "teacher_weight": 0.7, "old_weight": 0.5}, "", "heads.ner_head"),
-    ],
-)  # fmt: skip
-def test_what_learns_and_what_stays(
-    base: Path, tmp_path: Path, extension: dict[str, Any], stays: str, moves: str
-) -> None:
-    results = extend(base, new_values(tmp_path, extension))
-    found = changed(weights(base), weights(tmp_path / "extended"))
-    assert not [name for name in found if stays and name.startswith(stays)]
-    assert [name for name in found if name.startswith(moves)]
-    assert evaluate(tmp_path / "extended") == results["scores"]["test"]
-
-
 def test_hidden_states_of_a_frozen_model_may_be_kept_and_change_nothing(
     base: Path, default: Path, tmp_path: Path
 ) -> None:
@@ -142,153 +103,8 @@ def test_hidden_states_of_a_frozen_model_may_be_kept_and_change_nothing(
     assert not changed(weights(base), other)
 
 
-def test_frozen_layers_stay_and_others_learn(base: Path, tmp_path: Path) -> None:
-    extend(base, new_values(tmp_path, frozen_layers=1))
-    found = changed(weights(base), weights(tmp_path / "extended"))
-    assert found
-    assert all(name.startswith(("encoder.encoder.layer.1.", "encoder.pooler.")) for name in found)
-
-
-def test_replay_draws_as_many_rows_as_were_asked_for_by_the_seed_and_learns_from_them_once_a_pass(
-    base: Path, tmp_path: Path
-) -> None:
-    drawn = {}
-    for seed, replay in ((0, 10), (0, 0.25), (1, 10)):
-        given = {**new_values(tmp_path, {"replay": replay}, num_epochs=2), "seed": seed}
-        model, recipe = read_extension(base, given)
-        prepared = prepare(recipe, **model.reading(), extends=True)
-        found = old_lessons(recipe, prepared, model, _accelerator())
-        data = steps(recipe, found)
-        count = {10: 10, 0.25: 12}[replay]
-        assert [len(split) for split in data.splits] == [count, count, 40]
-        drawn[seed, replay] = [tuple(split.source.source_rows.tolist()) for split in data.splits[:2]]
-        rows = [
-            (int(dataset), int(row))
-            for plan in data.sampler
-            for dataset, row in zip(plan.datasets, plan.rows, strict=True)
-        ]
-        assert sorted(rows) == sorted(
-            2 * [(place, row) for place, split in enumerate(data.splits) for row in range(len(split))]
-        )
-        whole = prepared.encoded["words"]["train"]
-        kept = found.encoded["words"]["train"]
-        for place, row in enumerate(kept.source.source_rows.tolist()):
-            assert kept.batch([place]) == whole.batch([row])
-            assert kept.where(place) == whole.where(row)
-    assert drawn[0, 10] != drawn[1, 10]
-    assert drawn[0, 10][0] != drawn[0, 10][1]  # each dataset has rows of its own
-
-
-def _accelerator() -> Any:
-    from accelerate import Accelerator
-
-    return Accelerator()
-
-
-def test_replayed_rows_that_are_changed_as_they_come_keep_their_own_words(tmp_path: Path) -> None:
-    given = values(tmp_path, max_steps=1)
-    given["datasets"]["words"]["augmentation"] = {"word_dropout": 0.5}
-    train(Recipe.from_dict(given))
-    model, recipe = read_extension(tmp_path / "run", new_values(tmp_path, {"replay": 6}))
-    found = old_lessons(recipe, prepare(recipe, **model.reading(), extends=True), model, _accelerator())
-    data = steps(recipe, found)
-    kept = data.splits[0]
-    mask = found.tokenizer.mask_token_id
-    seen = 0
-    for step in range(len(data)):
-        plan = data.sampler[step]
-        rows = plan.rows[plan.datasets == 0]
-        for item, row in zip(data.items(plan), rows.tolist(), strict=False):
-            whole = kept.batch([row])["pieces"][0]
-            if len(item.pieces) == len(whole):
-                pairs = [(one, other) for one, other in zip(item.pieces, whole, strict=True) if one != mask]
-                assert all(one == other for one, other in pairs)
-                seen += 1
-    assert seen
-
-
-def test_old_tasks_without_replay_have_no_loss_and_with_it_count_old_weight(base: Path, tmp_path: Path) -> None:
-    given = new_values(tmp_path, {"replay": "all", "old_weight": 0.25})
-    model, recipe = read_extension(base, given)
-    prepared = prepare(recipe, **model.reading(), extends=True)
-    assert {task.name: task.loss_weight for task in learned_tasks(recipe, prepared)} == {
-        **dict.fromkeys(OLD, 0.25), "topic": 1.0,
-    }  # fmt: skip
-    extend(base, given)
-    assert {*loss_lines(tmp_path / "extended")[-1]["losses"]} == {*OLD, "topic"}
-
-
-def test_distillation_needs_no_old_data_and_draws_old_answers_to_those_of_the_old_model(
-    base: Path, tmp_path: Path
-) -> None:
-    kept, plain = (
-        new_values(tmp_path / name, {**extension, "freeze": "heads"}, num_epochs=6, learning_rate=1e-2, dropout=0.0)
-        for name, extension in (("kept", {"distillation": True, "old_weight": 4}), ("plain", {}))
-    )
-    for given in (kept, plain):
-        extend(base / "model", given)  # a model folder: nobody knows where its data are
-    old, distilled, forgotten = (
-        logits(base),
-        logits(tmp_path / "kept" / "extended"),
-        logits(tmp_path / "plain" / "extended"),
-    )
-    distances = {
-        name: sum(float((found[task].softmax(-1) - old[task].softmax(-1)).abs().mean()) for task in OLD)
-        for name, found in (("distilled", distilled), ("forgotten", forgotten))
-    }
-    assert distances["distilled"] < 0.6 * distances["forgotten"]
-    results = json.loads((tmp_path / "kept" / "extended" / "results.json").read_text())
-    assert results["extension"]["before"] == {}
-    assert old_scores(results) == []
-    assert [*results["scores"]["test"]] == ["topic"]
-    assert {*load(tmp_path / "kept" / "extended")(TEXTS[0])} == {*OLD, "topic"}
-
-
-def test_labels_that_happen_to_be_there_are_not_learned_by_a_task_that_is_distilled(base: Path, tmp_path: Path) -> None:
-    given = _more_of_the_words(base, tmp_path, {"distillation": ["ner"]})
-    model, recipe = read_extension(base, given)
-    found = old_lessons(recipe, prepare(recipe, **model.reading(), extends=True), model, _accelerator())
-    train = found.encoded["words"]["train"]
-    assert ([*train.tasks], [*train.soft]) == (["nouns"], ["ner"])
-    # As Li and Hoiem have it; labels of replayed rows would have the other half.
-    assert teaching(recipe) == Teaching(weight=0.5, annealing=False, temperature=2.0)
-
-
-def _more_of_the_words(base: Path, folder: Path, extension: dict[str, Any]) -> dict[str, Any]:
-    """A new task on a dataset that old tasks read."""
-    given = new_values(folder, extension)
-    given["tasks"] = {"nouns": {"type": "token-classification", "dataset": "words", "labels": "upos"}}
-    del given["datasets"]
-    return given
-
-
-def test_teachers_of_new_tasks_are_asked_about_the_rows_that_are_replayed(base: Path, tmp_path: Path) -> None:
-    teacher = Recipe.from_dict({**values(tmp_path / "teacher", max_steps=1)})
-    train(teacher)
-    given = _more_of_the_words(base, tmp_path, {"replay": 5})
-    given["tasks"]["pos"] = {"type": "token-classification", "dataset": "words", "labels": "upos"}
-    del given["tasks"]["nouns"]
-    given["extension"] |= {"old_tasks": ["sentiment"]}
-    given["datasets"] = {
-        "words": {**run_recipe(base).datasets["words"].model_dump(), "data_dir": run_recipe(base).data_dir}
-    }
-    given["distillation"] = {"teachers": {"pos": str(tmp_path / "teacher" / "run")}, "rows": "all"}
-    model, recipe = read_extension(base, given)
-    found = old_lessons(recipe, prepare(recipe, **model.reading(), extends=True), model, _accelerator())
-    kept = taught(recipe, found, _accelerator()).encoded["texts"]["train"]
-    assert len(kept) == 5
-    nlp = load(tmp_path / "teacher" / "run", layout="padded")
-    for row in range(5):
-        ids = torch.tensor([[*found.framing.prefix, *kept.batch([row])["pieces"][0], *found.framing.suffix]])
-        with torch.no_grad():
-            logits = nlp.model(ids, tasks=["pos"])["pos"][0]
-        starts = torch.tensor(kept.batch([row])["starts"][0]) + len(found.framing.prefix)
-        said = np.frombuffer(kept.batch([row])["soft/pos"][0], dtype=np.float32).reshape(-1, logits.shape[-1])
-        np.testing.assert_allclose(said, logits[starts].numpy(), atol=1e-5)
-
-
 def test_a_new_task_may_read_an_old_dataset_whose_old_labels_are_not_learned_then(base: Path, tmp_path: Path) -> None:
-    given = _more_of_the_words(base, tmp_path, {"freeze": "nothing"})
+    given = more_of_the_words(base, tmp_path, {"freeze": "nothing"})
     results = extend(base, given)
     lines = loss_lines(tmp_path / "extended")
     assert all([*line["losses"]] == ["nouns"] for line in lines)
@@ -321,7 +137,7 @@ def test_a_task_whose_labels_are_others_is_refused_with_both(base: Path, tmp_pat
 
 
 def test_tasks_can_be_added_one_after_the_other(base: Path, default: Path, tmp_path: Path) -> None:
-    given = _more_of_the_words(
+    given = more_of_the_words(
         default, tmp_path, {"l2_to_start": 1, "importance": "fisher", "fisher_rows": 30, "replay": 8}
     )
     results = extend(default, given)
@@ -353,7 +169,7 @@ def test_rows_that_were_held_out_of_an_old_dataset_stay_held_out(tmp_path: Path)
         "labels": "label",
     }  # first of its kind?
     extend(tmp_path / "run", new)
-    again = {**_more_of_the_words(tmp_path, tmp_path, {}), "seed": 5, "output_dir": str(tmp_path / "again")}
+    again = {**more_of_the_words(tmp_path, tmp_path, {}), "seed": 5, "output_dir": str(tmp_path / "again")}
     extend(tmp_path / "extended", again)
     for run in ("extended", "again"):
         after = prepare(run_recipe(tmp_path / run))
@@ -376,28 +192,6 @@ def test_labels_that_go_together_stay_as_they_were_settled(tmp_path: Path) -> No
     results = extend(tmp_path / "run" / "model", {**new_values(tmp_path), "output_dir": str(tmp_path / "alone")})
     assert load(tmp_path / "alone").model.config.consistency == old
     assert evaluate(tmp_path / "alone") == results["scores"]["test"]
-
-
-def test_weights_that_are_drawn_to_their_start_stay_nearer_and_the_log_tells_the_penalty(
-    base: Path, tmp_path: Path
-) -> None:
-    distances = {}
-    for name, extension in {
-        "plain": {"freeze": "nothing"},
-        "held": {"l2_to_start": 1.0},
-        "weighed": {"l2_to_start": 100.0, "importance": "fisher", "fisher_rows": 60},
-    }.items():
-        given = new_values(tmp_path / name, extension, num_epochs=3, weight_decay=0.0)
-        results = extend(base, given)
-        start, end = weights(base), weights(Path(given["output_dir"]))
-        distances[name] = sum(float((end[key] - one).square().sum()) for key, one in start.items())
-        lines = loss_lines(Path(given["output_dir"]))
-        assert all(("l2_to_start" in line) == (name != "plain") for line in lines)
-        if name == "held":
-            chosen = lines[results["step"] - 1]  # the saved model is the best, not the last
-            assert chosen["l2_to_start"] == pytest.approx(distances[name] / 2, rel=1e-4)
-    assert distances["held"] < 0.5 * distances["plain"]
-    assert distances["weighed"] < distances["plain"]
 
 
 def test_an_old_task_without_data_is_not_scored_and_that_is_told(

@@ -46,6 +46,13 @@ def pooled_states(model: MultiTaskModel, split: EncodedSplit, prepared: Prepared
     return torch.stack(found)
 
 
+def of_bias(model: MultiTaskModel, prepared: Prepared, task: str) -> np.ndarray:
+    """That of a head's bias: labels are drawn, so its mean over four times as many draws as there are rows."""
+    given = (model, train_splits(prepared), of_tasks(prepared, task), prepared.framing)
+    found = [diagonal_fisher(*given, num_rows=48, seed=seed) for seed in range(4)]
+    return np.mean([one[f"heads.{task}_head.classifier.bias"].numpy() for one in found], axis=0)
+
+
 def test_of_a_head_that_finds_two_labels_alike_it_is_a_quarter_of_the_squared_features(tmp_path: Path) -> None:
     """Of softmax regression it is p (1 - p) times the squared features; at p = 1/2 whatever label is drawn."""
     prepared, model = made(Recipe.from_dict(values(tmp_path)))
@@ -67,13 +74,7 @@ def test_labels_are_drawn_as_likely_as_the_model_finds_them(tmp_path: Path) -> N
     classifier = model.head("sentiment").classifier
     torch.nn.init.zeros_(classifier.weight)
     classifier.bias.data = torch.tensor([2.0, 0.0])
-    tasks, splits = of_tasks(prepared, "sentiment"), train_splits(prepared)
-    found = np.mean([
-        diagonal_fisher(model, splits, tasks, prepared.framing, num_rows=48, seed=seed)[
-            "heads.sentiment_head.classifier.bias"
-        ].numpy()
-        for seed in range(4)
-    ], axis=0)  # fmt: skip
+    found = of_bias(model, prepared, "sentiment")
     share = torch.tensor([2.0, 0.0]).softmax(0)[0].item()
     assert found == pytest.approx([share * (1 - share)] * 2, abs=0.05)
 
@@ -82,14 +83,7 @@ def test_of_a_squared_error_it_is_twice_the_squared_features(tmp_path: Path) -> 
     """The density of a normal distribution with variance 1/2; drawn, so its mean over many draws."""
     prepared, model = made(Recipe.from_dict(typed_values(tmp_path)))
     torch.nn.init.zeros_(model.head("rating").classifier.weight)
-    tasks, splits = of_tasks(prepared, "rating"), train_splits(prepared)
-    found = np.mean([
-        diagonal_fisher(model, splits, tasks, prepared.framing, num_rows=48, seed=seed)[
-            "heads.rating_head.classifier.bias"
-        ].item()
-        for seed in range(4)
-    ])  # fmt: skip
-    assert found == pytest.approx(2.0, abs=0.5)
+    assert of_bias(model, prepared, "rating") == pytest.approx([2.0], abs=0.5)
 
 
 def test_gradients_are_those_of_single_rows_whatever_tasks_they_have(tmp_path: Path) -> None:
