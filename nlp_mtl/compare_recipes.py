@@ -14,9 +14,9 @@ from nlp_mtl.build_data import Prepared
 from nlp_mtl.data.encoded_splits import EncodedSplit, Split
 from nlp_mtl.data.items import Framing, item_lengths, read_items
 from nlp_mtl.data.steps import StepDataset
+from nlp_mtl.distillation_checks import steps_have_one_task
 from nlp_mtl.recipe import Recipe
 from nlp_mtl.recipe_reading import changed_keys
-from nlp_mtl.strategy_checks import steps_have_one_task
 from nlp_mtl.task_types import KINDS
 from nlp_mtl.training.gradients import shared_parameters
 
@@ -108,8 +108,7 @@ def measured(recipe: Recipe, prepared: Prepared, num_steps: int) -> tuple[dict[s
     section = recipe.gradients.model_dump(mode="json")
     if recipe.gradients.strategy != "sum" or recipe.gradients.measure_every is not None:
         return section, ""
-    said = recipe.to_dict()
-    if steps_have_one_task(said["sampling"], said["tasks"]):
+    if steps_have_one_task(recipe.to_dict()):
         return section, "each step has one task alone (`sampling: round_robin`)"
     for key in ("compile", "unfreeze_every"):
         if getattr(recipe.training, key):

@@ -6,7 +6,8 @@ from typing import Any
 
 from nlp_mtl.cleaning_checks import augmentations
 from nlp_mtl.errors import Problem, did_you_mean, listed
-from nlp_mtl.strategy_checks import is_true, number
+from nlp_mtl.extension_checks import distils
+from nlp_mtl.strategy_checks import is_true, number, read_by
 from nlp_mtl.task_types import kind_named
 
 
@@ -41,12 +42,40 @@ def distillation_problems(values: dict[str, Any], tasks: dict[str, Any], dataset
     shares = shares if isinstance(shares, dict) else {}
     for name, spec in datasets.items():
         if isinstance(spec, dict) and number(shares.get(name, 1)) != 0:
-            asked = [
-                task for task in taught.values()
-                if name in _datasets(task)
-                or (distillation.get("rows") == "all" and _reads_pairs(task, datasets) == bool(spec.get("text_pair")))
-            ]  # fmt: skip
+            asked = any(_is_asked(task, name, distillation, datasets) for task in taught.values())
             yield from _dataset_problems(f"datasets.{name}", spec) if asked else ()
+
+
+def _is_asked(task: dict[str, Any], dataset: str, distillation: dict[str, Any], datasets: dict[str, Any]) -> bool:
+    """Whether a task that has a teacher learns from it on a dataset's rows."""
+    if dataset in read_by(task):
+        return True
+    return distillation.get("rows") == "all" and _reads_pairs(task, datasets) == bool(
+        datasets[dataset].get("text_pair")
+    )
+
+
+def steps_have_one_task(values: dict[str, Any]) -> bool:
+    """Whether each step learns from one task alone. Reads raw values, whatever they are."""
+    sampling, distillation, extension, tasks, datasets = (
+        section if isinstance(section := values.get(key), dict) else {}
+        for key in ("sampling", "distillation", "extension", "tasks", "datasets")
+    )
+    if sampling.get("strategy") != "round_robin" or distils(extension):  # old tasks learn on all rows
+        return False
+    teachers = distillation.get("teachers")
+    taught = {str(name) for name in teachers} if isinstance(teachers, dict) else set()
+    for dataset, spec in datasets.items():
+        learned = [
+            name for name, task in tasks.items()
+            if isinstance(task, dict) and (
+                dataset in read_by(task)
+                or (name in taught and isinstance(spec, dict) and _is_asked(task, dataset, distillation, datasets))
+            )
+        ]  # fmt: skip
+        if len(learned) > 1:
+            return False
+    return True
 
 
 def _own_teachers(teachers: dict[str, Any], output_dir: Any) -> Iterator[Problem]:
@@ -89,10 +118,5 @@ def _dataset_problems(path: str, spec: dict[str, Any]) -> Iterator[Problem]:
 
 
 def _reads_pairs(task: dict[str, Any], datasets: dict[str, Any]) -> bool:
-    specs = [spec for name in _datasets(task) if isinstance(spec := datasets.get(name), dict)]
+    specs = [spec for name in read_by(task) if isinstance(spec := datasets.get(name), dict)]
     return any(bool(spec.get("text_pair")) for spec in specs)
-
-
-def _datasets(task: dict[str, Any]) -> list[Any]:
-    given = task.get("dataset")
-    return given if isinstance(given, list) else [given]

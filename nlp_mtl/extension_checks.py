@@ -18,14 +18,15 @@ def against_forgetting(extension: dict[str, Any], training: dict[str, Any]) -> l
     found = {
         "extension.replay": extension.get("replay") is not None,
         "extension.l2_to_start": number(extension.get("l2_to_start", 0)) != 0,
-        "extension.distillation": _distills(extension),
+        "extension.distillation": distils(extension),
         "training.frozen_layers": training.get("frozen_layers", 0) not in (0, "0", None),
         "training.unfreeze_every": training.get("unfreeze_every") is not None,
     }
     return [key for key, given in found.items() if given]
 
 
-def _distills(extension: dict[str, Any]) -> bool:
+def distils(extension: dict[str, Any]) -> bool:
+    """Whether old tasks learn from the old model. Reads raw values, whatever they are."""
     given = extension.get("distillation")
     return bool(given) if isinstance(given, list) else is_true(given)
 
@@ -44,15 +45,15 @@ def extension_problems(
         yield Problem("extension.importance", "only `l2_to_start` reads it: give that as well")
     if number(extension.get("fisher_rows", FISHER_ROWS)) != FISHER_ROWS and extension.get("importance") != "fisher":
         yield Problem("extension.fisher_rows", "only `importance: fisher` reads it")
-    if not _distills(extension):
+    if not distils(extension):
         for key, default in DISTILLATION_DEFAULTS.items():
             if number(extension.get(key, default)) != default:
                 yield Problem(f"extension.{key}", "only `distillation` reads it: give that as well")
     elif values.get("distillation") is not None:
         message = "`distillation` has its own teachers, weights and temperature; choose one of both"
         yield Problem("extension.distillation", message)
-    replays, distils = extension.get("replay") is not None, _distills(extension)
-    if distils and not replays and number(extension.get("teacher_weight", 0.5)) != 0.5:
+    replays, has_teacher = extension.get("replay") is not None, distils(extension)
+    if has_teacher and not replays and number(extension.get("teacher_weight", 0.5)) != 0.5:
         yield Problem("extension.teacher_weight", "it is about labels of replayed rows: give `replay` as well")
-    if number(extension.get("old_weight", 1)) != 1 and not (replays or distils):
+    if number(extension.get("old_weight", 1)) != 1 and not (replays or has_teacher):
         yield Problem("extension.old_weight", "only `replay` and `distillation` read it: give one of them as well")

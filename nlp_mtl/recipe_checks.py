@@ -6,7 +6,7 @@ from typing import Any
 
 from nlp_mtl.cleaning_checks import cleaning_problems
 from nlp_mtl.compression_checks import compression_problems
-from nlp_mtl.distillation_checks import distillation_problems
+from nlp_mtl.distillation_checks import distillation_problems, steps_have_one_task
 from nlp_mtl.errors import Problem, did_you_mean, listed
 from nlp_mtl.extension_checks import extension_problems
 from nlp_mtl.strategy_checks import (
@@ -78,7 +78,8 @@ def cross_problems(values: dict[str, Any]) -> Iterator[Problem]:
     yield from balancing_problems(balancing, tasks)
     yield from gradients_problems(gradients, training)
     yield from sampling_problems(sampling, training, datasets, tasks)
-    yield from alone_problems(sampling, balancing, gradients, tasks)
+    if steps_have_one_task(values):
+        yield from alone_problems(balancing, gradients)
     consistency = values.get("consistency")
     yield from consistency_problems(consistency if isinstance(consistency, list) else [], tasks, datasets)
     yield from distillation_problems(values, tasks, datasets)

@@ -80,12 +80,8 @@ def gradients_problems(gradients: dict[str, Any], training: dict[str, Any]) -> I
             yield Problem("training.unfreeze_every", message)
 
 
-def alone_problems(
-    sampling: dict[str, Any], balancing: dict[str, Any], gradients: dict[str, Any], tasks: dict[str, Any]
-) -> Iterator[Problem]:
+def alone_problems(balancing: dict[str, Any], gradients: dict[str, Any]) -> Iterator[Problem]:
     """What weighs tasks against each other, where each step learns from one alone. Reads raw values."""
-    if not steps_have_one_task(sampling, tasks):
-        return
     alone = "but under `sampling: round_robin` each step here has one task alone; leave one of both out"
     found = {"balancing.strategy": balancing.get("strategy"), "gradients.strategy": gradients.get("strategy")}
     for key, strategy in found.items():
@@ -95,12 +91,6 @@ def alone_problems(
             yield Problem(key, f"{strategy} weighs the tasks of a step against each other, {alone}")
     if gradients.get("measure_every") is not None:
         yield Problem("gradients.measure_every", f"it compares the tasks of a step, {alone}")
-
-
-def steps_have_one_task(sampling: dict[str, Any], tasks: dict[str, Any]) -> bool:
-    """Whether each step learns from one task alone. Reads raw values, whatever they are."""
-    names = [str(name) for task in tasks.values() if isinstance(task, dict) for name in read_by(task)]
-    return sampling.get("strategy") == "round_robin" and len(names) == len({*names})
 
 
 def consistency_problems(consistency: list[Any], tasks: dict[str, Any], datasets: dict[str, Any]) -> Iterator[Problem]:

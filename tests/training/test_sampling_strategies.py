@@ -101,6 +101,10 @@ def test_what_weighs_tasks_against_each_other_is_refused_where_each_step_has_one
     ):
         Recipe.from_dict(given)
     Recipe.from_dict({**given, section: {}})
+    taught = {"teachers": {"ner": "somewhere"}, "rows": "all"}  # on the rows of the other task, too
+    Recipe.from_dict({**given, "distillation": taught})
+    with pytest.raises(RecipeError, match="weighs the tasks of a step"):
+        Recipe.from_dict({**given, "distillation": {**taught, "rows": "labelled"}})
     with pytest.raises(RecipeError, match=r"gradients\.measure_every: it compares the tasks of a step"):
         Recipe.from_dict({**given, "balancing": {}, "gradients": {"measure_every": 2}})
 
