@@ -79,8 +79,8 @@ def steps(
     settings, shares = recipe.training, recipe.sampling.shares
     train, tasks = drawn_from(recipe, prepared), learned_tasks(recipe, prepared)
     for task in tasks:
-        if task.name not in recipe.learned_tasks:
-            continue  # it learns from a teacher alone
+        if task.name not in recipe.learned_tasks or task.name in recipe.old_tasks:
+            continue  # it learns from a teacher alone, or has learned before
         read = [split for split in train.values() if task.name in split.tasks]
         if any(isinstance(split, StreamedSplit) for split in read):
             continue  # nobody has seen its labels

@@ -18,6 +18,7 @@ from nlp_mtl.errors import Problem, RecipeError, listed
 from nlp_mtl.inference.teaching import with_soft_targets
 from nlp_mtl.models.extending import extended
 from nlp_mtl.models.multitask import MultiTaskModel
+from nlp_mtl.models.sharing import is_own
 from nlp_mtl.recipe import Recipe
 from nlp_mtl.tasks import Task
 from nlp_mtl.training.freezing import keep
@@ -56,8 +57,8 @@ def keep_old(recipe: Recipe, model: MultiTaskModel, base: Base) -> None:
     learned = {*recipe.learned_tasks, *_distilled(recipe)}
     kept = {name for name, readers in read_by.items() if not readers & learned}
     for name in old if freeze != "nothing" else ():
-        # What a task that goes on learning reads alone is its own to change.
-        if read_by[name] <= staying or (freeze == "model" and not read_by[name] <= goes_on):
+        # Under `model` only what a task has for itself is its own to change, if it goes on learning.
+        if read_by[name] <= staying or (freeze == "model" and not (is_own(name) and read_by[name] <= goes_on)):
             kept.add(name)
     keep(model, kept)
 

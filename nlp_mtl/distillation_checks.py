@@ -7,12 +7,17 @@ from typing import Any
 from nlp_mtl.cleaning_checks import augmentations
 from nlp_mtl.errors import Problem, did_you_mean, listed
 from nlp_mtl.extension_checks import distils
-from nlp_mtl.strategy_checks import is_true, number, read_by
+from nlp_mtl.strategy_checks import is_true, number, only_scored, read_by
 from nlp_mtl.task_types import kind_named
 
 
-def distillation_problems(values: dict[str, Any], tasks: dict[str, Any], datasets: dict[str, Any]) -> Iterator[Problem]:
-    """Teachers of no task, and what cannot be learned from one. Reads raw values, whatever they are."""
+def distillation_problems(
+    values: dict[str, Any], tasks: dict[str, Any], datasets: dict[str, Any], drawn: dict[str, Any]
+) -> Iterator[Problem]:
+    """Teachers of no task, and what cannot be learned from one. Reads raw values, whatever they are.
+
+    ``drawn``: of the datasets, those that are not for evaluation alone.
+    """
     distillation = values.get("distillation")
     if not isinstance(distillation, dict):
         return
@@ -40,7 +45,7 @@ def distillation_problems(values: dict[str, Any], tasks: dict[str, Any], dataset
     sampling = values.get("sampling")
     shares = sampling.get("shares") if isinstance(sampling, dict) else None
     shares = shares if isinstance(shares, dict) else {}
-    for name, spec in datasets.items():
+    for name, spec in drawn.items():
         if isinstance(spec, dict) and number(shares.get(name, 1)) != 0:
             asked = any(_is_asked(task, name, distillation, datasets) for task in taught.values())
             yield from _dataset_problems(f"datasets.{name}", spec) if asked else ()
@@ -63,12 +68,13 @@ def steps_have_one_task(values: dict[str, Any]) -> bool:
     )
     if sampling.get("strategy") != "round_robin" or distils(extension):  # old tasks learn on all rows
         return False
+    old, _ = only_scored(values)
     teachers = distillation.get("teachers")
     taught = {str(name) for name in teachers} if isinstance(teachers, dict) else set()
     for dataset, spec in datasets.items():
         learned = [
             name for name, task in tasks.items()
-            if isinstance(task, dict) and (
+            if isinstance(task, dict) and name not in old and (
                 dataset in read_by(task)
                 or (name in taught and isinstance(spec, dict) and _is_asked(task, dataset, distillation, datasets))
             )

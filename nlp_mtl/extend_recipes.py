@@ -4,17 +4,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from nlp_mtl.build_cleaning import model_cleaning
 from nlp_mtl.build_consistency import known_pairs
-from nlp_mtl.build_data import held_out, window_problems
+from nlp_mtl.build_data import window_problems
 from nlp_mtl.build_extension import Base, load_base
-from nlp_mtl.cleaning_checks import augmentations
 from nlp_mtl.errors import Problem, RecipeError, did_you_mean, listed
+from nlp_mtl.extend_data import (
+    name_problems,
+    old_datasets,
+    old_splits,
+    row_by_row_problems,
+    row_problems,
+    share_of,
+    share_problems,
+)
 from nlp_mtl.extension_checks import against_forgetting
-from nlp_mtl.recipe import DatasetSpec, Recipe
-from nlp_mtl.recipe_parts import whole_path
+from nlp_mtl.recipe import Recipe
 from nlp_mtl.recipe_reading import read_yaml, validate, without_nulls
 from nlp_mtl.strategy_checks import is_true, read_by
 from nlp_mtl.task_types import kind_of
@@ -103,17 +108,17 @@ def _extended(base: Base, values: Values, problems: Sequence[Problem]) -> tuple[
         extension["freeze"] = "nothing" if against_forgetting(extension, training) else "model"
     old, old_problems = _old_tasks(base, tasks, extension.get("old_tasks"))
     distilled, distillation_problems = _distilled(base, tasks, extension.get("distillation", False))
-    old_datasets = _old_datasets(base, old, extension.get("data_dir"))
+    read = old_datasets(base, old, extension.get("data_dir"))
     read_by_new = {str(name) for spec in tasks.values() if isinstance(spec, dict) for name in read_by(spec)}
-    alone = {name: spec for name, spec in old_datasets.items() if name not in read_by_new}
+    alone = {name: spec for name, spec in read.items() if name not in read_by_new}
     replay, fisher = extension.get("replay"), extension.get("importance") == "fisher"
     problems += [
         *old_problems,
         *distillation_problems,
-        *_name_problems(old_datasets, datasets, values.get("data_dir", ".")),
-        *(_row_problems(base, "replay", replay, old_datasets, alone) if replay is not None else []),
-        *(_row_problems(base, "importance", "fisher", old_datasets, old_datasets) if fisher else []),
-        *_share_problems(sampling, extension, alone),
+        *name_problems(read, datasets, values.get("data_dir", ".")),
+        *(row_problems(base, "replay", replay, read, alone) if replay is not None else []),
+        *(row_problems(base, "importance", "fisher", read, read) if fisher else []),
+        *share_problems(sampling, extension, alone),
         *_teacher_problems(values.get("distillation"), extension, old),
     ]
     if tasks:  # else there is nothing to learn, which is told elsewhere
@@ -125,18 +130,21 @@ def _extended(base: Base, values: Values, problems: Sequence[Problem]) -> tuple[
         if pairs is None or isinstance(pairs, list):
             values["consistency"] = [*known_pairs(base.model.config, values["tasks"]), *(pairs or [])]
     if values.get("datasets") is None or datasets:
-        values["datasets"] = {**old_datasets, **datasets}
+        values["datasets"] = {**read, **datasets}
     shares = sampling.get("shares") or {}
     if sampling.get("strategy") == "fixed" and extension.get("replay") is None and isinstance(shares, dict):
         values["sampling"] = {**sampling, "shares": {**dict.fromkeys(alone, 0), **shares}}
     if distilled:
-        drawn = alone if extension.get("replay") is not None else {}
-        problems += _row_by_row_problems({**drawn, **datasets})
+        drawn = [name for name in read if name in read_by_new or replay is not None]
+        asked = {name: spec for name, spec in {**read, **datasets}.items() if name in drawn or name in datasets}
+        problems += row_by_row_problems(
+            {name: spec for name, spec in asked.items() if share_of(sampling, name)}, datasets
+        )
         extension["distillation"] = distilled
     given: Values = {"model": base.path, "revision": base.revision}
     if isinstance(extension.get("old_tasks") or [], list):  # what is none is told elsewhere
         given["old_tasks"] = old
-    values["extension"] = {**extension, **given, "old_splits": _old_splits(base, old_datasets, datasets)}
+    values["extension"] = {**extension, **given, "old_splits": old_splits(base, read, datasets)}
     return values, problems
 
 
@@ -224,19 +232,6 @@ def _distilled(base: Base, named: Values, wanted: Any) -> tuple[list[str], list[
     return [name for name in there if name in names], problems
 
 
-def _row_by_row_problems(datasets: Values) -> list[Problem]:
-    """Datasets that the old model cannot be asked about before training."""
-    problems = []
-    for name, spec in datasets.items():
-        if isinstance(spec, dict) and is_true(spec.get("streaming")):
-            message = "the old model is asked of all rows before training (`extension.distillation`): leave it out"
-            problems.append(Problem(f"datasets.{name}.streaming", message))
-        if isinstance(spec, dict) and (changes := augmentations(spec)):
-            message = "the old model is asked of rows as they are (`extension.distillation`): leave it out"
-            problems.append(Problem(f"datasets.{name}.augmentation.{changes[0]}", message))
-    return problems
-
-
 def _teacher_problems(distillation: Any, extension: Values, old: Sequence[str]) -> list[Problem]:
     """Teachers of tasks that learn nothing."""
     teachers = distillation.get("teachers") if isinstance(distillation, dict) else None
@@ -252,95 +247,3 @@ def _old_task(base: Base, name: str) -> Values:
     """What the recipe beside the model says of a task, whose head is there already."""
     assert base.recipe is not None
     return {**base.recipe.tasks[name].model_dump(mode="json"), "init_from": None, "init_from_revision": None}
-
-
-def _old_datasets(base: Base, old: Sequence[str], data_dir: Any) -> dict[str, Values]:
-    """What old tasks read, each with the folder that its files are in."""
-    if base.recipe is None:
-        return {}
-    read = {name for task in old for name in base.recipe.tasks[task].columns()}
-    given = whole_path(data_dir) if isinstance(data_dir, str) else None
-    found = {}
-    for name, spec in base.recipe.datasets.items():
-        if name in read:
-            own: Values = {"data_dir": given or spec.data_dir or base.recipe.data_dir}
-            # Classes of a task that is left out are not balanced.
-            own |= {key: None for key in ("oversample", "undersample") if getattr(spec, key) not in old}
-            found[name] = {**spec.model_dump(mode="json"), **own}
-    return found
-
-
-def _old_splits(base: Base, old: Mapping[str, Values], own: Values) -> Values:
-    """How rows of the datasets that the model was trained on were held out."""
-    if base.recipe is None:
-        return {}
-    again = [
-        name for name, spec in base.recipe.datasets.items()
-        if name in own and not {*_differing(spec.model_dump(mode="json"), own[name])} - {"data_dir"}
-    ]  # fmt: skip
-    return {name: held_out(base.recipe, name).model_dump() for name in dict.fromkeys([*old, *again])}
-
-
-def _differing(old: Values, own: Any, data_dir: Any = ".") -> dict[str, Any]:
-    """What a recipe says otherwise of a dataset than a trained model's: ``{key: what it says}``."""
-    try:
-        spec = DatasetSpec.model_validate(own).model_dump(mode="json")
-    except ValidationError:
-        return {}  # it is told elsewhere
-    spec["data_dir"] = spec["data_dir"] or whole_path(str(data_dir))
-    return {key: spec[key] for key, value in old.items() if spec[key] != value}
-
-
-def _name_problems(old: Mapping[str, Values], own: Values, data_dir: Any) -> list[Problem]:
-    """A dataset of the recipe that has the name of an old one has to be the same."""
-    problems = []
-    for name in [name for name in old if name in own]:
-        if differing := _differing(old[name], own[name], data_dir):
-            key, said = next(iter(differing.items()))
-            message = (
-                f"an old task reads another dataset of this name ({key}: {old[name][key]!r:.100}, here {said!r:.100}): "
-                "give this one another name"
-            )
-            moved = ", or say where the old data lie now, `extension.data_dir`" * ([*differing] == ["data_dir"])
-            problems.append(Problem(f"datasets.{name}", message + moved))
-    return problems
-
-
-def _row_problems(
-    base: Base, key: str, wanted: Any, old: Mapping[str, Values], drawn: Mapping[str, Values]
-) -> list[Problem]:
-    """Training rows of old tasks that a key asks for and that cannot be had.
-
-    Args:
-        wanted: what the key says.
-        old: the datasets of old tasks.
-        drawn: those of which some rows are drawn.
-    """
-    streamed = [name for name, spec in drawn.items() if spec["streaming"]]
-    if base.recipe is None:
-        message = (
-            f"it needs rows of old tasks, and there is no recipe beside {base.path} that tells where their data lie: "
-            "give the run folder, or name the old tasks and their datasets in this recipe"
-        )
-    elif not old:
-        message = "it needs rows of old tasks, and none is left that this recipe does not name itself: leave it out"
-    elif key == "replay" and not drawn and wanted != "all":
-        message = "new tasks read all datasets of old tasks, too, whose rows come anyway: say `replay: all`"
-    elif streamed:
-        message = (
-            f"rows of {listed(streamed)} cannot be drawn, as it is streamed: leave its tasks out of "
-            "`extension.old_tasks`, or name them in this recipe"
-        )
-    else:
-        return []
-    return [Problem(f"extension.{key}", message)]
-
-
-def _share_problems(sampling: Values, extension: Values, old: Mapping[str, Values]) -> list[Problem]:
-    """Shares of old datasets, of which nothing is learned unless they are replayed."""
-    shares = sampling.get("shares")
-    named = [name for name in (shares if isinstance(shares, dict) else {}) if name in old]
-    message = (
-        "rows of an old dataset are learned from where `extension.replay` says how many: give it, or leave this out"
-    )
-    return [Problem(f"sampling.shares.{name}", message) for name in named if extension.get("replay") is None]

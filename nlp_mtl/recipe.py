@@ -325,9 +325,10 @@ class Recipe(Section):
 
     @property
     def learned_tasks(self) -> list[str]:
-        """Those that steps learn from labels: old ones only where they are replayed."""
+        """Those that steps learn from labels: old ones only where rows of theirs are replayed."""
         replays = self.extension is not None and self.extension.replay is not None
-        return [name for name in self.tasks if replays or name not in self.old_tasks]
+        drawn = {name for name in self.old_tasks if any(map(self.draws_from, self.tasks[name].columns()))}
+        return [name for name in self.tasks if (replays and name in drawn) or name not in self.old_tasks]
 
     def draws_from(self, dataset: str) -> bool:
         """Whether steps learn from a dataset: one with the share 0 is there to be evaluated on."""

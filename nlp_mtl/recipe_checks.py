@@ -17,6 +17,7 @@ from nlp_mtl.strategy_checks import (
     gradients_problems,
     is_true,
     number,
+    only_scored,
     sampling_problems,
     sharing_problems,
 )
@@ -69,20 +70,23 @@ def cross_problems(values: dict[str, Any]) -> Iterator[Problem]:
     sharing = values.get("sharing")
     sharing = sharing if isinstance(sharing, dict) else {}
     yield from sharing_problems(sharing, training)
-    yield from feature_problems(training, sharing, datasets, values.get("extension"))
+    old_tasks, old_datasets = only_scored(values)
+    learned = {name: task for name, task in tasks.items() if name not in old_tasks}
+    drawn = {name: spec for name, spec in datasets.items() if name not in old_datasets}
+    yield from feature_problems(training, sharing, drawn, values.get("extension"))
     yield from meta_problems(values, training, datasets, tasks)
     gradients, sampling, balancing = (
         section if isinstance(section := values.get(key), dict) else {}
         for key in ("gradients", "sampling", "balancing")
     )
-    yield from balancing_problems(balancing, tasks)
+    yield from balancing_problems(balancing, learned)
     yield from gradients_problems(gradients, training)
-    yield from sampling_problems(sampling, training, datasets, tasks)
+    yield from sampling_problems(sampling, training, datasets, tasks, learned)
     if steps_have_one_task(values):
         yield from alone_problems(balancing, gradients)
     consistency = values.get("consistency")
     yield from consistency_problems(consistency if isinstance(consistency, list) else [], tasks, datasets)
-    yield from distillation_problems(values, tasks, datasets)
+    yield from distillation_problems(values, tasks, datasets, drawn)
     extension = values.get("extension")
     if isinstance(extension, dict):
         yield from extension_problems(extension, training, values)

@@ -83,6 +83,8 @@ def learned_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What differs between two resolved recipes and matters to what is learned."""
     apart: dict[str, Any] = {"hub": None, "tune": None}  # where the model goes, and what only tuning reads, may change
     starts = [{"compression": {"model": (values.get("compression") or {}).get("model")}} for values in (old, new)]
+    if all((values.get("extension") or {}).get("model") for values in (old, new)):
+        apart |= dict.fromkeys(("encoder", "encoder_revision"))  # they are that model's, which its checksum tells
     old, new = {**old, **apart, **starts[0]}, {**new, **apart, **starts[1]}
     where = re.compile(r"datasets\.[^.]+\.data_dir")
     changes = [

@@ -119,6 +119,22 @@ def consistency_problems(consistency: list[Any], tasks: dict[str, Any], datasets
             yield Problem(path, "one reads pairs of texts and the other single ones")
 
 
+def only_scored(values: dict[str, Any]) -> tuple[set[str], set[str]]:
+    """The tasks of a trained model, and the datasets of theirs, that a recipe which extends it has for evaluation
+    alone: nothing is replayed. Reads raw values, whatever they are."""
+    extension, tasks = (
+        section if isinstance(section := values.get(key), dict) else {} for key in ("extension", "tasks")
+    )
+    named = extension.get("old_tasks")
+    if extension.get("replay") is not None or not isinstance(named, list):
+        return set(), set()
+    old, read = {str(name) for name in named}, {True: set[str](), False: set[str]()}
+    for name, task in tasks.items():
+        if isinstance(task, dict):
+            read[name in old].update(map(str, read_by(task)))
+    return old, read[True] - read[False]
+
+
 def read_by(task: dict[str, Any]) -> list[Any]:
     """The datasets that a task reads. Reads raw values, whatever they are."""
     dataset = task.get("dataset")
@@ -146,9 +162,16 @@ def sharing_problems(sharing: dict[str, Any], training: dict[str, Any]) -> Itera
 
 
 def sampling_problems(
-    sampling: dict[str, Any], training: dict[str, Any], datasets: dict[str, Any], tasks: dict[str, Any]
+    sampling: dict[str, Any],
+    training: dict[str, Any],
+    datasets: dict[str, Any],
+    tasks: dict[str, Any],
+    learned: dict[str, Any],
 ) -> Iterator[Problem]:
-    """Keys that the strategy does not read, or that name nothing. Reads raw values, whatever they are."""
+    """Keys that the strategy does not read, or that name nothing. Reads raw values, whatever they are.
+
+    ``learned``: of the tasks, those that are not for evaluation alone.
+    """
     strategy = sampling.get("strategy")
     yield from _unread("sampling", sampling, SAMPLING_DEFAULTS, _SAMPLED_BY)
     if strategy in ("temperature", "annealed", "round_robin", "dynamic") and len(datasets) == 1:
@@ -161,7 +184,7 @@ def sampling_problems(
             yield Problem(f"sampling.targets.{name}", f"there is no such task; there are {listed(tasks)}.{near}")
     if targets and sampling.get("need") == "loss":
         yield Problem("sampling.targets", "only `need: metric` reads them")
-    if strategy == "dynamic" and sampling.get("need") == "loss" and (unlabelled := _without_labels(tasks)):
+    if strategy == "dynamic" and sampling.get("need") == "loss" and (unlabelled := _without_labels(learned)):
         yield Problem("sampling.need", f"{unlabelled}; take `need: metric`")
     passes, epochs = number(sampling.get("max_passes", 4.0)), number(training.get("num_epochs", 3))
     if strategy == "unimax" and passes < epochs and training.get("max_steps") is None:

@@ -238,6 +238,11 @@ def _build_towers(encoder: Any, tasks: Sequence[str], num_layers: int, cross_sti
         )
 
 
+def is_own(name: str) -> bool:
+    """Whether a parameter is made for one task, by its name: of its head, its experts, its gate, its layers."""
+    return name.startswith("heads.") or any(part.endswith(OWN) for part in name.split("."))
+
+
 def readers(name: str, tasks: Sequence[str], settings: Mapping[str, Any]) -> frozenset[str]:
     """The tasks whose answers a parameter of the encoder or of what lies on top of it has a part in, by its name."""
     own = {part.removesuffix(OWN) for part in name.split(".") if part.endswith(OWN)}

@@ -1,5 +1,6 @@
 """The diagonal Fisher information, against closed forms of heads whose gradients are known."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from extensions import base_run
+from tiny import write_jsonl
 from tiny_runs import values
 from typed_runs import values as typed_values
 
@@ -14,6 +16,7 @@ from nlp_mtl import Recipe
 from nlp_mtl.build import new_model
 from nlp_mtl.build_data import Prepared, prepare
 from nlp_mtl.data.encoded_splits import EncodedSplit
+from nlp_mtl.data.items import read_items
 from nlp_mtl.models.loading import load_model
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.run_evaluation import run_recipe
@@ -84,6 +87,20 @@ def test_of_a_squared_error_it_is_twice_the_squared_features(tmp_path: Path) -> 
     prepared, model = made(Recipe.from_dict(typed_values(tmp_path)))
     torch.nn.init.zeros_(model.head("rating").classifier.weight)
     assert of_bias(model, prepared, "rating") == pytest.approx([2.0], abs=0.5)
+
+
+def test_a_text_in_several_windows_has_one_answer(tmp_path: Path) -> None:
+    """That of the mean of their logits: at p = 1/2 the information on a bias is a quarter, however long texts are."""
+    given = values(tmp_path) | {"max_length": 16, "window_overlap": 4}
+    file = Path(given["data_dir"]) / "texts" / "train.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    write_jsonl(file, [row | {"text": row["text"] + " film" * (place % 4 * 15)} for place, row in enumerate(rows)])
+    prepared, model = made(Recipe.from_dict(given))
+    split, tasks = train_splits(prepared)[1], of_tasks(prepared, "sentiment")
+    assert max(np.bincount([item.place for item in read_items(split, range(48), tasks, prepared.framing)])) > 3
+    torch.nn.init.zeros_(model.head("sentiment").classifier.weight)
+    torch.nn.init.zeros_(model.head("sentiment").classifier.bias)
+    assert of_bias(model, prepared, "sentiment") == pytest.approx([0.25, 0.25])
 
 
 def test_gradients_are_those_of_single_rows_whatever_tasks_they_have(tmp_path: Path) -> None:
