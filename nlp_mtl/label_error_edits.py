@@ -12,7 +12,7 @@ from nlp_mtl.analysis.label_errors import Judged
 from nlp_mtl.build_data import Prepared
 from nlp_mtl.data.columns import items_of
 from nlp_mtl.data.encoded_splits import label_column
-from nlp_mtl.data.labels import LabelReader
+from nlp_mtl.data.labels import LabelReader, type_of
 from nlp_mtl.data.loading import LoadedDataset, LoadedSplit
 from nlp_mtl.errors import DataError
 from nlp_mtl.inference.texts import as_json
@@ -77,9 +77,11 @@ def write_dataset(folder: Path, recipe: Recipe, prepared: Prepared, edits: Edits
         ``datasets``: for each ``rows``, ``left_out`` and ``edited``.
 
     Raises:
-        DataError: two tasks read one column, and it cannot hold what both should learn.
+        DataError: two tasks read one column, and it cannot hold what both should learn; or a dataset of numbers would
+            be read otherwise by the new recipe.
         RunError: it cannot be written; what was there before is untouched.
     """
+    check_numbers(recipe, prepared, [*edits])
     told: dict[str, Any] = {}
     changes: dict[str, Any] = {}
     with written_folder(folder) as partial:
@@ -102,6 +104,33 @@ def write_dataset(folder: Path, recipe: Recipe, prepared: Prepared, edits: Edits
         "overrides": [f"{key}={as_json(value)}" for key, value in changes.items()],
         "datasets": told,
     }
+
+
+def check_numbers(recipe: Recipe, prepared: Prepared, names: Sequence[str]) -> None:
+    """That datasets can be written while all others are read as they were: classes that are written by name need
+    ``label_names``, which would rename the numbers of others, too.
+
+    Raises:
+        DataError: a task reads classes of one of them, and numbers by ``label_map``.
+    """
+    for task in prepared.tasks:
+        spec = recipe.tasks[task.name]
+        features = {name: _cell_feature(prepared.loaded[name], column) for name, column in spec.columns().items()}
+        classes = [name for name in names if isinstance(features.get(name), datasets.ClassLabel)]
+        numbers = [name for name, feature in features.items() if type_of(feature).startswith(("int", "uint"))]
+        if classes and numbers and spec.label_names is None and kind_of(task).label_set != "none":
+            raise DataError(
+                f"task `{task.name}`: the classes of `{classes[0]}` would be written by name and listed in "
+                f"`label_names`, which would then rename the numbers of `{numbers[0]}`, too, instead of `label_map`. "
+                f"Say `label_names: [name of 0, name of 1, ...]` in the recipe as it is, if the numbers of "
+                f"`{numbers[0]}` count from 0, or save its labels as text"
+            )
+
+
+def _cell_feature(loaded: LoadedDataset, column: str) -> Any:
+    """The type of the labels in a column, also of those in lists."""
+    feature = loaded.features[column]
+    return items_of(feature) or feature
 
 
 def _write_rows(
@@ -226,8 +255,7 @@ def _changes(recipe: Recipe, prepared: Prepared, loaded: LoadedDataset, files: M
             found[f"{place}.{key}"] = 0
     for task in prepared.tasks:
         column = recipe.tasks[task.name].columns().get(loaded.name)
-        feature = None if column is None else loaded.features[column]
-        is_class = isinstance(items_of(feature) or feature, datasets.ClassLabel)
+        is_class = column is not None and isinstance(_cell_feature(loaded, column), datasets.ClassLabel)
         if is_class and recipe.tasks[task.name].label_names is None:  # in their order, and those that do not occur
             found[f"tasks.{task.name}.label_names"] = list(task.labels)
     return found

@@ -211,6 +211,39 @@ def test_a_label_that_only_another_dataset_has_can_be_written_where_labels_have_
     assert {*labels[1:]} == {"negative", "positive"}
 
 
+def test_classes_are_not_written_by_name_where_that_would_rename_the_numbers_of_another_dataset(tmp_path: Path) -> None:
+    given, _ = planted(tmp_path, train=24)
+    features = datasets.Features({
+        "text": datasets.Value("string"), "label": datasets.ClassLabel(names=["negative", "positive"]),
+    })  # fmt: skip
+    rows = {"text": TWENTY, "label": [0, 1] * 10}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "classes.parquet")
+    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "numbers.parquet")
+    given["datasets"] = {
+        name: {"data_files": str(tmp_path / f"{name}.parquet"), "text": "text"} for name in ("classes", "numbers")
+    }
+    task = {"type": "text-classification", "dataset": ["classes", "numbers"], "labels": "label"}
+    given["tasks"] = {"sentiment": {**task, "label_map": {"0": "positive", "1": "negative"}}}
+
+    def labels(prepared: Prepared) -> list[str]:
+        return [prepared.tasks[0].labels[one] for one in prepared.encoded["numbers"]["train"].classes("sentiment")]
+
+    recipe = Recipe.from_dict(given)
+    prepared = prepare(recipe, splits=("train",))
+    edits: Any = {"classes": {0: {"sentiment": []}}}
+    with pytest.raises(DataError, match="`label_names`, which would then rename the numbers of `numbers`"):
+        write_dataset(tmp_path / "new", recipe, prepared, edits, "new")
+    assert not [*tmp_path.glob("new*")]
+    of_numbers = write_dataset(tmp_path / "n", recipe, prepared, {"numbers": {0: {"sentiment": []}}}, "n")
+    assert labels(prepare(Recipe.from_yaml(of_numbers["recipe"]), splits=("train",))) == labels(prepared)[1:]
+    given["tasks"] = {"sentiment": {**task, "label_names": ["positive", "negative"]}}  # as the message says
+    recipe = Recipe.from_dict(given)
+    named = prepare(recipe, splits=("train",))
+    assert labels(named) == labels(prepared)
+    written = write_dataset(tmp_path / "new", recipe, named, edits, "new")
+    assert labels(prepare(Recipe.from_yaml(written["recipe"]), splits=("train",))) == labels(prepared)
+
+
 def test_two_tasks_on_one_column_have_to_agree(tmp_path: Path) -> None:
     given, _ = planted(tmp_path, train=24)
     given["tasks"]["mood"] = {**given["tasks"]["sentiment"], "label_map": {"positive": "good", "negative": "bad"}}
