@@ -144,15 +144,15 @@ def _write_rows(
     """Write a split; how many rows it has now, how many are left out and how many of the others are edited."""
     counts = Counter({"rows": 0, "left_out": 0, "edited": 0})
     places = sorted(edits)
-    now = zip(places, targets(prepared, loaded.name, places), strict=True)
-    teaches = {place: _teaches(prepared, {**given, **edits[place]}) for place, given in now}
+    given = dict(zip(places, targets(prepared, loaded.name, places), strict=True))
+    teaches = {place: _teaches(prepared, {**given[place], **edits[place]}) for place in places}
     with file.open("w", encoding="utf-8", newline="\n") as lines:
         for place, row in enumerate(_rows(rows)):
             if not teaches.get(place, True):
                 counts["left_out"] += 1
                 continue
             if place in edits:
-                row = _edited(recipe, prepared, loaded, row, edits[place], rows.where(place))
+                row = _edited(recipe, prepared, loaded, row, edits[place], given[place], rows.where(place))
                 counts["edited"] += 1
             counts["rows"] += 1
             lines.write(as_json({key: _plain(loaded.features[key], value) for key, value in row.items()}) + "\n")
@@ -176,10 +176,12 @@ def _edited(
     loaded: LoadedDataset,
     row: dict[str, Any],
     edits: Mapping[str, Target],
+    given: Mapping[str, Target],
     where: str,
 ) -> dict[str, Any]:
-    """A row as its columns say it, with other labels."""
+    """A row as its columns say it, with other labels; ``given``: those that it has for all tasks."""
     found, by = dict(row), dict[str, str]()
+    hint = "Copy the column, so that each reads one of its own, or mend the row for both alike (--review)"
     for task in prepared.tasks:
         if task.name not in edits:
             continue
@@ -195,10 +197,29 @@ def _edited(
         if by.setdefault(column, task.name) != task.name and found[column] != cell:
             raise DataError(
                 f"{where}: the tasks `{by[column]}` and `{task.name}` both read the column `{column}`, and their new "
-                f"labels do not go together there: {found[column]!r:.60} and {cell!r:.60}"
+                f"labels do not go together there: {found[column]!r:.60} and {cell!r:.60}. {hint}"
             )
         found[column] = cell
+    for task in prepared.tasks:
+        column = recipe.tasks[task.name].columns().get(loaded.name, "")
+        if task.name in edits or column not in by:
+            continue
+        if not _reads(task, prepared.readers[task.name][loaded.name], found[column], given[task.name]):
+            raise DataError(
+                f"{where}: the tasks `{by[column]}` and `{task.name}` both read the column `{column}`, and the new "
+                f"label of `{by[column]}`, {found[column]!r:.60}, would change that of `{task.name}`, too. {hint}"
+            )
     return found
+
+
+def _reads(task: Task, reader: LabelReader, cell: Any, target: Target) -> bool:
+    """Whether a task reads a target from a cell."""
+    kind = kind_of(task)
+    try:
+        found = kind.target(reader, cell, len(cell) if isinstance(cell, list) else 0, str)
+    except DataError:
+        return False
+    return [*found] == [*target] or not (kind.num_items(found) or kind.num_items(target))
 
 
 def _cell(task: Task, reader: LabelReader, feature: Any, cell: Any, target: Target) -> Any:

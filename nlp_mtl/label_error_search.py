@@ -14,6 +14,7 @@ from nlp_mtl.data.encoded_splits import EncodedSplit
 from nlp_mtl.data.folds import folds, row_codes, same_texts
 from nlp_mtl.data.loading import compared_rows
 from nlp_mtl.errors import DataError, RunError, listed
+from nlp_mtl.label_error_edits import check_numbers
 from nlp_mtl.recipe import Recipe
 from nlp_mtl.storage import written_file
 from nlp_mtl.task_types import kind_of
@@ -66,6 +67,7 @@ def open_search(
     *,
     anew: bool,
     start: Callable[[], None],
+    is_written: bool,
 ) -> Search:
     """Load the data, and deal them into folds; or take those of an earlier call.
 
@@ -75,15 +77,18 @@ def open_search(
         count: how many folds.
         anew: whether there is no earlier call, or it is to be forgotten.
         start: makes the folder ready, on the main process, once all that could be wrong with the data is not.
+        is_written: whether the data are to be written with other labels.
 
     Raises:
-        DataError: there is nothing to look at, or too little for so many folds.
+        DataError: there is nothing to look at, or too little for so many folds; or it cannot be written.
         RunError: the data are others than those of the earlier call.
     """
     prepared = prepare(recipe, accelerator=accelerator, splits=("train", "validation"))
     tasks = tuple(task for task in prepared.tasks if task.name in wanted)
     names = _datasets_of(recipe, prepared, tasks)
     _check_classes(prepared, tasks, names, count)
+    if is_written:
+        check_numbers(recipe, prepared, names)
     file = folder / "folds.npz"
     if accelerator.is_main_process:
         digest = hashlib.sha256("".join(prepared.encoded[name]["train"].digest() for name in names).encode())

@@ -82,6 +82,8 @@ def label_errors(
         message = "a run that learns from episodes keeps no heads, so nobody can be asked for labels: leave it out"
         raise RecipeError([Problem("meta", message)])
     wanted = _tasks_of(recipe, tasks)
+    if drop is not None or review:
+        _check_columns(recipe, wanted, drop)
     if apply is None:
         need_cleanlab()
     folder = Path(output_dir or f"{recipe.output_dir.rstrip('/')}-label-errors").expanduser().absolute()
@@ -99,7 +101,9 @@ def label_errors(
         anew = overwrite or not (folder / "recipe.yaml").is_file()
         accelerator.wait_for_everyone()  # all have seen it
         start = partial(start_folder, folder, recipe, flags, overwrite)
-        search = open_search(recipe, folder, wanted, folds, accelerator, anew=anew, start=start)
+        search = open_search(
+            recipe, folder, wanted, folds, accelerator, anew=anew, start=start, is_written=drop is not None or review
+        )
         for key in ("distillation", "compression"):
             if getattr(recipe, key) is not None:
                 logger.info("Without `%s`: its models may have learned the labels that are looked at", key)
@@ -149,6 +153,29 @@ def _tasks_of(recipe: Recipe, tasks: Sequence[str] | None) -> list[str]:
     if len(found) < len(chosen):
         logger.info("%s: numbers (regression) are not looked at", listed(name for name in chosen if name in numbers))
     return found
+
+
+def _check_columns(recipe: Recipe, wanted: Sequence[str], drop: float | None) -> None:
+    """Tell where a label cannot be changed for one task alone.
+
+    Raises:
+        DataError: labels are to be dropped there, each task's own.
+    """
+    readers: dict[tuple[str, str], list[str]] = {}
+    for task, spec in recipe.tasks.items():
+        for place in spec.columns().items():
+            readers.setdefault(place, []).append(task)
+    for (dataset, column), tasks in readers.items():
+        if len(tasks) == 1 or not {*tasks} & {*wanted}:
+            continue
+        told = f"dataset `{dataset}`: the tasks {listed(tasks)} read the column `{column}`, so"
+        if drop is not None:
+            raise DataError(
+                f"{told} a label that is taken from one of them is taken from all, and each has errors of its own. "
+                "Copy the column in the data, so that each reads its own, look at other tasks (--task), or mend what "
+                "is found for all of them alike (--review)"
+            )
+        logger.warning("%s what is mended for one of them has to be mended for all, in lines of their own", told)
 
 
 def _train(search: Search, number: int) -> None:

@@ -10,9 +10,11 @@ import pytest
 import typed_runs
 from planted import found, planted, rows_of
 from searched import Made, new_data, searched, train_rows
+from searched import told as searched_in_vain
 from tiny import write_jsonl
 from tiny_runs import write_yaml
 
+import nlp_mtl.label_error_folds
 from nlp_mtl import DataError, Recipe, train
 from nlp_mtl.build_data import Prepared, prepare
 from nlp_mtl.cli import main
@@ -249,13 +251,31 @@ def test_two_tasks_on_one_column_have_to_agree(tmp_path: Path) -> None:
     given["tasks"]["mood"] = {**given["tasks"]["sentiment"], "label_map": {"positive": "good", "negative": "bad"}}
     recipe = Recipe.from_dict(given)
     prepared = prepare(recipe, splits=("train",))
-    edits: Any = {"texts": {0: {"sentiment": [0], "mood": [1]}}}
-    with pytest.raises(DataError, match="both read the column `label`"):
-        write_dataset(tmp_path / "new", recipe, prepared, edits, "new")
-    assert not [*tmp_path.glob("new*")]
-    edits = {"texts": {0: {"sentiment": [], "mood": []}}}
+    labels = prepared.encoded["texts"]["train"].classes("sentiment").tolist()
+    other = 1 - labels[0]
+    for edit in ({"sentiment": [labels[0]], "mood": [other]}, {"sentiment": []}, {"mood": [other]}):
+        with pytest.raises(DataError, match=r"both read the column `label`.* Copy the column"):
+            write_dataset(tmp_path / "new", recipe, prepared, {"texts": {0: edit}}, "new")
+        assert not [*tmp_path.glob("new*")]
+    edits: Any = {"texts": {0: {"sentiment": [], "mood": []}, 1: {"sentiment": [labels[1]]}}}
     told = write_dataset(tmp_path / "new", recipe, prepared, edits, "new")
     assert told["datasets"]["texts"]["left_out"] == 1
+
+
+def test_two_tasks_on_one_column_are_told_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    given, _ = planted(tmp_path, train=24, num_epochs=0.1)
+    given["tasks"]["mood"] = {**given["tasks"]["sentiment"], "label_map": {"positive": "good", "negative": "bad"}}
+    recipe = Recipe.from_dict(given)
+    with monkeypatch.context() as untrained:
+        untrained.setattr(nlp_mtl.label_error_folds, "train_part", None)
+        message = searched_in_vain(recipe, folds=2, drop=0.1, tasks=["sentiment"])
+    assert "dataset `texts`: the tasks `sentiment`, `mood` read the column `label`, so a label" in message
+    label_errors(recipe, folds=2, drop=0.1, tasks=["pos"])
+    caplog.clear()
+    label_errors(recipe, folds=2, review=True, output_dir=tmp_path / "reviewed")
+    assert "dataset `texts`: the tasks `sentiment`, `mood` read the column `label`" in caplog.text
 
 
 def test_splits_that_were_left_out_stay_left_out(tmp_path: Path) -> None:
