@@ -206,6 +206,20 @@ def test_of_several_labels_a_text_sets_are_told_and_numbers_are_left_out(
     assert "they have learned too little to tell errors" in caplog.text
 
 
+@pytest.mark.parametrize("tags", [[[], ["funny"]], [["funny"], ["funny", "long"]]])
+def test_labels_that_all_texts_have_and_sets_of_one_label_end_in_a_report(
+    tmp_path: Path, tags: list[list[str]]
+) -> None:
+    given = typed_runs.values(tmp_path, num_epochs=0.2)
+    file = tmp_path / "corpus" / "texts" / "train.jsonl"
+    write_jsonl(file, [{**row, "tags": tags[number % 2]} for number, row in enumerate(rows_of(file))])
+    given["datasets"]["texts"] |= {"splits": {"validation": None, "test": None}, "validation_fraction": 0.2}
+    given["tasks"] = {name: given["tasks"][name] for name in ("pos", "tags")}
+    _, report = label_errors(Recipe.from_dict(given), folds=2, tasks=["tags"])
+    assert {*report["tasks"]["tags"]["of_labels"]} == {*tags[1]}
+    assert report["tasks"]["tags"]["listed"] == report["tasks"]["tags"]["estimated"]
+
+
 def test_what_is_ranked_or_listed_otherwise_trains_nothing_again(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, report = made
     monkeypatch.setattr(nlp_mtl.label_error_folds, "train_part", None)

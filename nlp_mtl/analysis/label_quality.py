@@ -58,7 +58,10 @@ def quality(task: Task, given: np.ndarray, probabilities: np.ndarray) -> np.ndar
     if not len(given):
         return np.zeros(0)
     probabilities = np.clip(probabilities, 0, 1)  # sums over sequences are off by rounding
-    if kind_of(task).label_set == "many":
+    many = kind_of(task).label_set == "many"
+    if many and len(task.labels) == 1:  # there or not: of a set of one cleanlab reads no list
+        given, probabilities, many = given[:, 0], _both_ways(probabilities[:, 0]), False
+    if many:
         # Each row is scored for itself. The last one is ours: cleanlab reads no list in which no row has a label.
         labels = [*_sets(given), [0]]
         scores = set_scores(labels, np.concatenate([probabilities, probabilities[:1]]))[:-1]
@@ -70,19 +73,29 @@ def quality(task: Task, given: np.ndarray, probabilities: np.ndarray) -> np.ndar
 def estimated_errors(task: Task, given: np.ndarray, probabilities: np.ndarray) -> int:
     """How many labels are wrong, by cleanlab's estimate from a confident joint of given and true labels.
 
-    Of one label an item it is calibrated to the counts of given labels, as cleanlab advises for a cut in a ranking.
+    Of one label an item it is calibrated to the counts of given labels, as cleanlab advises for a cut in a ranking. Of
+    several, an item is wrong for which one of them is; a label that all items have, or none, is taken as right.
 
     Args:
-        given, probabilities: of models that did not see these labels, as in :func:`quality`; with at least two labels.
+        given, probabilities: of models that did not see these labels, as in :func:`quality`. Of one label an item, at
+            least two occur.
     """
     from cleanlab.count import num_label_issues
-    from cleanlab.multilabel_classification.filter import find_label_issues
+    from cleanlab.filter import find_label_issues
 
     probabilities = np.clip(probabilities, 0, 1)
-    if kind_of(task).label_set == "many":
-        found = find_label_issues(_sets(given), probabilities, filter_by="confident_learning", n_jobs=1)
-        return int(np.sum(found))
-    return int(num_label_issues(given, probabilities, estimation_method="off_diagonal_calibrated"))
+    if kind_of(task).label_set == "one":
+        return int(num_label_issues(given, probabilities, estimation_method="off_diagonal_calibrated"))
+    wrong = np.zeros(len(given), dtype=bool)
+    for label in np.flatnonzero(given.any(axis=0) & ~given.all(axis=0)):  # cleanlab refuses what never differs
+        shares = _both_ways(probabilities[:, label])
+        wrong |= find_label_issues(given[:, label], shares, filter_by="confident_learning", n_jobs=1)
+    return int(wrong.sum())
+
+
+def _both_ways(shares: np.ndarray) -> np.ndarray:
+    """[items, 2] The probabilities that a label is not there, and that it is."""
+    return np.stack([1 - shares, shares], axis=1)
 
 
 def _sets(given: np.ndarray) -> list[list[int]]:

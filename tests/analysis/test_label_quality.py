@@ -76,6 +76,32 @@ def test_labels_that_occur_nowhere_are_no_errors() -> None:
     assert 0 <= estimated_errors(TAGS, np.array([[1, 0, 0], [0, 1, 0]] * 5), probabilities) <= 10
 
 
+@given(st.integers(0, 50), st.integers(0, 2))
+def test_a_label_that_all_items_have_is_no_error_and_hinders_no_estimate_for_the_others(seed: int, label: int) -> None:
+    from cleanlab.multilabel_classification.filter import find_label_issues
+
+    draw = np.random.default_rng(seed)
+    labels, probabilities = draw.integers(2, size=(40, 3)), draw.random((40, 3))
+    told = find_label_issues(
+        [np.flatnonzero(one).tolist() for one in labels], probabilities, filter_by="confident_learning", n_jobs=1
+    )
+    assert estimated_errors(TAGS, labels, probabilities) == told.sum()
+    labels[:, label] = 1
+    others = [one for one in range(3) if one != label]
+    two = Task("two", "multi-label-classification", ("x", "y"), "micro_f1")
+    expected = estimated_errors(two, labels[:, others], probabilities[:, others])
+    assert estimated_errors(TAGS, labels, probabilities) == expected
+
+
+def test_a_set_of_one_label_is_scored_by_the_probability_that_it_is_rightly_there_or_not() -> None:
+    task = Task("spam", "multi-label-classification", ("spam",), "micro_f1")
+    labels, shares = np.array([[1], [0], [1], [0]] * 5), np.array([[0.9], [0.2], [0.1], [0.05]] * 5)
+    assert quality(task, labels, shares) == pytest.approx([0.9, 0.8, 0.1, 0.95] * 5)
+    assert quality(task, labels[:1], shares[:1]) == pytest.approx([0.9])
+    assert estimated_errors(task, labels, shares) == 5
+    assert estimated_errors(task, np.ones_like(labels), shares) == 0
+
+
 def test_a_set_of_labels_is_answered_where_all_of_it_is() -> None:
     probabilities = np.array([[0.9, 0.1, 0.6], [0.9, 0.1, 0.4]])
     assert is_answered(TAGS, np.array([[1, 0, 1], [1, 0, 1]]), probabilities).tolist() == [True, False]
