@@ -10,7 +10,7 @@ import numpy as np
 from accelerate import Accelerator
 
 from nlp_mtl.build_data import Prepared, prepare
-from nlp_mtl.data.encoded_splits import EncodedSplit
+from nlp_mtl.data.encoded_splits import EncodedSplit, Split
 from nlp_mtl.data.folds import folds, row_codes, same_texts
 from nlp_mtl.data.loading import compared_rows
 from nlp_mtl.errors import DataError, RunError, listed
@@ -91,12 +91,12 @@ def open_search(
         check_numbers(recipe, prepared, names)
     file = folder / "folds.npz"
     if accelerator.is_main_process:
-        digest = hashlib.sha256("".join(prepared.encoded[name]["train"].digest() for name in names).encode())
-        dealt = {} if anew or not file.is_file() else _earlier(file, digest.hexdigest())
+        digest = _digest(prepared)
+        dealt = {} if anew or not file.is_file() else _earlier(file, digest)
         dealt = dealt or _dealt(recipe, prepared, tasks, names, count)
         start()
         with written_file(file) as partial, partial.open("wb") as whole:
-            np.savez(whole, digest=np.array(digest.hexdigest()), **dealt)  # type: ignore[arg-type]
+            np.savez(whole, digest=np.array(digest), **dealt)  # type: ignore[arg-type]
     accelerator.wait_for_everyone()
     with np.load(file, allow_pickle=False) as kept:
         found = {name: kept[name] for name in names}
@@ -145,6 +145,18 @@ def _check_classes(prepared: Prepared, tasks: Sequence[Task], names: Sequence[st
         )  # fmt: skip
 
 
+def _digest(prepared: Prepared) -> str:
+    """A checksum of all that the folds' models learn from, and are chosen by."""
+    found = hashlib.sha256()
+    for name, splits in prepared.encoded.items():
+        every: dict[str, Split] = {**splits}
+        if name in prepared.streams:
+            every["train"] = prepared.streams[name]
+        for split, rows in sorted(every.items()):
+            found.update(f"{name}/{split}:{rows.digest()}\n".encode())
+    return found.hexdigest()
+
+
 def _earlier(file: Path, digest: str) -> dict[str, np.ndarray]:
     """The folds of an earlier call.
 
@@ -154,8 +166,8 @@ def _earlier(file: Path, digest: str) -> dict[str, np.ndarray]:
     with np.load(file, allow_pickle=False) as kept:
         if str(kept["digest"]) != digest:
             raise RunError(
-                f"the training data have changed since the search in {file.parent} was started: bring them back as "
-                "they were, or start again, with --overwrite"
+                f"the training or validation data have changed since the search in {file.parent} was started: bring "
+                "them back as they were, or start again, with --overwrite"
             )
         return {name: kept[name] for name in kept if name != "digest"}
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,14 +71,20 @@ def test_another_recipe_and_other_folds_or_tasks_are_another_search(made: Any) -
     assert (folder / "report.json").read_bytes() == before
 
 
-def test_data_that_changed_are_told(made: Any, tmp_path: Path) -> None:
-    given, folder, _ = made
-    shutil.copytree(folder.parent, tmp_path / "copy")
-    file = tmp_path / "copy" / "corpus" / "words" / "train.jsonl"
-    file.write_text(file.read_text().replace("PROPN", "NOUN"))
-    moved = Recipe.from_dict({**given, "data_dir": str(tmp_path / "copy" / "corpus")})
-    message = told(moved, folds=3, output_dir=tmp_path / "copy" / folder.name)
-    assert "the training data have changed since the search" in message
+@pytest.mark.parametrize("changed", ["words/train", "words/validation", "texts/train"])
+def test_data_that_changed_are_told_also_those_whose_labels_are_not_looked_at(tmp_path: Path, changed: str) -> None:
+    given, _ = planted(tmp_path, train=24, num_epochs=0.1)
+    recipe = Recipe.from_dict(given)
+    label_errors(recipe, folds=2, tasks=["pos"], share=0.1)
+    file = tmp_path / "corpus" / f"{changed}.jsonl"
+    rows = rows_of(file)
+    if changed.startswith("words"):
+        rows[0]["upos"][0] = "VERB" if rows[0]["upos"][0] == "NOUN" else "NOUN"
+    else:
+        rows = [{**row, "label": "positive" if row["label"] == "negative" else "negative"} for row in rows]
+    write_jsonl(file, rows)
+    message = told(recipe, folds=2, tasks=["pos"], share=0.1)
+    assert "the training or validation data have changed since the search" in message
 
 
 def test_overwrite_removes_what_an_earlier_search_left_but_no_review(tmp_path: Path) -> None:
