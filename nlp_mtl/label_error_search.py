@@ -92,14 +92,15 @@ def open_search(
     file = folder / "folds.npz"
     if accelerator.is_main_process:
         digest = _digest(prepared)
-        dealt = {} if anew or not file.is_file() else _earlier(file, digest)
+        dealt = {} if anew or not file.is_file() else _earlier(file, digest, names)
         dealt = dealt or _dealt(recipe, prepared, tasks, names, count)
         start()
         with written_file(file) as partial, partial.open("wb") as whole:
-            np.savez(whole, digest=np.array(digest), **dealt)  # type: ignore[arg-type]
+            of_rows = {_key(name): fold for name, fold in dealt.items()}
+            np.savez(whole, digest=np.array(digest), **of_rows)  # type: ignore[arg-type]
     accelerator.wait_for_everyone()
     with np.load(file, allow_pickle=False) as kept:
-        found = {name: kept[name] for name in names}
+        found = {name: kept[_key(name)] for name in names}
     return Search(folder, recipe, prepared, tasks, found, count, accelerator)
 
 
@@ -157,7 +158,12 @@ def _digest(prepared: Prepared) -> str:
     return found.hexdigest()
 
 
-def _earlier(file: Path, digest: str) -> dict[str, np.ndarray]:
+def _key(dataset: str) -> str:
+    """Under which the folds of a dataset are kept: no name of a dataset is one that means something else there."""
+    return f"rows/{dataset}"
+
+
+def _earlier(file: Path, digest: str, names: Sequence[str]) -> dict[str, np.ndarray]:
     """The folds of an earlier call.
 
     Raises:
@@ -169,7 +175,7 @@ def _earlier(file: Path, digest: str) -> dict[str, np.ndarray]:
                 f"the training or validation data have changed since the search in {file.parent} was started: bring "
                 "them back as they were, or start again, with --overwrite"
             )
-        return {name: kept[name] for name in kept if name != "digest"}
+        return {name: kept[_key(name)] for name in names}
 
 
 def _dealt(

@@ -99,10 +99,10 @@ def test_rows_and_words_are_told_by_their_numbers_in_the_file(made: Any) -> None
 def test_each_training_row_is_held_out_once_and_all_its_tasks_with_it(made: Any) -> None:
     given, folder, _ = made
     kept = np.load(folder / "folds.npz")
-    assert {*kept} == {"digest", "words", "texts"}
+    assert {*kept} == {"digest", "rows/words", "rows/texts"}
     prepared = prepare(Recipe.from_dict(given))
     for name in ("words", "texts"):
-        sizes = np.bincount(kept[name], minlength=3)
+        sizes = np.bincount(kept[f"rows/{name}"], minlength=3)
         assert sizes.sum() == len(prepared.encoded[name]["train"])
         for number in range(3):
             told = json.loads((folder / "folds" / f"fold-{number}" / "results.json").read_text())
@@ -121,7 +121,9 @@ def test_a_fold_is_the_ordinary_training_on_the_other_rows_and_answers_for_those
     for name, one in values["datasets"].items():
         files = {}
         for split, rows in prepared.loaded[name].splits.items():
-            chosen = [row for place, row in enumerate(rows.rows) if split != "train" or kept[name][place] != number]
+            chosen = [
+                row for place, row in enumerate(rows.rows) if split != "train" or kept[f"rows/{name}"][place] != number
+            ]
             files[split] = str(write_jsonl(tmp_path / name / f"{split}.jsonl", chosen))
         one["data_files"] = files
     values["training"] |= {"save_every": 1, "keep_last": 100}
@@ -129,16 +131,16 @@ def test_a_fold_is_the_ordinary_training_on_the_other_rows_and_answers_for_those
     train(alone)
     assert loss_lines(tmp_path / "alone") == loss_lines(folder / "folds" / f"fold-{number}")
     nlp, said = load(tmp_path / "alone"), np.load(folder / "out_of_fold" / f"fold-{number}.npz")
-    held_out = prepared.loaded["texts"].splits["train"].rows[np.flatnonzero(kept["texts"] == number)]["text"]
+    held_out = prepared.loaded["texts"].splits["train"].rows[np.flatnonzero(kept["rows/texts"] == number)]["text"]
     answers = nlp(held_out, tasks=["sentiment"], all_scores=True)
     expected = [[*one["sentiment"]["scores"].values()] for one in answers]
     np.testing.assert_allclose(said["sentiment/texts/probabilities"], expected, atol=1e-5)
-    held_out = prepared.loaded["words"].splits["train"].rows[np.flatnonzero(kept["words"] == number)]["tokens"]
+    held_out = prepared.loaded["words"].splits["train"].rows[np.flatnonzero(kept["rows/words"] == number)]["tokens"]
     answers = nlp(held_out, tasks=["pos"], all_scores=True)
     expected = [[*word["scores"].values()] for one in answers for word in one["pos"]]
     np.testing.assert_allclose(said["pos/words/probabilities"], expected, atol=1e-5)
     # Training dynamics are of rows that the model learned from: those of the next fold.
-    learned = part_of(prepared.encoded["texts"]["train"], np.flatnonzero(kept["texts"] == (number + 1) % 3))
+    learned = part_of(prepared.encoded["texts"]["train"], np.flatnonzero(kept["rows/texts"] == (number + 1) % 3))
     labels, (task,) = learned.classes("sentiment"), [one for one in prepared.tasks if one.name == "sentiment"]
     points = []
     for step in said["steps"]:
@@ -158,8 +160,18 @@ def test_words_of_one_text_that_comes_again_are_in_one_fold(tmp_path: Path) -> N
     write_jsonl(file, rows + rows[::-1])
     folder, _ = label_errors(Recipe.from_dict(given), folds=3, tasks=["pos"], share=0.1)
     kept = np.load(folder / "folds.npz")
-    assert {*kept} == {"digest", "words"}, "other datasets are not dealt: their labels are not looked at"
-    assert kept["words"][:24].tolist() == kept["words"][24:][::-1].tolist()
+    assert {*kept} == {"digest", "rows/words"}, "other datasets are not dealt: their labels are not looked at"
+    assert kept["rows/words"][:24].tolist() == kept["rows/words"][24:][::-1].tolist()
+
+
+@pytest.mark.parametrize("name", ["file", "digest", "allow_pickle"])
+def test_a_dataset_may_have_any_name(tmp_path: Path, name: str) -> None:
+    given, _ = planted(tmp_path, train=24, num_epochs=0.1)
+    given["datasets"][name] = given["datasets"].pop("words")
+    given["tasks"]["pos"]["dataset"] = name
+    found = [label_errors(Recipe.from_dict(given), folds=2, share=0.1)[1]["errors"] for _ in range(2)]
+    assert {line["dataset"] for line in found[0]} == {name, "texts"}
+    assert found[1] == found[0]
 
 
 def test_a_recipe_that_evaluates_seldom_does_so_more_often_here_and_one_that_does_often_as_it_says(
