@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from nlp_mtl.build_data import Prepared, prepare
 from nlp_mtl.data.encoded_splits import EncodedSplit, Split
 from nlp_mtl.data.folds import folds, row_codes, same_texts
+from nlp_mtl.data.labelled_items import labelled_items
 from nlp_mtl.data.loading import compared_rows
 from nlp_mtl.errors import DataError, RunError, listed
 from nlp_mtl.label_error_edits import check_numbers
@@ -94,6 +95,7 @@ def open_search(
         digest = _digest(prepared)
         dealt = {} if anew or not file.is_file() else _earlier(file, digest, names)
         dealt = dealt or _dealt(recipe, prepared, tasks, names, count)
+        _check_dealt(prepared, tasks, dealt, count)
         start()
         with written_file(file) as partial, partial.open("wb") as whole:
             of_rows = {_key(name): fold for name, fold in dealt.items()}
@@ -144,6 +146,39 @@ def _check_classes(prepared: Prepared, tasks: Sequence[Task], names: Sequence[st
             "Task `%s`: %s of the training labels, fewer than the %d folds; what is said of them is worth little",
             task.name, listed(rare), count,
         )  # fmt: skip
+
+
+def _check_dealt(prepared: Prepared, tasks: Sequence[Task], dealt: Mapping[str, np.ndarray], count: int) -> None:
+    """That no label stands in one fold alone, as that of near doubles does: who is asked for it never learned it.
+
+    Raises:
+        DataError: a label of a text does.
+    """
+    for task in tasks:
+        stands_in = np.zeros((len(task.labels), count), dtype=bool)
+        rows_of = np.zeros(len(task.labels), dtype=np.int64)
+        for name, fold in dealt.items():
+            split = prepared.encoded[name]["train"]
+            if task.name not in split.tasks:
+                continue
+            items = labelled_items(split, task)
+            places, labels = np.nonzero(items.given) if items.given.ndim > 1 else (np.arange(len(items)), items.given)
+            stands_in[labels, fold[items.rows[places]]] = True
+            rows_of += split.label_counts(task)
+        # Those of fewer rows than folds are told already.
+        alone = np.flatnonzero((stands_in.sum(axis=1) == 1) & (rows_of >= count))
+        if not len(alone):
+            continue
+        told = listed(f"{task.labels[place]} ({rows_of[place]})" for place in alone)
+        if kind_of(task).label_set == "one" and not kind_of(task).reads_words:
+            raise DataError(
+                f"task `{task.name}`: all training rows of {told} are in one fold, where rows that say the same or "
+                "nearly so always go together; the model that is asked for them would not know the label, and take all "
+                "for errors: join labels (`label_map`), leave these rows out, or ask for more folds (--folds)"
+            )
+        logger.warning(
+            "Task `%s`: all training labels %s are in one fold; what is said of them is worth little", task.name, told
+        )
 
 
 def _digest(prepared: Prepared) -> str:

@@ -123,6 +123,29 @@ def test_a_text_label_in_fewer_rows_than_folds_and_tasks_without_labels_are_told
     assert "`sentiment` has no labelled training row" in told(Recipe.from_dict(given), output_dir=tmp_path / "none")
 
 
+def test_a_label_of_near_doubles_alone_is_told_as_they_all_go_into_one_fold(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given, _ = planted(tmp_path, train=24, num_epochs=0.1)
+    given["datasets"]["texts"] |= {"validation_fraction": 0, "test_fraction": 0}
+    file = tmp_path / "corpus" / "texts" / "train.jsonl"
+    rows = rows_of(file)
+    for row in rows[:5]:
+        row |= {"text": "of a film that was neither good nor bad", "label": "mixed"}
+    write_jsonl(file, rows)
+    message = told(Recipe.from_dict(given), folds=2)
+    assert "task `sentiment`: all training rows of `mixed (5)` are in one fold, where rows that say the same" in message
+    assert "label_map" in message
+    assert not Path(f"{given['output_dir']}-label-errors", "search.json").exists()
+    rows[4]["text"] = "this one is quite another text"
+    write_jsonl(file, rows)
+    words = rows_of(tmp_path / "corpus" / "words" / "train.jsonl")
+    words[0]["upos"][:2] = ["X", "X"]
+    write_jsonl(tmp_path / "corpus" / "words" / "train.jsonl", words)
+    label_errors(Recipe.from_dict(given), folds=2, share=0.1)
+    assert "Task `pos`: all training labels `X (2)` are in one fold" in caplog.text
+
+
 def test_a_streamed_dataset_is_refused_where_its_labels_are_wanted(tmp_path: Path) -> None:
     given = streamed_values(tmp_path, max_steps=2, eval_every=1)
     assert "`texts`: the training rows are streamed" in told(Recipe.from_dict(given))
