@@ -103,7 +103,7 @@ def read_review(file: Path, prepared: Prepared) -> Edits:
             raise DataError(f"{where}: the row was on line {before} already, for the same task: keep one of them")
         if line["label"] == line["given"]:
             continue  # it stays, whatever it is
-        target = _target(task, line["label"], len(now[task.name]), where)
+        target = _target(task, line["label"], now[task.name], where)
         edits.setdefault(dataset, {}).setdefault(place, {})[task.name] = target
     return edits
 
@@ -153,8 +153,8 @@ def _names(task: Task, target: Target) -> Any:
     return named(task, np.asarray(target) if kind_of(task).label_set == "many" else target[0])
 
 
-def _target(task: Task, label: Any, num_words: int, where: str) -> Target:
-    """The target that ``label`` of a line says."""
+def _target(task: Task, label: Any, given: Target, where: str) -> Target:
+    """The target that ``label`` of a line says; ``given``: that of the row in the data."""
     ids = {name: place for place, name in enumerate(task.labels)}
 
     def known(name: Any, of: str = "") -> int:
@@ -173,10 +173,12 @@ def _target(task: Task, label: Any, num_words: int, where: str) -> Target:
     if kind.label_set == "many":
         chosen = {known(name) for name in label}
         return [int(place in chosen) for place in range(len(ids))]
-    if len(label) != num_words:
-        raise DataError(f"{where}: `label` has {len(label)} labels for {num_words} words; each needs one, or null")
+    if len(label) != len(given):
+        raise DataError(f"{where}: `label` has {len(label)} labels for {len(given)} words; each needs one, or null")
     target = [MISSING if name is None else known(name, f" of word {n}") for n, name in enumerate(label)]
-    if task.is_spans and (word := _broken(task, target)) is not None:
+    # Tags that were given may break the rules: nobody has to mend them all to mend one.
+    if task.is_spans and (broken := _broken(task, target) - _broken(task, given)):
+        word = min(broken)[0]
         raise DataError(
             f"{where}: {label[word]!r} of word {word} continues nothing (IOB2): a span begins with B-, and where one "
             "is taken out, all of it is null"
@@ -184,10 +186,10 @@ def _target(task: Task, label: Any, num_words: int, where: str) -> Target:
     return target
 
 
-def _broken(task: Task, target: Target) -> int | None:
-    """The first word whose tag IOB2 does not allow there."""
-    ids = np.array(target)
+def _broken(task: Task, target: Target) -> set[tuple[int, int, int]]:
+    """The words whose tag IOB2 does not allow there, each with its tag and the one before; MISSING: there is none."""
+    ids = np.array(target, dtype=np.int64)
     words = np.flatnonzero(ids != MISSING)
     is_first = np.diff(words, prepend=-2) != 1
-    is_broken = breaks(ids[words], is_first, iob2_transitions(task.labels))
-    return int(words[is_broken.argmax()]) if is_broken.any() else None
+    broken = words[breaks(ids[words], is_first, iob2_transitions(task.labels))].tolist()
+    return {(word, target[word], target[word - 1] if word else MISSING) for word in broken}

@@ -180,3 +180,8 @@ def test_edited_tags_are_iob2(tmp_path: Path) -> None:
     assert edits(0, ["B-PER", "O", None]) == {"words": {0: {"ner": [labels.index("B-PER"), 0, -100]}}}
     assert edits(0, None) == {"words": {0: {"ner": []}}}
     assert edits(1, ["I-PER", "O"]) == {}, "what is left as it is may be what it is"
+    assert edits(1, ["I-PER", "B-LOC"]) == {"words": {1: {"ner": [labels.index("I-PER"), labels.index("B-LOC")]}}}
+    with pytest.raises(DataError, match="'I-LOC' of word 1 continues nothing"):
+        edits(1, ["I-PER", "I-LOC"])
+    with pytest.raises(DataError, match="'I-LOC' of word 0 continues nothing"):
+        edits(1, ["I-LOC", "O"])

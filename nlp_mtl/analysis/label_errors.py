@@ -18,8 +18,8 @@ Ranking = Literal["quality", "confidence", "both"]
 RANKINGS: tuple[Ranking, ...] = ("quality", "confidence", "both")
 
 _FORBIDDEN = 1e6
-"""What another label than a given one that is not in doubt costs: more than any text can gain. Not infinite, as given
-tags may break the rules of IOB2 themselves."""
+"""What it costs that IOB2 does not allow a label where it stands: more than any text can gain. Not infinite, as given
+tags that stay may break its rules themselves."""
 
 
 class Judged(NamedTuple):
@@ -87,11 +87,11 @@ def proposed(judged: Judged, listed: np.ndarray) -> np.ndarray:
         return np.asarray(shares[listed] > THRESHOLD, dtype=np.int32)
     found = shares.argmax(axis=1)
     if task.is_spans:
-        transitions = iob2_transitions(task.labels)
+        transitions = np.maximum(iob2_transitions(task.labels), -_FORBIDDEN)
         for _, row, doubtful in judged.by_row(listed):
             logits = np.log(np.maximum(shares[row], 1e-30))
             stays = ~np.isin(row, doubtful)
-            logits[stays] = -_FORBIDDEN
+            logits[stays] = -np.inf
             logits[stays, judged.items.given[row[stays]]] = 0
             # Words without a label part a row: nothing is known of what stands there.
             parts = np.split(np.arange(len(row)), 1 + np.flatnonzero(np.diff(judged.items.words[row]) != 1))

@@ -75,6 +75,25 @@ def test_tags_that_break_iob2_as_given_are_no_obstacle() -> None:
     assert TAGS[tag] == "B-PER"
 
 
+def breaks_of(tags: list[str]) -> set[tuple[int, str, str]]:
+    """Words whose tag continues nothing, with their tags and those before."""
+    pairs = enumerate(zip(tags, ["", *tags], strict=False))
+    return {(word, one, old) for word, (one, old) in pairs if one[:2] == "I-" and old[1:] != one[1:]}
+
+
+@given(st.randoms(use_true_random=False), st.floats(0, 1))
+def test_where_given_tags_break_iob2_what_is_proposed_beside_them_breaks_nothing_else(
+    draw: random.Random, share: float
+) -> None:
+    row = draw.choices(range(len(TAGS)), k=draw.randint(1, 7))
+    one = judged(NER, [row], probabilities(draw, len(row), len(TAGS)))
+    listed = one.worst("quality", round(share * len(row)))
+    labels = np.array(row)
+    labels[listed] = proposed(one, listed)
+    before, after = (breaks_of([TAGS[label] for label in ids]) for ids in (row, labels))
+    assert after <= before
+
+
 def test_words_without_a_label_part_a_row() -> None:
     shares = np.array([[0.1, 0.7, 0.1, 0.05, 0.05], [0.1, 0.1, 0.7, 0.05, 0.05]])
     one = judged(NER, [[1, -1, 2]], shares)
