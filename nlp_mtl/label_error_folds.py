@@ -39,7 +39,7 @@ def train_fold(search: Search, number: int) -> None:
         RunStopped, NlpMtlError: as :func:`nlp_mtl.run.train`.
     """
     run, points, is_main = search.run(number), search.points(number), search.accelerator.is_main_process
-    if not search.found(number).is_file():
+    if not search.is_done(number):
         train_rows = {name: np.flatnonzero(fold != number) for name, fold in search.folds.items()}
         resume = bool(checkpoints(run / "checkpoints"))
         search.accelerator.wait_for_everyone()

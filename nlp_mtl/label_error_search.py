@@ -43,8 +43,12 @@ class Search:
         return self.folder / "folds" / f"fold-{number}"
 
     def found(self, number: int) -> Path:
-        """What the run of a fold says; its last file, and there only when it is whole."""
+        """What the run of a fold says; there only when it is whole."""
         return self.folder / "out_of_fold" / f"fold-{number}.npz"
+
+    def is_done(self, number: int) -> bool:
+        """Whether the run of a fold has said all, and has ended."""
+        return self.found(number).is_file() and (self.run(number) / "results.json").is_file()
 
     def points(self, number: int) -> Path:
         """The folder of what is measured while a fold is trained."""

@@ -180,7 +180,7 @@ def _check_columns(recipe: Recipe, wanted: Sequence[str], drop: float | None) ->
 
 def _train(search: Search, number: int) -> None:
     held_out = sum(int((fold == number).sum()) for fold in search.folds.values())
-    before = ", done before" if search.found(number).is_file() else ""
+    before = ", done before" if search.is_done(number) else ""
     logger.info("Fold %d of %d: %d rows are held out%s", number + 1, search.count, held_out, before)
     try:
         train_fold(search, number)

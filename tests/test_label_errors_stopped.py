@@ -45,6 +45,7 @@ WRITTEN = ("label_errors.jsonl", "report.json", "dropped/texts/train.jsonl", "dr
         (checkpoint, "save_checkpoint", 3),
         (nlp_mtl.label_error_folds, "dynamics", 0),
         (nlp_mtl.run, "save_results", 0),  # a fold has said all that it has to say, and its run has not ended
+        (nlp_mtl.label_error_folds, "remove", 1),  # its run has ended, and its checkpoints are still there
         (nlp_mtl.label_errors, "write_lines", 0),
         (nlp_mtl.label_errors, "write_dataset", 0),
     ],
@@ -62,8 +63,10 @@ def test_wherever_a_search_dies_the_same_call_ends_as_one_left_alone(
     for file in WRITTEN:
         assert (tmp_path / file).read_bytes() == (whole / file).read_bytes(), file
     for number in range(2):
-        logs = [folder / "folds" / f"fold-{number}" / "metrics.jsonl" for folder in (tmp_path, whole)]
-        assert logs[0].read_bytes() == logs[1].read_bytes()
+        runs = [folder / "folds" / f"fold-{number}" for folder in (tmp_path, whole)]
+        assert (runs[0] / "metrics.jsonl").read_bytes() == (runs[1] / "metrics.jsonl").read_bytes()
+        scores = [json.loads((run / "results.json").read_text())["scores"] for run in runs]
+        assert scores[0] == scores[1]
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in whole.iterdir()}
     assert not [*tmp_path.rglob("checkpoints"), *tmp_path.rglob("*.partial")]
 
