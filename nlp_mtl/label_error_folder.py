@@ -55,6 +55,20 @@ def check_folder(folder: Path, recipe: Recipe, flags: Mapping[str, Any] | None, 
             )
 
 
+def check_review(folder: Path, overwrite: bool) -> None:
+    """That a review can be written once all folds are trained, which nobody knows where one is there before.
+
+    Raises:
+        RunError: one is there, and is of another search: this one has made no report yet, or begins again.
+    """
+    file = folder / REVIEW
+    if file.exists() and (overwrite or not (folder / "report.json").is_file()):
+        raise RunError(
+            f"{file} is there already, of an earlier search, and may have been edited: take it in first "
+            f"(--apply {file}), move it away, or leave out --review for now"
+        )
+
+
 def start_folder(folder: Path, recipe: Recipe, flags: Mapping[str, Any], overwrite: bool) -> None:
     """Make a folder ready for a search, or for going on.
 

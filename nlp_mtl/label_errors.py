@@ -16,6 +16,7 @@ from nlp_mtl.label_error_edits import Edits, taken_out, write_dataset
 from nlp_mtl.label_error_folder import (
     REVIEW,
     check_folder,
+    check_review,
     search_versions,
     start_folder,
     write_lines,
@@ -90,6 +91,8 @@ def label_errors(
     accelerator = launched_accelerator(recipe.training.mixed_precision)
     flags = {"folds": folds, "tasks": wanted}
     check_folder(folder, recipe, None if apply is not None else flags, overwrite)
+    if review:
+        check_review(folder, overwrite)
     accelerator.wait_for_everyone()  # all have seen what is there
     report: dict[str, Any] = {}
     with held(folder) if accelerator.is_main_process else nullcontext():

@@ -92,11 +92,17 @@ def test_overwrite_removes_what_an_earlier_search_left_but_no_review(tmp_path: P
     recipe = Recipe.from_dict(given)
     folder, _ = label_errors(recipe, folds=2, share=0.1, review=True)
     (folder / "review.jsonl").write_text("edited")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    message = told(recipe, folds=3, share=0.1, review=True, overwrite=True)
+    assert "review.jsonl is there already, of an earlier search, and may have been edited" in message
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before, "nothing was removed, or trained"
     label_errors(recipe, folds=3, share=0.1, overwrite=True)
     assert json.loads((folder / "search.json").read_text())["flags"]["folds"] == 3
     assert {path.name for path in (folder / "folds").iterdir()} == {"fold-0", "fold-1", "fold-2"}
     assert (folder / "review.jsonl").read_text() == "edited"
     assert "is there already, and is another one, or was edited" in told(recipe, folds=3, share=0.1, review=True)
+    (folder / "report.json").unlink()  # as if the folds were not all done
+    assert "may have been edited" in told(recipe, folds=3, share=0.1, review=True)
 
 
 def test_a_text_label_in_fewer_rows_than_folds_and_tasks_without_labels_are_told(
