@@ -8,9 +8,10 @@ from typing import Any
 import regex
 
 from nlp_mtl.cleaning.html_text import Edit
+from nlp_mtl.cleaning.mended import difference, mended_edits
 from nlp_mtl.errors import MissingExtraError
 
-# A stretch that normalisation and the mending of encodings treat for itself: nothing composes across a plain space.
+# A stretch that normalisation treats for itself: nothing composes across a plain space.
 _STRETCH = regex.compile(r"[^ \t\r\n]+")
 _CHARACTER = regex.compile(r"\X", regex.VERSION1)  # as people see them
 # Control characters that are no white space; soft hyphens, zero-width spaces, word joiners and byte-order marks; marks
@@ -33,14 +34,8 @@ def encoding_edits(text: str) -> Iterator[Edit]:
         MissingExtraError: ftfy is not installed.
     """
     fixed = _ftfy().fix_encoding(text)
-    if fixed == text:
-        return
-    found, wanted = list(_STRETCH.finditer(text)), _STRETCH.findall(fixed)
-    if len(found) != len(wanted):  # a space was itself read wrongly: the text as one piece
-        yield from _difference(0, text, fixed)
-        return
-    for one, other in zip(found, wanted, strict=True):
-        yield from _difference(one.start(), one.group(), other)
+    if fixed != text:
+        yield from mended_edits(text, fixed)
 
 
 def unicode_edits(text: str, form: str) -> Iterator[Edit]:
@@ -51,14 +46,30 @@ def unicode_edits(text: str, form: str) -> Iterator[Edit]:
         whole = unicodedata.normalize(form, stretch.group())  # type: ignore[arg-type]
         if whole == stretch.group():
             continue
-        pieces = [(one.span(), unicodedata.normalize(form, one.group()))  # type: ignore[arg-type]
-                  for one in _CHARACTER.finditer(stretch.group())]  # fmt: skip
-        if "".join(piece for _, piece in pieces) != whole:  # characters that regex and Python see differently
-            yield from _difference(stretch.start(), stretch.group(), whole)
+        pieces = _normalized(stretch.group(), form)
+        if "".join(piece for _, piece in pieces) != whole:
+            yield from difference(stretch.start(), stretch.group(), whole)
             continue
-        for (start, end), piece in pieces:
-            if stretch.group()[start:end] != piece:
-                yield stretch.start() + start, stretch.start() + end, piece
+        place = stretch.start()
+        for old, new in pieces:
+            if old != new:
+                yield place, place + len(old), new
+            place += len(old)
+
+
+def _normalized(text: str, form: str) -> list[tuple[str, str]]:
+    """The characters of a text, as they are and normalised."""
+    pieces: list[tuple[str, str]] = []
+    for found in _CHARACTER.finditer(text):
+        old, new = found.group(), unicodedata.normalize(form, found.group())  # type: ignore[arg-type]
+        if pieces:  # half-width Hangul: letters that are characters of their own until they are normalised
+            together = pieces[-1][0] + old
+            composed = unicodedata.normalize(form, together)  # type: ignore[arg-type]
+            if composed != pieces[-1][1] + new:
+                pieces[-1] = together, composed
+                continue
+        pieces.append((old, new))
+    return pieces
 
 
 def control_edits(text: str) -> Iterator[Edit]:
@@ -125,18 +136,3 @@ def _extra(package: str, what: str) -> Any:
         return import_module(package)
     except ImportError as error:
         raise MissingExtraError(f"{package} is needed {what}: pip install 'nlp_mtl[cleaning]'") from error
-
-
-def _difference(start: int, old: str, new: str) -> Iterator[Edit]:
-    """The middle in which two texts differ, as one edit."""
-    if old == new:
-        return
-    limit = min(len(old), len(new))
-    left = next((place for place in range(limit) if old[place] != new[place]), limit)
-    right = next((place for place in range(limit - left) if old[-1 - place] != new[-1 - place]), limit - left)
-    first, last = left, len(old) - right
-    if first == last:  # something came in: it stands for the character beside it as well
-        first, last = (first - 1, last) if first else (first, last + 1)
-        yield start + first, start + last, new[max(left - 1, 0) : len(new) - right + (0 if left else 1)]
-        return
-    yield start + first, start + last, new[left : len(new) - right]

@@ -1,5 +1,6 @@
 """Words of cleaned texts lie where they lie in the text that was given."""
 
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from nlp_mtl.words import WORD_SPLITTERS, split_words
 
 CLEANINGS = st.builds(
     Cleaning,
+    fix_encoding=st.booleans() if find_spec("ftfy") else st.just(False),
     remove_html=st.sampled_from([False, True, "escaped"]),
     normalize_unicode=st.sampled_from([None, "NFC", "NFKC", "NFKD"]),
     remove_control_characters=st.booleans(),
@@ -26,7 +28,7 @@ TEXTS = st.lists(
         st.text(max_size=5),
         st.sampled_from([
             "<b>", "</p>", "&eacute;", "&lt;i&gt;", " ", "\t", "½", "ﬁ", "İ", "\u200b", "e\u0301", "東京", "@bob",
-            "http://x.org/a", "The a", "...", "don't",
+            "http://x.org/a", "The a", "...", "don't", "schÃ¶n", "Å koda",
         ]),
     )
 ).map("".join)  # fmt: skip

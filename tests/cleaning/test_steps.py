@@ -14,7 +14,7 @@ from nlp_mtl.errors import MissingExtraError
 ODD = st.text(
     st.one_of(
         st.characters(),
-        st.sampled_from("aeİΣσ \t\n\u0301\u0308\u0323\u1100\u1161\u11a8\u09c7\u09be\u200d\ufb01½ﾊﾞ\ufdfa"),
+        st.sampled_from("aeİΣσ \t\n\u0301\u0308\u0323\u1100\u1161\u11a8\u09c7\u09be\u200d\ufb01½ﾊﾞﾡￂ\ufdfaÃ¶Â"),
     )
 )
 
@@ -24,6 +24,12 @@ ODD = st.text(
 @example("ﾊﾞ ½ ﬁ \ufdfa", "NFKC")
 def test_normalisation_is_unicodes(text: str, form: str) -> None:
     assert Cleaning(normalize_unicode=form).text(text) == unicodedata.normalize(form, text)  # type: ignore[arg-type]
+
+
+def test_half_width_hangul_composes_without_the_characters_around_it() -> None:
+    words, spans = Cleaning(normalize_unicode="NFKC").words("漢字ﾡￂ漢ﾤￂ字", "unicode")
+    assert words == ["漢", "字", "가", "漢", "나", "字"]
+    assert spans == [(0, 1), (1, 2), (2, 4), (4, 5), (5, 7), (7, 8)]
 
 
 @given(ODD)
