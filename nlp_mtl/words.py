@@ -11,19 +11,21 @@ import regex
 # White space as `str.isspace` has it: `\s` leaves out the four separators of ASCII.
 _SPACE = r"\s\x1C-\x1F"
 # Characters of Chinese and Japanese: words of their own, also next to other letters, digits and addresses.
-_SINGLE = r"[\p{Han}\p{Hiragana}\p{Katakana}ーｰ]"
+SINGLE = r"[\p{Han}\p{Hiragana}\p{Katakana}ーｰ]"
 # Other letters, and what stands unseen inside words: joiners (Persian, Indic scripts) and the soft hyphen.
-_LETTER = rf"[[\p{{L}}\p{{M}}\u00AD\u200C\u200D]--{_SINGLE}]"
-_WORD = rf"(?:{_LETTER}|[[\p{{N}}_]--{_SINGLE}])+"
-_IN_ADDRESS = rf"[[^{_SPACE}<>\"]--{_SINGLE}]"
+_LETTER = rf"[[\p{{L}}\p{{M}}\u00AD\u200C\u200D]--{SINGLE}]"
+_WORD = rf"(?:{_LETTER}|[[\p{{N}}_]--{SINGLE}])+"
+_IN_ADDRESS = rf"[[^{_SPACE}<>\"]--{SINGLE}]"
+WEB_ADDRESS = rf"(?:https?://|www\.){_IN_ADDRESS}*[{_IN_ADDRESS}--\p{{P}}]/?"
+"""Without the full stop after it. A pattern of regex in its version 1, as the one above."""
 
 # One alternative a line, tried in order at each position of the text. What may start anywhere inside a long
 # run has a bounded or possessive length: the time stays proportional to the text, whatever the text.
 _UNICODE = rf"""
-    (?:https?://|www\.){_IN_ADDRESS}*[{_IN_ADDRESS}--\p{{P}}]/? # web address, without the full stop after it
-  | [[\w.+-]--{_SINGLE}]{{1,64}}+@[\w-]+(?:\.[\w-]+)+          # e-mail address
+    {WEB_ADDRESS}
+  | [[\w.+-]--{SINGLE}]{{1,64}}+@[\w-]+(?:\.[\w-]+)+           # e-mail address
   | \p{{Nd}}+(?:[.,:/-]\p{{Nd}}+)*{_LETTER}*                   # 3.5  10:30  1,000  5km
-  | {_SINGLE}\p{{M}}*                                          # scripts written without spaces: a character a word
+  | {SINGLE}\p{{M}}*                                           # scripts written without spaces: a character a word
   | {_WORD}(?:[-'’·]{_WORD})*                                  # words, with inner hyphens, apostrophes, middle dots
   | ([\p{{P}}\p{{Sm}}\p{{Sc}}])\1+ | [!?]+                     # runs of a sign: ... -- === $$$ !!! ?!
   | (?![{_SPACE}])\X                                           # one character as people see it (emoji, symbol)

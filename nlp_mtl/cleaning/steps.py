@@ -10,6 +10,7 @@ import regex
 from nlp_mtl.cleaning.html_text import Edit
 from nlp_mtl.cleaning.mended import difference, mended_edits
 from nlp_mtl.errors import MissingExtraError
+from nlp_mtl.words import SINGLE, WEB_ADDRESS
 
 # A stretch that normalisation treats for itself: nothing composes across a plain space.
 _STRETCH = regex.compile(r"[^ \t\r\n]+")
@@ -20,8 +21,12 @@ _CONTROL = regex.compile(
     r"[\x00-\x08\x0E-\x1B\x7F-\x84\x86-\x9F\u00AD\u061C\u180E\u200B\u200E\u200F\u202A-\u202E\u2060-\u2069\uFEFF"
     r"\uFFF9-\uFFFB]+"
 )
-_URL = regex.compile(r"""(?:https?://|www\.)[^\s\x1C-\x1F<>"]*[^\s\x1C-\x1F<>"\p{P}]/?""", regex.IGNORECASE)
-_USERNAME = regex.compile(r"(?<![\w@.+-])@\w{1,50}(?![\w@])")
+_URL = regex.compile(WEB_ADDRESS, regex.VERSION1 | regex.IGNORECASE)
+# Before Chinese and Japanese, which need no space, a name ends; one that is written in these ends at a space.
+_IN_NAME = rf"[\w--{SINGLE}]"
+_USERNAME = regex.compile(
+    rf"(?<![{_IN_NAME}@.+-])@(?:{_IN_NAME}{{1,50}}(?![{_IN_NAME}@])|{SINGLE}\w{{0,49}}(?![\w@]))", regex.VERSION1
+)
 # Signs inside a word stay: don't, state-of-the-art, 3.5.
 _PUNCTUATION = regex.compile(r"(?<![\p{L}\p{M}\p{N}])\p{P}+|\p{P}+(?![\p{L}\p{M}\p{N}])")
 _WHITE_SPACE = regex.compile(r"[\s\x1C-\x1F]+")

@@ -63,6 +63,9 @@ def test_control_characters_go_and_joiners_and_white_space_stay(text: str, expec
         ("See https://x.org/a?b=1, www.example.com. End", "See URL, URL. End"),
         ("(http://x.org/)", "(URL)"),
         ("no url here: http", "no url here: http"),
+        ("HTTPS://X.ORG/A", "URL"),
+        ("请看http://t.cn/abc谢谢张三先生。", "请看URL谢谢张三先生。"),
+        ("詳細はhttps://x.jp/aをご覧ください", "詳細はURLをご覧ください"),
     ],
 )
 def test_web_addresses_are_replaced_without_the_signs_behind_them(text: str, expected: str) -> None:
@@ -73,6 +76,19 @@ def test_web_addresses_are_replaced_without_the_signs_behind_them(text: str, exp
 def test_user_names_are_replaced_and_mail_addresses_are_not() -> None:
     text = "@anna met .@bob_2 (@c) at a@b.org and 5@3"
     assert Cleaning(replace_usernames="@user").text(text) == "@user met .@bob_2 (@user) at a@b.org and 5@3"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("@bob你好世界", "@user你好世界"),
+        ("谢谢@bob，@anna さん", "谢谢@user，@user さん"),
+        ("你好 @张三 再见", "你好 @user 再见"),  # a name that is Chinese ends at a space
+        ("你好a@b.cn", "你好a@b.cn"),
+    ],
+)
+def test_user_names_end_where_chinese_or_japanese_begins(text: str, expected: str) -> None:
+    assert Cleaning(replace_usernames="@user").text(text) == expected
 
 
 def test_punctuation_goes_but_inside_words() -> None:
