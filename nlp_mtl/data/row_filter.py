@@ -18,7 +18,10 @@ _STRETCH = 5
 _PERMUTATIONS = 128
 """Of MinHash: the similarity that it guesses is off by 0.09 at most, mostly; pairs that it finds are then compared."""
 
-_VERSION = 1
+_LOWER = 0.2
+"""What is asked of hashing is that much lower: of pairs at what it is asked for it finds about half."""
+
+_VERSION = 2
 """Part of the cache key; raised when other rows would be left out."""
 
 
@@ -168,8 +171,7 @@ class _Near:
             raise MissingExtraError(message) from error
         self._threshold = threshold
         self._empty = MinHash(num_perm=_PERMUTATIONS, seed=1)
-        # Beyond, there are too few bands to find all; those that it finds too many are compared anyway.
-        self._seen = MinHashLSH(threshold=min(threshold, 0.9), num_perm=_PERMUTATIONS)
+        self._seen = MinHashLSH(threshold=max(threshold - _LOWER, 0.05), num_perm=_PERMUTATIONS)
         self._texts: list[tuple[str, int]] = []
         self._last: tuple[str, Any] = ("", None)
 

@@ -1,6 +1,7 @@
 """Training rows that are left out, and what is told of them."""
 
 import json
+import random
 import sys
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,21 @@ def test_near_duplicates_are_those_of_a_similarity() -> None:
     assert reasons(RowFilter("near", 0.99), texts) == ["kept", "kept", "near", "kept"]
     assert reasons(RowFilter("exact"), texts) == ["kept"] * 4
     assert reasons(RowFilter("near"), texts, [LONG]) == ["exact", "near", "near", "kept"]
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8, 0.9])
+def test_pairs_just_above_the_threshold_are_found(threshold: float) -> None:
+    pytest.importorskip("datasketch")
+    draw = random.Random(0)
+    pairs: list[str] = []
+    while len(pairs) < 400:
+        letters = draw.choices("abcdefghijklmnop", k=200)
+        text, wrong = "".join(letters), draw.sample(range(200), k=draw.randint(1, 30))
+        other = "".join("z" if place in wrong else letter for place, letter in enumerate(letters))
+        first, second = ({one[n : n + 5] for n in range(len(one) - 4)} for one in (text, other))
+        if threshold <= len(first & second) / len(first | second) < threshold + 0.03:
+            pairs += [text, other]
+    assert reasons(RowFilter("near", threshold), pairs).count("near") >= 0.95 * 200
 
 
 @settings(max_examples=50, deadline=None)
