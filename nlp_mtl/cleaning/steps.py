@@ -27,8 +27,11 @@ _IN_NAME = rf"[\w--{SINGLE}]"
 _USERNAME = regex.compile(
     rf"(?<![{_IN_NAME}@.+-])@(?:{_IN_NAME}{{1,50}}(?![{_IN_NAME}@])|{SINGLE}\w{{0,49}}(?![\w@]))", regex.VERSION1
 )
-# Signs inside a word stay: don't, state-of-the-art, 3.5.
-_PUNCTUATION = regex.compile(r"(?<![\p{L}\p{M}\p{N}])\p{P}+|\p{P}+(?![\p{L}\p{M}\p{N}])")
+# A sign inside a word stays: don't, state-of-the-art, 3.5. Several are none of a word's, but part two: well...maybe.
+_IN_WORD = r"[\p{L}\p{M}\p{N}]"
+_PUNCTUATION = regex.compile(
+    rf"(?P<apart>(?<={_IN_WORD})\p{{P}}{{2,}}+(?={_IN_WORD}))|(?<!{_IN_WORD})\p{{P}}+|\p{{P}}+(?!{_IN_WORD})"
+)
 _WHITE_SPACE = regex.compile(r"[\s\x1C-\x1F]+")
 
 
@@ -107,8 +110,8 @@ def lowercase_edits(text: str) -> Iterator[Edit]:
 
 
 def punctuation_edits(text: str) -> Iterator[Edit]:
-    """Punctuation that does not stand inside a word."""
-    return ((*found.span(), "") for found in _PUNCTUATION.finditer(text))
+    """Punctuation that does not stand inside a word; a space takes the place of what stands between two."""
+    return ((*found.span(), " " if found["apart"] else "") for found in _PUNCTUATION.finditer(text))
 
 
 def white_space_edits(text: str) -> Iterator[Edit]:

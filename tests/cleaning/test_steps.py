@@ -98,6 +98,28 @@ def test_punctuation_goes_but_inside_words() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("great!!!Thanks", "great Thanks"),
+        ("well...maybe", "well maybe"),
+        ("He said:(yes)", "He said yes"),
+        ('the end."Then', "the end Then"),
+        ("don't-know 3.5", "don't-know 3.5"),
+    ],
+)
+def test_words_that_only_punctuation_parts_stay_apart(text: str, expected: str) -> None:
+    assert Cleaning(remove_punctuation=True).text(text) == expected
+
+
+@given(st.text("aé3.!-( $"))
+def test_no_words_are_joined_where_punctuation_goes(text: str) -> None:
+    def words(text: str) -> list[str]:
+        return "".join(one if one.isalnum() else " " for one in text).split()
+
+    assert words(Cleaning(remove_punctuation=True).text(text)) == words(text)
+
+
 def test_stop_words_are_whole_words_of_any_case() -> None:
     cleaning = Cleaning(remove_stop_words=("the", "Is"), normalize_white_space=True)
     assert cleaning.text("The theme IS the thesis.") == "theme thesis."
