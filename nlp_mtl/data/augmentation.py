@@ -144,7 +144,7 @@ class Augmenter:
         if of_typo < self.settings.typos:
             word = with_typo(word, draw)
         if of_case < self.settings.case_noise:
-            word = (word.upper(), word.lower(), word.title())[draw.integers(3)]
+            word = with_case(word, draw)
         return word
 
     def _swapped(
@@ -175,15 +175,27 @@ class Augmenter:
         return words, labels
 
 
+def with_case(word: str, draw: np.random.Generator) -> str:
+    """A word in capitals, in small letters, or with a capital and as it was behind it."""
+    return (word.upper(), word.lower(), word[:1].title() + word[1:])[draw.integers(3)]
+
+
 def with_typo(word: str, draw: np.random.Generator) -> str:
     """A word in which two letters are swapped, or one is left out, doubled, or becomes another one of the word; never
-    its first or last one. Short words stay."""
-    if len(word) < SHORTEST_TYPO:
+    its first or last one. Words of few letters stay, and so do numbers and signs; all others change."""
+    letters = [place for place, character in enumerate(word) if character.isalpha()]
+    if len(letters) < SHORTEST_TYPO:
         return word
-    place = int(draw.integers(1, len(word) - 2)) if len(word) > SHORTEST_TYPO else 1
-    kind, other = int(draw.integers(4)), word[int(draw.integers(len(word)))]
-    before, one, two, after = word[:place], word[place], word[place + 1], word[place + 2 :]
-    return before + (two + one, two, one + one + two, other + two)[kind] + after
+    inner = letters[1:-1]
+    place = inner[draw.integers(len(inner))]
+    one, after = word[place], word[place + 1 :]
+    typos = [after, one + one + after]
+    if place + 1 in inner and after[0] != one:
+        typos.append(after[0] + one + after[1:])
+    others = [word[other] for other in letters if word[other] != one]
+    if others:
+        typos.append(others[draw.integers(len(others))] + after)
+    return word[:place] + typos[draw.integers(len(typos))]
 
 
 def _mentions(split: EncodedSplit, task: Task) -> dict[str, list[Mention]]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mixed_steps import NER, POS, TASKS, encoded, text_rows, word_rows
 from tiny import byte_level_tokenizer, tokenizer
 
-from nlp_mtl.data.augmentation import Augmentation, Augmenter, with_typo
+from nlp_mtl.data.augmentation import Augmentation, Augmenter, with_case, with_typo
 from nlp_mtl.data.encoded_splits import EncodedSplit
 from nlp_mtl.data.tokenization import encode_words
 from nlp_mtl.tasks import MISSING, iob2_break, iob_spans
@@ -159,19 +159,37 @@ def test_texts_of_pairs_stay_apart() -> None:
                 ]  # fmt: skip
 
 
-@given(st.text(min_size=1, max_size=12), st.integers(0, 1000))
-def test_a_typo_keeps_the_first_and_the_last_letter_and_short_words(word: str, seed: int) -> None:
+@given(st.one_of(st.text(max_size=12), st.text("ab'3", max_size=12)), st.integers(0, 1000))
+def test_a_typo_changes_each_word_of_four_letters_but_the_first_and_the_last_of_them(word: str, seed: int) -> None:
     found = with_typo(word, np.random.default_rng(seed))
-    assert (found[0], found[-1]) == (word[0], word[-1])
-    assert abs(len(found) - len(word)) <= 1
-    assert set(found) <= set(word)
-    if len(word) < 4:
+    letters = [one for one in word if one.isalpha()]
+    if len(letters) < 4:
         assert found == word
+        return
+    assert found != word
+    left = [one for one in found if one.isalpha()]
+    assert (left[0], left[-1]) == (letters[0], letters[-1])
+    assert abs(len(left) - len(letters)) <= 1
+    assert set(left) <= set(letters)
+    assert [one for one in found if not one.isalpha()] == [one for one in word if not one.isalpha()]
+
+
+@pytest.mark.parametrize("word", ["1234", "10:30", "....", "3rd", "a-b-c"])
+def test_numbers_and_signs_get_no_typos(word: str) -> None:
+    assert {with_typo(word, np.random.default_rng(seed)) for seed in range(50)} == {word}
 
 
 def test_all_kinds_of_typos_occur() -> None:
     found = {with_typo("abcdef", np.random.default_rng(seed)) for seed in range(300)}
     assert {"acbdef", "acdef", "abbcdef", "aecdef"} <= found
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [("don't", {"don't", "DON'T", "Don't"}), ("3rd", {"3rd", "3RD"}), ("ßa", {"ßa", "SSA", "Ssa"}), ("", {""})],
+)
+def test_case_is_that_of_all_letters_or_of_the_first_alone(word: str, expected: set[str]) -> None:
+    assert {with_case(word, np.random.default_rng(seed)) for seed in range(50)} == expected
 
 
 def test_nothing_is_no_augmentation() -> None:
