@@ -18,7 +18,7 @@ from nlp_mtl.cleaning.steps import (
 )
 from nlp_mtl.words import split_words
 
-VERSION = 4
+VERSION = 5
 """Part of cache keys; raised when a step does something else."""
 
 _TEXTS = ("normalize_unicode", "replace_urls", "replace_usernames")

@@ -55,19 +55,27 @@ def _edits(start: int, old: str, new: str) -> Iterator[Edit]:
 
 def _by_character(start: int, old: str, new: str) -> list[Edit] | None:
     """An edit a character, where each stands for itself or was read as one character a byte; None: they do not."""
-    edits, place = [], 0
-    for character in new:
-        end = place + _length(old[place : place + 1], character)
-        if old[place:end] != character:
-            edits.append((start + place, start + end, character))
-        place = end
-    return edits if place == len(old) else None
+    for twice in (None, "latin-1", "sloppy-windows-1252"):  # the latter is a codec of ftfy
+        edits, place = [], 0
+        for character in new:
+            end = place + _length(old[place : place + 1], character, twice)
+            if old[place:end] != character:
+                edits.append((start + place, start + end, character))
+            place = end
+        if place == len(old):
+            return edits
+    return None
 
 
-def _length(first: str, character: str) -> int:
-    """How many characters, the first of which is given, stand for one that was mended."""
+def _length(first: str, character: str, twice: str | None) -> int:
+    """How many characters, the first of which is given, stand for one that was mended.
+
+    Args:
+        twice: what it was read as before it was read wrongly again; None: that happened once.
+    """
     if first == character or "\x80" <= first <= "\x9f":  # no letter begins with such a byte: it was Windows-1252
         return 1
     if character == "\ufffd":  # bytes were lost: the first one tells how many there were
         return 2 + (first >= "\xe0") + (first >= "\xf0")
-    return len(character.encode(errors="surrogatepass"))
+    read = character.encode(errors="surrogatepass")
+    return len(read if twice is None else read.decode(twice).encode())

@@ -50,6 +50,15 @@ def test_words_that_no_space_parts_are_led_back_character_by_character(encoding:
     assert spans == [(place, place + 3) for place in range(0, 3 * len(text), 3)]
 
 
+def test_words_that_were_read_wrongly_twice_are_led_back_too() -> None:
+    once = misread(text := "你好世界，今天天气很好。")
+    words, spans = MENDED.words(misread(once), "unicode")
+    assert words == list(text)
+    lengths = [len(misread(once[place : place + 3])) for place in range(0, len(once), 3)]
+    assert [end - start for start, end in spans] == lengths
+    assert spans[-1][1] == sum(lengths)
+
+
 def test_spaces_and_bytes_that_were_lost_do_not_join_words() -> None:
     words, _ = MENDED.words(misread("Россия и Рим").replace("\xa0", " "), "unicode")
     assert words == ["Россия", "и", "Рим"]
