@@ -236,7 +236,7 @@ class Predictor:
 
     def digest(self) -> str:
         """A checksum of the weights, and of what else the answers follow from."""
-        return answers_checksum(self.model, self.tokenizer)
+        return answers_checksum(self.model, self.tokenizer, self.cleaning)
 
     def _words(
         self, texts: Sequence[str | Sequence[str]]

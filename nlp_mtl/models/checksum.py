@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from nlp_mtl.cleaning.cleaning import NOTHING, Cleaning
+from nlp_mtl.cleaning.cleaning import NOTHING, VERSION, Cleaning
 
 _TELL_NOTHING = ("_name_or_path", "architectures", "dtype", "transformers_version")
 """What an encoder's configuration says of where it comes from."""
@@ -34,11 +34,12 @@ def weights_checksum(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def answers_checksum(model: Any, tokenizer: PreTrainedTokenizerBase) -> str:
+def answers_checksum(model: Any, tokenizer: PreTrainedTokenizerBase, cleaning: Cleaning | None = None) -> str:
     """Of a model's weights, and of what else its answers follow from; the same wherever the model lies.
 
     Args:
         model: a :class:`nlp_mtl.models.multitask.MultiTaskModel`, or what answers in its place.
+        cleaning: what is done to texts; None: as the model's configuration says.
     """
     config = model.config
     keys = ("tasks", "consistency", "word_splitter", "max_length", "window_overlap")
@@ -46,9 +47,9 @@ def answers_checksum(model: Any, tokenizer: PreTrainedTokenizerBase) -> str:
     encoder, backend = config.encoder_config.to_dict(), json.loads(tokenizer.backend_tokenizer.to_str())
     settings["encoder"] = {key: value for key, value in encoder.items() if key not in _TELL_NOTHING}
     settings["tokenizer"] = {key: value for key, value in backend.items() if key not in _OF_CALLS}
-    cleaning = Cleaning.from_dict(config.cleaning)
+    cleaning = Cleaning.from_dict(config.cleaning) if cleaning is None else cleaning
     if cleaning != NOTHING:
-        settings["cleaning"] = cleaning.to_dict()
+        settings["cleaning"] = {**cleaning.to_dict(), "version": VERSION}
     # Without these the weights are read as they always were.
     settings |= {key: value for key in ("sharing", "heads_per_layer") if (value := getattr(config, key)) is not None}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
