@@ -6,6 +6,7 @@ from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
 
+from nlp_mtl.hub.card_compression import before_and_after, last_scores
 from nlp_mtl.hub.card_header import METRICS, TITLES, About, header, hub_type, model_index
 from nlp_mtl.hub.card_text import as_yaml
 from nlp_mtl.hub.repository import DatasetFacts
@@ -14,6 +15,8 @@ from nlp_mtl.metrics import old_scores
 _TEMPLATE = Path(__file__).with_name("card_template.md")
 _TASK_TEMPLATE = Path(__file__).with_name("task_card_template.md")
 _ENCODER_TEMPLATE = Path(__file__).with_name("encoder_card_template.md")
+
+_LIMITS = "The scores are those of the splits named above."
 
 
 class Card(NamedTuple):
@@ -39,6 +42,7 @@ def model_card(
     results: Mapping[str, Any] | None = None,
     facts: Mapping[str, DatasetFacts] | None = None,
     plots: Sequence[str] = (),
+    compression: Mapping[str, Any] | None = None,
 ) -> Card:
     """The card of a multi-task model.
 
@@ -50,13 +54,14 @@ def model_card(
         results: what ``results.json`` holds.
         facts: what the Hub tells of datasets, by id.
         plots: picture files in the repository.
+        compression: what ``compression.json`` holds, where the model was made smaller.
     """
     facts = facts or {}
     tasks = config["tasks"]
     types = list(dict.fromkeys(hub_type(task["type"]) for task in tasks))
     named: dict[str, Any] = {"tags": ["nlp_mtl", "multi-task", *types, *about.tags], "language": about.language}
     encoder = f"of the family {_code(config['encoder_config']['model_type'])}"
-    scores = data = training = state = extension = ""
+    scores = data = training = state = extension = smaller = ""
     limits = "How well it answers has not been told."
     if recipe is not None and results is not None:
         encoder = _encoder(results)
@@ -70,18 +75,23 @@ def model_card(
             extension = _section("What it extends", _extension(results))
         data = _section("Training data", _data_table(results, facts))
         training = _section("How it was trained", _how_trained(recipe, results))
-        limits = "The scores are those of the splits named above."
+        limits = _LIMITS
         if not results["finished"]:
             state = (
                 f"Its training was under way when this was pushed: this is the model after step {results['step']:,}."
             )
+    if compression is not None:
+        smaller = _section("How it was made smaller", before_and_after(compression, tasks))
+        if results is None and (found := last_scores(compression)):
+            main_metrics = {task["name"]: task["metric"] for task in tasks}
+            scores = _section("Scores", _scores_table({"scores": found, "main_metrics": main_metrics}))
+            limits = _LIMITS
     example, texts = '"Angela Merkel opened the new tram line in Berlin."', '"A text."'
     if all(task.get("pairs") for task in tasks):
         example, texts = '"A man plays the guitar.", text_pair="Somebody makes music."', '"A text.", "Another text."'
     text = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=repo_id, repo_id=repo_id, encoder=encoder, origin=_origin(config), state=state, scores=scores,
-        extension=extension, data=data,
-        training=training,
+        extension=extension, compression=smaller, data=data, training=training,
         tasks="\n".join([
             "| task | type | labels |", "|---|---|---|",
             *[f"| {task['name']} | {task['type']} | {_labels(task['labels'])} |" for task in tasks],

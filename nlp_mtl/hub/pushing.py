@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from nlp_mtl.errors import ModelError
 from nlp_mtl.hub.card import datasets_of, model_card
+from nlp_mtl.hub.card_compression import report_of
 from nlp_mtl.hub.card_header import About
 from nlp_mtl.hub.card_text import as_yaml, merged
 from nlp_mtl.hub.portable import portable_recipe, portable_results
@@ -136,19 +137,22 @@ def push_model(
 
 
 def check_trained(run: Path) -> Path:
-    """Where the model of a run lies, or of a model folder or a copy of a repository that is given itself.
+    """Where the model of a run or a compressed one lies, or of a folder of the model alone or a copy of a repository.
 
     Raises:
         ModelError: there is no trained model.
     """
     if not run.is_dir():
         raise ModelError(f"there is no folder {run}")
-    is_run = (run / "recipe.yaml").is_file() and not (run / "config.json").is_file()
-    model = run / "model" if is_run else run
+    is_model = (run / "config.json").is_file()
+    kinds = {"compression.json": "its compressing", "recipe.yaml": "its training"}
+    unfinished = [f"{what} has not finished" for name, what in kinds.items() if (run / name).is_file() and not is_model]
+    model = run / "model" if unfinished else run
     weights = ("model.safetensors", "model.safetensors.index.json")
     complete = (model / "config.json").is_file() and any((model / name).is_file() for name in weights)
-    if not complete or (is_run and not (run / "results.json").is_file()):
-        what = "its training has not finished" if is_run else "it has no config.json and model.safetensors"
+    finished = not unfinished or (run / "results.json").is_file() or report_of(run) is not None
+    if not complete or not finished:
+        what = unfinished[0] if unfinished else "it has no config.json and model.safetensors"
         raise ModelError(f"there is no trained model in {run}: {what}")
     return model
 
@@ -186,7 +190,8 @@ def assemble(
         recipe, results = portable_recipe(recipe, run.absolute().name), portable_results(results)
         (folder / "recipe.yaml").write_text(as_yaml(recipe), encoding="utf-8")
         (folder / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    made = model_card(config, repo_id, about=about, recipe=recipe, results=results, facts=facts, plots=plots)
+    told: dict[str, Any] = {"recipe": recipe, "results": results, "facts": facts, "plots": plots}
+    made = model_card(config, repo_id, about=about, compression=report_of(run), **told)
     text = merged(card, *made, where=f"of {repo_id}", said=about.said())
     readme.write_text(text, encoding="utf-8")
 
