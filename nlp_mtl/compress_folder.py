@@ -14,7 +14,7 @@ from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.recipe_compression import REPORT
 from nlp_mtl.recipe_reading import changed_keys
 from nlp_mtl.run_folder import RUN_FILES, learned_changes
-from nlp_mtl.storage import remove, write_text
+from nlp_mtl.storage import PARTIAL, remove, write_text
 
 COMPRESSED = "compressed"
 """The model as it was before training, where it is trained afterwards."""
@@ -29,7 +29,7 @@ def check_folder(folder: Path, asked: Mapping[str, Any], overwrite: bool) -> dic
     Raises:
         RunError: the folder holds something else; nothing was changed.
     """
-    if not any(folder.iterdir()):
+    if all(path.name.endswith(PARTIAL) for path in folder.iterdir()):  # empty, or killed in its first report
         return {}
     if not (folder / REPORT).is_file():
         raise RunError(f"{folder} already holds files, but no compressed model: use another folder")
@@ -60,13 +60,13 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def start_folder(folder: Path, asked: Mapping[str, Any]) -> None:
-    """Remove what was in a folder before. The report stays till last: it tells whose the folder is.
+    """Remove what was in a folder before. The new report comes first: the old one would vouch for what is gone.
 
     Raises:
         RunError: it cannot be written.
     """
-    remove(folder, (*RUN_FILES, COMPRESSED))
     save_report(folder, {"asked": dict(asked)})
+    remove(folder, (*RUN_FILES, COMPRESSED))
 
 
 def save_report(folder: Path, report: Mapping[str, Any]) -> None:

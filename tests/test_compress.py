@@ -20,6 +20,7 @@ from tiny_runs import loss_lines, streamed_values, write_yaml
 from transformers import pipeline
 
 import nlp_mtl.compress
+import nlp_mtl.compress_folder
 import nlp_mtl.run
 from nlp_mtl import DataError, ModelError, Recipe, RecipeError, RunError, evaluate, load, train
 from nlp_mtl.cli import main
@@ -202,6 +203,31 @@ def test_overwrite_leaves_nothing_of_what_was_there(
     names = {path.name for path in folder.iterdir()}
     assert names == {"compression.json", "environment.json", "model", "recipe.yaml"}
     assert load_model(folder)[0].config.encoder_config.num_hidden_layers == 1
+
+
+def test_a_report_never_vouches_for_a_model_that_is_gone(
+    run: Path, small: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(small[0], tmp_path / "run")
+
+    def stopped(*_: Any) -> None:
+        shutil.rmtree(folder / "model")
+        raise Stop
+
+    with monkeypatch.context() as patched:
+        patched.setattr(nlp_mtl.compress_folder, "remove", stopped)
+        with pytest.raises(Stop):
+            compress(run, folder, compression=CompressionSpec(layers=1), overwrite=True)
+    assert {*json.loads((folder / "compression.json").read_text())} == {"asked"}
+    compress(run, folder, compression=CompressionSpec(layers=1))
+    assert {path.name for path in folder.iterdir()} == {"compression.json", "environment.json", "model", "recipe.yaml"}
+
+
+def test_a_folder_of_one_that_was_killed_in_its_first_report_is_used(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "compression.json.partial").write_text('{"ask')
+    compress(run, tmp_path / "run", compression=CompressionSpec(layers=1))
+    assert load_model(tmp_path / "run")[0].config.encoder_config.num_hidden_layers == 1
 
 
 def test_the_command_line_compresses_and_prints_one_table(
