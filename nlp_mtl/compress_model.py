@@ -29,6 +29,7 @@ from nlp_mtl.models.configuration import MultiTaskConfig
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.recipe import SPLITS, Recipe
 from nlp_mtl.recipe_compression import CompressionSpec
+from nlp_mtl.recipe_strategies import SamplingSpec
 
 logger = logging.getLogger(__name__)
 
@@ -96,10 +97,7 @@ def _pruned(
     units = find_units(model) if spec.intermediate else None
     of_heads = {f"encoder.{one.output_name}": one.head_size for one in heads}
     of_units = dict.fromkeys(units.outputs.values(), 1) if units else {}
-    needed = math.ceil(spec.importance_rows / recipe.training.batch_size)
-    training = recipe.training.model_copy(update={"max_steps": needed})
-    alone = recipe.model_copy(update={"training": training, "distillation": None})  # teachers have no say
-    data = steps(alone, prepared, device=accelerator.device.type)
+    data = steps(_weighing(recipe, spec.importance_rows), prepared, device=accelerator.device.type)
     # Texts as they are, padded, and those with labels of the same tasks together.
     data.packed, data.is_bucketed, data.augmenters, data.num_threads, data.one_set_every = False, False, {}, 1, 1
     logger.info("Weighing heads and units on %d training rows", spec.importance_rows)
@@ -128,6 +126,18 @@ def _pruned(
         model = smaller
         told["intermediate"] = {"before": units.width, "after": count}
     return model
+
+
+def _weighing(recipe: Recipe, rows: int) -> Recipe:
+    """By which steps draw the rows that heads and units are weighed on: of all tasks, and teachers have no say."""
+    max_steps = math.ceil(rows / recipe.training.batch_size)
+    training = recipe.training.model_copy(update={"max_steps": max_steps})
+    changes: dict[str, Any] = {"training": training, "distillation": None, "extension": None}
+    if recipe.extension is not None and recipe.extension.replay is None and recipe.sampling.strategy == "fixed":
+        changes["sampling"] = (
+            SamplingSpec()
+        )  # the run that added tasks drew nothing from old datasets: their shares are 0
+    return recipe.model_copy(update=changes)
 
 
 def _with_fewer_pieces(

@@ -9,11 +9,12 @@ import pytest
 import torch
 import yaml
 from compressions import ALL, TEXT, command, trained_run
+from extensions import new_values
 from tiny import byte_level_tokenizer, encoder_config, write_corpus
 from tiny import recipe as recipe_values
 from transformers import AutoModel
 
-from nlp_mtl import ModelError, Recipe, RecipeError, evaluate, load, train
+from nlp_mtl import ModelError, Recipe, RecipeError, evaluate, extend, load, train
 from nlp_mtl.compress import compress
 from nlp_mtl.compression.magnitude import share_of_zeros
 from nlp_mtl.models.extending import extended
@@ -105,6 +106,17 @@ def test_an_extended_model_is_trained_afterwards_by_a_recipe_of_all_tasks(run: P
     extension = SimpleNamespace(old_splits={})
     with pytest.raises(RecipeError, match=r"compression\.finetune_steps: the model was extended"):
         compress(run, tmp_path / "small", recipe.model_copy(update={"extension": extension}), ALL)
+
+
+@pytest.mark.parametrize("sampling", [{}, {"strategy": "fixed", "shares": {"news": 1}}], ids=["default", "fixed"])
+def test_an_extended_model_loses_heads_and_units_that_matter_least_to_all_tasks(
+    sampling: dict[str, Any], run: Path, tmp_path: Path
+) -> None:
+    extend(run, {**new_values(tmp_path), "sampling": sampling})
+    spec = CompressionSpec(heads=0.5, intermediate=0.5, importance_rows=48)
+    report = compress(tmp_path / "extended", tmp_path / "small", compression=spec)
+    assert report["done"]["heads"]["after"] == 2
+    assert {*report["compressed"]["scores"]["test"]} == {"ner", "pos", "sentiment", "topic"}
 
 
 @pytest.mark.parametrize(
