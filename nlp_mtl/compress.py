@@ -17,7 +17,7 @@ from nlp_mtl.build_data import Prepared, prepare
 from nlp_mtl.build_start import check_start, of_model
 from nlp_mtl.compress_folder import COMPRESSED, check_folder, save_report, sizes, start_folder
 from nlp_mtl.compress_model import compressed, lines_of
-from nlp_mtl.errors import Problem, RecipeError, RunError, RunStopped
+from nlp_mtl.errors import Problem, RecipeError, RunError, RunStopped, listed
 from nlp_mtl.evaluation import evaluate
 from nlp_mtl.inference.predictor import Predictor
 from nlp_mtl.metrics import Scores
@@ -107,6 +107,7 @@ def compress(
     if settings is not None and settings.compression is not None:
         spec = settings.compression
     model, tokenizer = load_model(source, revision=revision)
+    _check_tasks(spec, settings, model)
     if settings is not None and spec.finetune_steps:
         check_start(settings, model.config)
     described = {
@@ -151,6 +152,22 @@ def _check(spec: CompressionSpec, recipe: Recipe | None) -> None:
         message = "it needs data, and the model comes without its recipe: give one, --recipe"
         if problems := [Problem(f"compression.{key}", message) for key, value in wanted.items() if value]:
             raise RecipeError(problems, "the compression")
+
+
+def _check_tasks(spec: CompressionSpec, recipe: Recipe | None, model: MultiTaskModel) -> None:
+    """That heads and units are weighed for all tasks.
+
+    Raises:
+        RecipeError: the recipe lacks some.
+    """
+    missing = [name for name in model.task_names if recipe is not None and name not in recipe.tasks]
+    message = (
+        f"what goes would be chosen without {listed(missing)}, tasks of the model that the recipe lacks: give a recipe "
+        "of all tasks, --recipe"
+    )
+    wanted = [key for key in ("heads", "intermediate") if missing and getattr(spec, key)]
+    if problems := [Problem(f"compression.{key}", message) for key in wanted]:
+        raise RecipeError(problems)
 
 
 def _training_recipe(recipe: Recipe, spec: CompressionSpec, folder: Path) -> Recipe:

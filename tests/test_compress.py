@@ -331,6 +331,11 @@ def test_a_model_that_the_recipe_does_not_fit_is_told_before_anything_is_done(ru
     spec = CompressionSpec(layers=1, finetune_steps=2)
     with pytest.raises(ModelError, match="has the tasks `pos`, which the recipe lacks"):
         compress(run, tmp_path / "small", Recipe.from_dict(values), spec)
+    for key in ("heads", "intermediate"):
+        spec = CompressionSpec.model_validate({key: 0.5})
+        with pytest.raises(RecipeError, match=rf"compression\.{key}: what goes would be chosen without `pos`"):
+            compress(run, tmp_path / "small", Recipe.from_dict(values), spec)
+    spec = CompressionSpec(layers=1, finetune_steps=2)
     values = yaml.safe_load((run / "recipe.yaml").read_text())
     values["sharing"] = {"strategy": "gate"}
     with pytest.raises(RecipeError, match="sharing: found gate, but the model to train on has hard"):
