@@ -1,11 +1,13 @@
 """Training that starts from a trained model, heads and all, in place of an encoder: ``compression.model``."""
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from nlp_mtl.build_cleaning import model_cleaning
 from nlp_mtl.build_consistency import consistency
 from nlp_mtl.build_data import Prepared
 from nlp_mtl.cleaning.cleaning import Cleaning
@@ -54,7 +56,7 @@ def start_arguments(recipe: Recipe) -> dict[str, Any]:
 
     Raises:
         ModelError: there is no such model, or the recipe lacks one of its tasks.
-        RecipeError: the recipe says otherwise what lies between encoder and heads, or windows do not fit.
+        RecipeError: the recipe has tasks that it lacks, says otherwise what it keeps, or windows do not fit.
     """
     start = start_of(recipe)
     if start is None:
@@ -69,23 +71,44 @@ def check_start(recipe: Recipe, config: MultiTaskConfig) -> None:
 
     Raises:
         ModelError: the recipe lacks one of its tasks.
-        RecipeError: it says otherwise what lies between encoder and heads, or windows do not fit.
+        RecipeError: it has others, says otherwise what the model keeps, or windows do not fit.
     """
     if missing := [task.name for task in config.task_list() if task.name not in recipe.tasks]:
         raise ModelError(
             f"the model to train on has the tasks {listed(missing)}, which the recipe lacks: they would be left behind "
             "where the encoder goes. Give a recipe with all tasks of the model"
         )
-    problems = []
-    if recipe.sharing.settings() != config.sharing:
-        own = (config.sharing or {}).get("strategy", "hard")
-        found = f"found {recipe.sharing.strategy}, but the model to train on has {own}"
-        problems.append(Problem("sharing", f"{found}: say the same, with the same keys"))
+    problems = [
+        Problem(f"tasks.{name}", "the model to train on has no such task: leave it out, or add it by `nlp-mtl extend`")
+        for name in recipe.tasks if name not in {task.name for task in config.task_list()}
+    ]  # fmt: skip
+    problems += [
+        Problem(key, f"found {said!r}, but the model to train on has {own!r} and keeps it: say the same")
+        for key, said, own in _kept(recipe, config)
+        if said != own
+    ]
     if config.max_length > recipe.training.max_tokens:
         found = f"found {recipe.training.max_tokens}, but a window of {config.max_length} tokens has to fit"
         problems.append(Problem("training.max_tokens", f"{found}: raise it"))
     if problems:
         raise RecipeError(problems)
+
+
+def _kept(recipe: Recipe, config: MultiTaskConfig) -> Iterator[tuple[str, Any, Any]]:
+    """What a model keeps, whatever a recipe says: the key, what the recipe says, what the model has."""
+    hard = {"strategy": "hard"}
+    yield "sharing", recipe.sharing.settings() or hard, config.sharing or hard
+    yield "word_splitter", recipe.word_splitter, config.word_splitter
+    yield "window_overlap", recipe.window_overlap, config.window_overlap
+    yield "cleaning", model_cleaning(recipe).to_dict(), Cleaning.from_dict(config.cleaning).to_dict()
+    if recipe.max_length is not None:
+        yield "max_length", recipe.max_length, config.max_length
+    if config.encoder_origin:  # which tells only the last part of a folder
+        own = config.encoder_origin[-1]["name"]
+        yield "encoder", own if Path(recipe.encoder).absolute().name == own else recipe.encoder, own
+    for task in config.task_list():
+        if task.name in recipe.tasks and (decoder := recipe.tasks[task.name].decoder) is not None:
+            yield f"tasks.{task.name}.decoder", decoder, task.decoder
 
 
 def start_model(recipe: Recipe, prepared: Prepared) -> MultiTaskModel | None:

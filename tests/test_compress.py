@@ -183,8 +183,9 @@ def test_another_asked_for_in_the_same_folder_is_refused_and_named(
         compress(run, folder, compression=other)
     assert "compression.heads: 0.5 -> 0.25" in str(error.value)
     assert "training.max_steps: 3 -> 2" in str(error.value)
+    recipe = Recipe.from_yaml(run / "recipe.yaml", ["window_overlap=4"])
     with pytest.raises(RunError, match="other weights"):
-        compress(saved(tmp_path / "model"), folder, run / "recipe.yaml", ALL)
+        compress(saved(tmp_path / "model"), folder, recipe, ALL)
     with pytest.raises(RunError, match="already holds files, but no compressed model"):
         compress(run, run.parent / "corpus", compression=ALL)
     with pytest.raises(RunError, match="the model to compress lies in"):
@@ -338,7 +339,10 @@ def test_a_model_that_the_recipe_does_not_fit_is_told_before_anything_is_done(ru
     spec = CompressionSpec(layers=1, finetune_steps=2)
     values = yaml.safe_load((run / "recipe.yaml").read_text())
     values["sharing"] = {"strategy": "gate"}
-    with pytest.raises(RecipeError, match="sharing: found gate, but the model to train on has hard"):
+    with pytest.raises(
+        RecipeError,
+        match=r"sharing: found \{'strategy': 'gate'.*, but the model to train on has \{'strategy': 'hard'\}",
+    ):
         compress(run, tmp_path / "small", Recipe.from_dict(values), spec)
     assert not (tmp_path / "small").exists()
 

@@ -65,6 +65,28 @@ def test_training_by_hand_starts_from_a_compressed_model_heads_and_all(
         train(Recipe.from_dict({**values, "compression": {"model": str(tmp_path)}, "output_dir": str(tmp_path / "x")}))
 
 
+@pytest.mark.parametrize("way", ["train", "compress"])
+def test_what_the_model_keeps_cannot_be_said_otherwise_by_the_recipe(way: str, run: Path, tmp_path: Path) -> None:
+    values = yaml.safe_load((run / "recipe.yaml").read_text())
+    values |= {"output_dir": str(tmp_path / "new"), "word_splitter": "english", "max_length": 32, "window_overlap": 8}
+    values |= {"cleaning": {"lowercase": True}, "encoder": "some/other"}
+    values["tasks"]["ner"]["decoder"] = "crf"
+    values["tasks"]["more"] = {**values["tasks"]["pos"]}
+    recipe = Recipe.from_dict({**values, "compression": {"model": str(run / "model")}})
+    spec = CompressionSpec(layers=1, finetune_steps=1)
+    with pytest.raises(RecipeError) as error:
+        train(recipe) if way == "train" else compress(run, tmp_path / "new", recipe, spec)
+    found = {problem.path: problem.message for problem in error.value.problems}
+    assert {*found} == {
+        "word_splitter", "max_length", "window_overlap", "cleaning", "encoder", "tasks.ner.decoder", "tasks.more",
+    }  # fmt: skip
+    assert found["word_splitter"].startswith("found 'english', but the model to train on has 'unicode'")
+    assert found["encoder"].startswith("found 'some/other', but the model to train on has 'encoder'")
+    assert found["tasks.ner.decoder"].startswith("found 'crf', but the model to train on has 'iob2'")
+    assert "`nlp-mtl extend`" in found["tasks.more"]
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_smaller_model_learns_from_the_one_that_it_was(run: Path, tmp_path: Path) -> None:
     values = yaml.safe_load((run / "recipe.yaml").read_text())
     values["output_dir"] = str(tmp_path / "small")
