@@ -38,6 +38,8 @@ from nlp_mtl.training.launcher import launched_accelerator
 logger = logging.getLogger(__name__)
 
 SCORED = ("validation", "test")
+_MOST_EPOCHS = 1_000_000
+"""That a recipe can have."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,10 @@ def _training_recipe(recipe: Recipe, spec: CompressionSpec, folder: Path) -> Rec
         "tune": None,
     }
     if spec.finetune_steps:
-        changes["training"] = recipe.training.model_copy(update={"max_steps": spec.finetune_steps})
+        # So many epochs have so many steps, however few rows there are.
+        epochs = min(spec.finetune_steps * recipe.training.batch_size, _MOST_EPOCHS)
+        lengths = {"max_steps": spec.finetune_steps, "num_epochs": max(recipe.training.num_epochs, epochs)}
+        changes["training"] = recipe.training.model_copy(update=lengths)
     return recipe.model_copy(update=changes)
 
 

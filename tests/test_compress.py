@@ -173,6 +173,14 @@ def test_training_that_was_stopped_goes_on_from_its_checkpoint(
     assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
 
 
+def test_training_takes_all_steps_that_are_asked_for_though_the_recipe_has_fewer(run: Path, tmp_path: Path) -> None:
+    recipe = Recipe.from_yaml(run / "recipe.yaml", ["training.num_epochs=0.5"])  # 3 steps
+    report = compress(run, tmp_path / "small", recipe, CompressionSpec(layers=1, finetune_steps=8))
+    assert [line["step"] for line in loss_lines(tmp_path / "small")] == [*range(1, 9)]
+    assert report["finetuned"]["step"] <= 8
+    assert evaluate(tmp_path / "small") == report["finetuned"]["scores"]["test"]
+
+
 def test_another_asked_for_in_the_same_folder_is_refused_and_named(
     run: Path, small: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
