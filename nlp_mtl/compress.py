@@ -12,11 +12,13 @@ from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from nlp_mtl.analysis.prediction_cost import seconds_to_answer
-from nlp_mtl.build import layout
+from nlp_mtl.build import layout, steps, trainer_arguments
 from nlp_mtl.build_data import Prepared, prepare
+from nlp_mtl.build_distillation import check_teachers
 from nlp_mtl.build_start import check_start, of_model
 from nlp_mtl.compress_folder import COMPRESSED, check_folder, save_report, sizes, start_folder
 from nlp_mtl.compress_model import compressed, lines_of
+from nlp_mtl.compression.layers import layers_left
 from nlp_mtl.errors import Problem, RecipeError, RunError, RunStopped, listed
 from nlp_mtl.evaluation import evaluate
 from nlp_mtl.inference.predictor import Predictor
@@ -192,6 +194,8 @@ def _training_recipe(recipe: Recipe, spec: CompressionSpec, folder: Path) -> Rec
 def _compress(asked: _Asked, described: Mapping[str, Any]) -> dict[str, Any]:
     """Compress, score before and after, and write the smaller model; returns the report so far."""
     prepared = asked.prepared(asked.model, asked.tokenizer)
+    if asked.spec.finetune_steps:
+        _check_training(asked, prepared)
     found = compressed(asked.model, asked.tokenizer, asked.spec, asked.recipe, prepared, asked.accelerator)
     start_folder(asked.folder, described)  # only now: what cannot be done leaves none behind, nor removes an old one
     if asked.recipe is not None:
@@ -207,6 +211,25 @@ def _compress(asked: _Asked, described: Mapping[str, Any]) -> dict[str, Any]:
     save_model(asked.folder / (COMPRESSED if asked.spec.finetune_steps else "model"), found.model, found.tokenizer)
     save_report(asked.folder, report)
     return report
+
+
+def _check_training(asked: _Asked, prepared: Prepared | None) -> None:
+    """That the smaller model can be trained, as far as it shows before there is one.
+
+    Raises:
+        RecipeError, DataError, ModelError: it cannot.
+    """
+    recipe, spec, config = asked.recipe, asked.spec, asked.model.config
+    assert recipe is not None
+    assert prepared is not None
+    count, frozen = config.encoder_config.num_hidden_layers, recipe.training.frozen_layers
+    left = count if spec.layers is None else len(layers_left(spec.layers, count))
+    if isinstance(frozen, int) and (frozen > left or (frozen == left and recipe.training.unfreeze_every)):
+        fewer = f"found {frozen}, but the encoder will have {left} layers: freeze fewer, training.frozen_layers=..."
+        raise RecipeError([Problem("training.frozen_layers", fewer)])
+    check_teachers(recipe, prepared.tasks)
+    steps(recipe, prepared)
+    trainer_arguments(recipe, prepared)
 
 
 def _scores(asked: _Asked, model: MultiTaskModel, prepared: Prepared | None) -> dict[str, dict[str, Scores]]:

@@ -22,7 +22,7 @@ from transformers import pipeline
 import nlp_mtl.compress
 import nlp_mtl.compress_folder
 import nlp_mtl.run
-from nlp_mtl import DataError, ModelError, Recipe, RecipeError, RunError, evaluate, load, train
+from nlp_mtl import DataError, Recipe, RunError, evaluate, load, train
 from nlp_mtl.cli import main
 from nlp_mtl.compress import compress
 from nlp_mtl.compression.heads import find_heads
@@ -286,44 +286,6 @@ def test_without_a_recipe_what_needs_no_data_is_done(tmp_path: Path, capsys: pyt
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        (["--heads", "1.0"], "compression.heads: found 1.0"),
-        (["--intermediate", "-0.1"], "compression.intermediate: found -0.1"),
-        (["--magnitude", "1"], "compression.magnitude: found 1"),
-        (["--layers", "0"], "compression.layers"),
-        (["--layers", "x"], "'x' is neither a number nor numbers"),
-        (["--layers", "3"], "layers: found 3, but the encoder has the layers 1 to 2"),
-        (["--layers", "2"], "which are all that the encoder has"),
-        (["--heads", "0.01"], "heads: 0.01 of 4 heads is none"),
-        (["--intermediate", "0.01"], "intermediate: 0.01 of 32 units is none"),
-        (["--vocabulary", "dev"], "compression.vocabulary.0: found 'dev'"),
-        (["--vocabulary-files", "no/such.txt"], "vocabulary_files: no/such.txt cannot be read"),
-        ([], "compression: nothing is asked for"),
-        (["--no-keep-characters", "--layers", "1"], "compression.keep_characters: only `vocabulary`"),
-        (
-            ["compression.magnitude_scope=layer", "--layers", "1"],
-            "compression.magnitude_scope: only `magnitude` reads it",
-        ),
-        (["compression.importance_rows=7", "--layers", "1"], "compression.importance_rows: only `heads`"),
-        (["--vocabulary-size", "20", "--layers", "1"], "compression.vocabulary_size: only `vocabulary`"),
-        (["--layers", "1", "--revision", "main"], "is for models on the Hub"),
-    ],
-    ids=lambda given: " ".join(given) if isinstance(given, list) else "",
-)
-def test_what_is_wrong_is_told_and_nothing_is_left_half_done(
-    options: list[str], told: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, _, err = command(capsys, "compress", run, tmp_path / "small", *options)
-    assert code == 2
-    assert told in " ".join(err.split())
-    with pytest.raises(ModelError):
-        load_model(tmp_path / "small")
-    code, _, err = command(capsys, "compress", run, tmp_path / "small", "--layers", 1)
-    assert code == 0, err
-
-
 def test_words_of_a_stream_are_not_known_beforehand(tmp_path: Path) -> None:
     recipe = Recipe.from_dict(streamed_values(tmp_path, max_steps=2, eval_every=2))
     train(recipe)
@@ -332,32 +294,3 @@ def test_words_of_a_stream_are_not_known_beforehand(tmp_path: Path) -> None:
     spec = CompressionSpec(vocabulary=["validation"], heads=0.25, finetune_steps=2)
     report = compress(recipe.output_dir, tmp_path / "other", compression=spec)
     assert report["finetuned"]["step"] == 2
-
-
-def test_a_model_that_the_recipe_does_not_fit_is_told_before_anything_is_done(run: Path, tmp_path: Path) -> None:
-    values = yaml.safe_load((run / "recipe.yaml").read_text())
-    del values["tasks"]["pos"]
-    spec = CompressionSpec(layers=1, finetune_steps=2)
-    with pytest.raises(ModelError, match="has the tasks `pos`, which the recipe lacks"):
-        compress(run, tmp_path / "small", Recipe.from_dict(values), spec)
-    for key in ("heads", "intermediate"):
-        spec = CompressionSpec.model_validate({key: 0.5})
-        with pytest.raises(RecipeError, match=rf"compression\.{key}: what goes would be chosen without `pos`"):
-            compress(run, tmp_path / "small", Recipe.from_dict(values), spec)
-    spec = CompressionSpec(layers=1, finetune_steps=2)
-    values = yaml.safe_load((run / "recipe.yaml").read_text())
-    values["sharing"] = {"strategy": "gate"}
-    with pytest.raises(
-        RecipeError,
-        match=r"sharing: found \{'strategy': 'gate'.*, but the model to train on has \{'strategy': 'hard'\}",
-    ):
-        compress(run, tmp_path / "small", Recipe.from_dict(values), spec)
-    assert not (tmp_path / "small").exists()
-
-
-def test_a_launcher_with_several_processes_is_refused(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RunError, match=r"Several GPUs train afterwards: torchrun .* compression\.model=FOLDER/model"):
-        compress(run, tmp_path / "small", compression=ALL)
