@@ -50,8 +50,10 @@ def check_folder(folder: Path, asked: Mapping[str, Any], overwrite: bool) -> dic
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     changes = [] if old["digest"] == new["digest"] else [f"the model: {old['model']} -> {new['model']}, other weights"]
-    pairs = changed_keys(old["compression"], new["compression"], "compression.")
-    changes += [f"{key}: {left!r} -> {right!r}" for key, left, right in pairs]
+    # The model lies in the folder, wherever that is, and follows from what is compared here.
+    left, right = ({**one["compression"], "model": None} for one in (old, new))
+    pairs = changed_keys(left, right, "compression.")
+    changes += [f"{key}: {before!r} -> {now!r}" for key, before, now in pairs]
     if (old["recipe"] is None) != (new["recipe"] is None):
         changes.append("a recipe is given" if old["recipe"] is None else "no recipe is given")
     elif new["recipe"] is not None:

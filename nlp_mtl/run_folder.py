@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import platform
 import re
 import shlex
@@ -82,7 +83,7 @@ def _is_run(output_dir: Path) -> bool:
 def learned_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What differs between two resolved recipes and matters to what is learned."""
     apart: dict[str, Any] = {"hub": None, "tune": None}  # where the model goes, and what only tuning reads, may change
-    starts = [{"compression": {"model": (values.get("compression") or {}).get("model")}} for values in (old, new)]
+    starts = [{"compression": {"model": _start(values)}} for values in (old, new)]
     if all((values.get("extension") or {}).get("model") for values in (old, new)):
         apart |= dict.fromkeys(("encoder", "encoder_revision"))  # they are that model's, which its checksum tells
     old, new = {**old, **apart, **starts[0]}, {**new, **apart, **starts[1]}
@@ -95,6 +96,15 @@ def learned_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     if not changes:  # the order matters: rows are drawn, and heads made, one after the other
         changes = [f"{key}: in another order" for key in ("datasets", "tasks") if [*old[key]] != [*new[key]]]
     return changes
+
+
+def _start(values: Mapping[str, Any]) -> str | None:
+    """The model that training starts from; one in the run folder as seen from there, however that is spelled."""
+    model = (values.get("compression") or {}).get("model")
+    if model is None:
+        return None
+    path, folder = (os.path.abspath(Path(str(one)).expanduser()) for one in (model, values.get("output_dir")))
+    return os.path.relpath(path, folder) if Path(path).is_relative_to(folder) else path
 
 
 def saved_recipe(output_dir: Path) -> dict[str, Any]:

@@ -136,6 +136,25 @@ class Stop(Exception):
     pass
 
 
+@pytest.mark.parametrize("where", ["train", "seconds_to_answer"])
+def test_the_same_command_goes_on_though_its_folder_is_spelled_otherwise_or_was_moved(
+    where: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any, **__: Any) -> Any:
+        raise Stop
+
+    monkeypatch.chdir(tmp_path)
+    spec = CompressionSpec(layers=1, finetune_steps=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(nlp_mtl.compress, where, stopped)
+        for folder in ("small", tmp_path / "small", "./other/../small"):
+            with pytest.raises(Stop):
+                compress(run, folder, compression=spec)
+    (tmp_path / "small").rename(tmp_path / "moved")
+    report = compress(run, "moved", compression=spec)
+    assert compress(run, tmp_path / "moved", compression=spec) == report
+
+
 @pytest.mark.parametrize("where", ["compressed", "_scores", "save_model", "train", "seconds_to_answer"])
 def test_one_that_was_stopped_goes_on(
     where: str, run: Path, small: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
