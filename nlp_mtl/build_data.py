@@ -1,7 +1,7 @@
 """From a recipe to its data: loaded, encoded, or opened as streams."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -93,8 +93,10 @@ def prepare(
             _tell_other_words(recipe, cleaning)
         word_splitter = word_splitter or recipe.word_splitter
         loaded = _load(recipe, cleaning, word_splitter)
-        if trained_tasks is None or extends:
-            _check_streams(recipe, loaded)
+        starts = recipe.compression is not None and recipe.compression.model is not None and "train" in splits
+        if trained_tasks is None or extends or starts:
+            named = {task.name for task in trained_tasks or () if not extends}
+            _check_streams(recipe, loaded, named)
         for note in (note for dataset in loaded.values() for note in dataset.notes):
             if accelerator is None or accelerator.is_main_process:
                 logger.info("%s", note)
@@ -289,8 +291,11 @@ def _readings(
     ]
 
 
-def _check_streams(recipe: Recipe, loaded: Mapping[str, LoadedDataset]) -> None:
+def _check_streams(recipe: Recipe, loaded: Mapping[str, LoadedDataset], named: Collection[str]) -> None:
     """Refuse a recipe that counts on what streams do not tell, with all its problems.
+
+    Args:
+        named: tasks whose labels a trained model tells.
 
     Raises:
         RecipeError: it does.
@@ -299,7 +304,7 @@ def _check_streams(recipe: Recipe, loaded: Mapping[str, LoadedDataset]) -> None:
     streams = {name: dataset.stream for name, dataset in loaded.items() if dataset.stream is not None}
     for name, task in recipe.tasks.items():
         for dataset, column in task.columns().items():
-            has_names = KINDS[task.type].label_set != "none"
+            has_names = KINDS[task.type].label_set != "none" and name not in named
             if has_names and (why := names_needed(loaded[dataset], column, task.label_names)):
                 problems.append(Problem(f"tasks.{name}.label_names", f"needed: {why}"))
     unknown = [name for name, stream in streams.items() if not stream.num_rows and recipe.draws_from(name)]

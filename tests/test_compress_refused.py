@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import yaml
 from compressions import ALL, command, trained_run
+from tiny_runs import streamed_values
 
 import nlp_mtl.compress
-from nlp_mtl import ModelError, Recipe, RecipeError, RunError
+from nlp_mtl import ModelError, Recipe, RecipeError, RunError, train
 from nlp_mtl.compress import compress
 from nlp_mtl.models.loading import load_model
 from nlp_mtl.recipe_compression import CompressionSpec
@@ -96,6 +97,19 @@ def test_what_would_stop_the_training_is_told_before_anything_is_done(
     values |= {**overrides, "training": {**values["training"], "num_epochs": 1, **overrides.get("training", {})}}
     with pytest.raises(RecipeError, match=told):
         compress(run, tmp_path / "small", Recipe.from_dict(values), CompressionSpec(layers=1, finetune_steps=99))
+
+
+def test_training_from_a_model_by_a_stream_needs_its_number_of_steps(tmp_path: Path) -> None:
+    values = streamed_values(tmp_path, max_steps=1, eval_every=1)
+    train(Recipe.from_dict(values))
+    values |= {"compression": {"model": str(tmp_path / "run" / "model")}, "output_dir": str(tmp_path / "more")}
+    del values["training"]["max_steps"]
+    del values["tasks"]["sentiment"]["label_names"]  # the model has them
+    with pytest.raises(RecipeError, match=r"training\.max_steps: needed, as an epoch cannot be counted") as error:
+        train(Recipe.from_dict(values))
+    assert len(error.value.problems) == 1
+    values["training"]["max_steps"] = 1
+    assert train(Recipe.from_dict(values))["steps"] == 1
 
 
 def test_a_launcher_with_several_processes_is_refused(
