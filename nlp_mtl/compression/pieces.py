@@ -57,7 +57,7 @@ def needed(state: State, used: Iterable[str], unknown: Iterable[str], *, charact
 
     Args:
         used: the pieces that the words became.
-        unknown: words with a part that became the unknown token, as the tokenizer's normalizer leaves them.
+        unknown: parts, as the tokenizer's pre-tokenizer makes them, of words that hold the unknown token.
         characters: let all pieces of one character stay as well, so that other words of these can still be cut.
     """
     model, pieces = state["model"], vocabulary(state)
@@ -67,9 +67,15 @@ def needed(state: State, used: Iterable[str], unknown: Iterable[str], *, charact
     kept |= {piece for piece in pieces if model.get("byte_fallback") and _BYTE.fullmatch(piece)}
     prefix = model.get("continuing_subword_prefix") or ""
     if model["type"] == "WordPiece":
+        longest = max(map(len, pieces), default=0)
+        most = model.get("max_input_chars_per_word") or 100
+        specials = [one["content"] for one in state["added_tokens"]]
         for word in unknown:
-            parts = (word[start:stop] for start in range(len(word)) for stop in range(start + 1, len(word) + 1))
-            kept |= {name for part in parts for name in (part, prefix + part) if name in pieces}
+            if len(word) > most and not any(one in word for one in specials):
+                continue  # it became unknown before any piece was tried
+            for start in range(len(word)):
+                parts = (word[start:stop] for stop in range(start + 1, min(start + longest, len(word)) + 1))
+                kept |= {name for part in parts for name in (part, prefix + part) if name in pieces}
     if model["type"] == "BPE":
         # Without an unknown token, what is not there would vanish.
         characters = characters or model.get("unk_token") is None

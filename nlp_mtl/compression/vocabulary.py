@@ -68,13 +68,8 @@ def smaller_vocabulary(
     old = pieces_of(tokenizer, words)
     names = {place: piece for piece, place in vocabulary(state).items()}
     unknown_token = unknown_id(tokenizer)
-    normalizer: Any = tokenizer.backend_tokenizer.normalizer
     used = {names[one] for one in {*kept_ids, *(one for ids in old for one in ids)} if one in names}
-    unknown = [
-        word if normalizer is None else normalizer.normalize_str(word)
-        for word, ids in zip(words, old, strict=True)
-        if unknown_token in ids
-    ]
+    unknown = _parts(tokenizer, (word for word, ids in zip(words, old, strict=True) if unknown_token in ids))
     kept = needed(state, used, unknown, characters=keep_characters)
     if size > len(kept):
         more = [piece for _, piece in sorted(names.items()) if piece not in kept]
@@ -93,6 +88,15 @@ def smaller_vocabulary(
             f"tokenizer ({type(tokenizer).__name__}), so it is left as it is"
         )
     return Vocabulary(found, new)
+
+
+def _parts(tokenizer: PreTrainedTokenizerBase, words: Iterable[str]) -> list[str]:
+    """What a tokenizer's model cuts, each by itself."""
+    backend: Any = tokenizer.backend_tokenizer
+    normal = (word if backend.normalizer is None else backend.normalizer.normalize_str(word) for word in words)
+    if backend.pre_tokenizer is None:
+        return [*normal]
+    return [part for word in normal for part, _ in backend.pre_tokenizer.pre_tokenize_str(word)]
 
 
 def _loaded(tokenizer: PreTrainedTokenizerBase, state: State) -> PreTrainedTokenizerBase:

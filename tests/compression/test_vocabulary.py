@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from functools import cache
 from typing import Any
 
@@ -23,6 +24,7 @@ from transformers import (
 )
 
 from nlp_mtl import ModelError
+from nlp_mtl.compression.pieces import needed
 from nlp_mtl.compression.vocabulary import (
     differences,
     ids_to_keep,
@@ -155,6 +157,26 @@ def test_a_size_keeps_the_first_pieces_besides_those_that_are_needed(kind: str) 
     assert {*[one for one in sorted(whole.get_vocab().values()) if one not in few.ids][:8]} <= added
     assert {*few.ids} < {*more.ids}
     assert len(smaller_vocabulary(whole, words, keep_characters=False, size=9999).ids) == len(whole)
+
+
+def test_a_long_unknown_word_takes_no_long_time_and_keeps_nothing() -> None:
+    whole = tokenizer("bert")
+    started = time.perf_counter()
+    found = smaller_vocabulary(whole, {"baked", "walk" * 5_000}, keep_characters=False)
+    assert time.perf_counter() - started < 10  # it would be hours, if all its parts were looked at
+    assert found.ids == smaller_vocabulary(whole, {"baked"}, keep_characters=False).ids
+
+
+@pytest.mark.parametrize(
+    ("word", "kept"),
+    [("abcdq", {"abc", "##cd"}), ("abcd" * 9 + "q", set()), ("<s>" + "abcd" * 7 + "q", {"abc", "##cd"})],
+    ids=["tried", "too long", "beside a special token"],
+)
+def test_of_unknown_words_the_pieces_stay_that_were_tried(word: str, kept: set[str]) -> None:
+    model = {"type": "WordPiece", "vocab": {"<unk>": 0, "abc": 1, "##cd": 2, "##ef": 3}, "unk_token": "<unk>",
+             "continuing_subword_prefix": "##", "max_input_chars_per_word": 30}  # fmt: skip
+    given = {"model": model, "added_tokens": [{"content": "<s>", "id": 4}]}
+    assert needed(given, [], [word], characters=False) == kept | {"<unk>"}
 
 
 def test_words_that_are_all_unknown_leave_nothing() -> None:
