@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 _AT_ONCE = 10_000
 """Words that are tokenised together."""
+_NO_WORD = re.compile(r"\[unused\d+\]|<unused\d+>")
+"""Places that families left free, BERT among its first ones: no text becomes them."""
 _KEPT_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -57,7 +60,7 @@ def smaller_vocabulary(
         words: each once.
         keep_characters: keep all pieces of one character as well.
         kept_ids: keep these as well.
-        size: keep at least so many pieces, the first ones besides all that is needed.
+        size: keep at least so many pieces, the first ones besides all that is needed; free places come last.
 
     Raises:
         ModelError: the tokenizer is of a kind for which that cannot be promised.
@@ -73,6 +76,7 @@ def smaller_vocabulary(
     kept = needed(state, used, unknown, characters=keep_characters)
     if size > len(kept):
         more = [piece for _, piece in sorted(names.items()) if piece not in kept]
+        more.sort(key=lambda piece: bool(_NO_WORD.fullmatch(piece)))  # the others stay in their order
         kept |= needed(state, used | {*more[: size - len(kept)]}, unknown, characters=keep_characters)
     if kept <= {*tokenizer.all_special_tokens}:
         raise ModelError(

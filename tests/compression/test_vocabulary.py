@@ -159,6 +159,20 @@ def test_a_size_keeps_the_first_pieces_besides_those_that_are_needed(kind: str) 
     assert len(smaller_vocabulary(whole, words, keep_characters=False, size=9999).ids) == len(whole)
 
 
+def test_a_size_spends_no_places_on_unused_ones_while_there_are_others() -> None:
+    vocab = state(tokenizer("bert").backend_tokenizer)["vocab"]
+    names = sorted(vocab, key=lambda piece: vocab[piece])
+    unused = [f"[unused{number}]" for number in range(9)]
+    names = [*names[:5], *unused, *names[5:]]
+    whole = BertTokenizer(vocab={piece: place for place, piece in enumerate(names)}, **NAMES)
+    few = smaller_vocabulary(whole, {"walking"}, keep_characters=False)
+    more = smaller_vocabulary(whole, {"walking"}, keep_characters=False, size=len(few.ids) + 8)
+    assert not {*unused} & {*more.tokenizer.get_vocab()}
+    assert len(more.ids) == len(few.ids) + 8
+    most = smaller_vocabulary(whole, {"walking"}, keep_characters=False, size=len(whole) - 2)
+    assert {*unused} - {*most.tokenizer.get_vocab()} == {*unused[-2:]}
+
+
 def test_a_long_unknown_word_takes_no_long_time_and_keeps_nothing() -> None:
     whole = tokenizer("bert")
     started = time.perf_counter()
