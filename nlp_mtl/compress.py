@@ -16,7 +16,7 @@ from nlp_mtl.build import layout, steps, trainer_arguments
 from nlp_mtl.build_data import Prepared, prepare
 from nlp_mtl.build_distillation import check_teachers
 from nlp_mtl.build_start import check_start, of_model
-from nlp_mtl.compress_folder import COMPRESSED, check_folder, save_report, sizes, start_folder
+from nlp_mtl.compress_folder import COMPRESSED, check_folder, held_folder, save_report, sizes, start_folder
 from nlp_mtl.compress_model import compressed, lines_of
 from nlp_mtl.compression.layers import layers_left
 from nlp_mtl.errors import Problem, RecipeError, RunError, RunStopped, listed
@@ -33,7 +33,6 @@ from nlp_mtl.run_evaluation import read_recipe
 from nlp_mtl.run_folder import command, save_model, versions
 from nlp_mtl.run_folder import start_folder as start_run_folder
 from nlp_mtl.run_scores import asking
-from nlp_mtl.storage import held
 from nlp_mtl.timed_texts import TIMED_TEXTS, timed_texts
 from nlp_mtl.training.launcher import launched_accelerator
 
@@ -123,7 +122,7 @@ def compress(
     }
     accelerator = launched_accelerator(settings.training.mixed_precision if settings else "no")
     asked = _Asked(model, tokenizer, spec, settings, target, accelerator)
-    with held(target):
+    with held_folder(target):
         report = check_folder(target, described, overwrite)
         if "compressed" not in report:
             report = _compress(asked, described)

@@ -3,7 +3,8 @@
 import gzip
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,24 @@ from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.recipe_compression import REPORT
 from nlp_mtl.recipe_reading import changed_keys
 from nlp_mtl.run_folder import RUN_FILES, learned_changes
-from nlp_mtl.storage import PARTIAL, remove, write_text
+from nlp_mtl.storage import PARTIAL, held, remove, write_text
 
 COMPRESSED = "compressed"
 """The model as it was before training, where it is trained afterwards."""
+
+
+@contextmanager
+def held_folder(folder: Path) -> Iterator[None]:
+    """As :func:`nlp_mtl.storage.held`; a folder that was made for it goes again where an error leaves it empty."""
+    made = not folder.exists()
+    with held(folder):
+        try:
+            yield
+        except BaseException:
+            if made:
+                with suppress(OSError):  # it is not empty
+                    folder.rmdir()
+            raise
 
 
 def check_folder(folder: Path, asked: Mapping[str, Any], overwrite: bool) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from tiny_runs import streamed_values
 import nlp_mtl.compress
 from nlp_mtl import ModelError, Recipe, RecipeError, RunError, train
 from nlp_mtl.compress import compress
-from nlp_mtl.models.loading import load_model
 from nlp_mtl.recipe_compression import CompressionSpec
 
 
@@ -53,8 +52,7 @@ def test_what_is_wrong_is_told_and_nothing_is_left_half_done(
     code, _, err = command(capsys, "compress", run, tmp_path / "small", *options)
     assert code == 2
     assert told in " ".join(err.split())
-    with pytest.raises(ModelError):
-        load_model(tmp_path / "small")
+    assert not (tmp_path / "small").exists()
     code, _, err = command(capsys, "compress", run, tmp_path / "small", "--layers", 1)
     assert code == 0, err
 
