@@ -83,7 +83,10 @@ def _is_run(output_dir: Path) -> bool:
 def learned_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What differs between two resolved recipes and matters to what is learned."""
     apart: dict[str, Any] = {"hub": None, "tune": None}  # where the model goes, and what only tuning reads, may change
-    starts = [{"compression": {"model": _start(values)}} for values in (old, new)]
+    models = [(values.get("compression") or {}).get("model") for values in (old, new)]
+    if models[0] != models[1]:
+        models = [_in_run(model, values) for model, values in zip(models, (old, new), strict=True)]
+    starts = [{"compression": {"model": model}} for model in models]
     if all((values.get("extension") or {}).get("model") for values in (old, new)):
         apart |= dict.fromkeys(("encoder", "encoder_revision"))  # they are that model's, which its checksum tells
     old, new = {**old, **apart, **starts[0]}, {**new, **apart, **starts[1]}
@@ -98,12 +101,11 @@ def learned_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return changes
 
 
-def _start(values: Mapping[str, Any]) -> str | None:
+def _in_run(model: Any, recipe: Mapping[str, Any]) -> str | None:
     """The model that training starts from; one in the run folder as seen from there, however that is spelled."""
-    model = (values.get("compression") or {}).get("model")
     if model is None:
         return None
-    path, folder = (os.path.abspath(Path(str(one)).expanduser()) for one in (model, values.get("output_dir")))
+    path, folder = (os.path.abspath(Path(str(one)).expanduser()) for one in (model, recipe.get("output_dir")))
     return os.path.relpath(path, folder) if Path(path).is_relative_to(folder) else path
 
 
