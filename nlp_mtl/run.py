@@ -56,7 +56,7 @@ from nlp_mtl.run_push import RunPusher, remove_pushing, run_card
 from nlp_mtl.run_scores import Score, asking, score_split, scorer
 from nlp_mtl.run_trial import Evaluated, Look, Trial
 from nlp_mtl.storage import held
-from nlp_mtl.training.checkpoint import TrainingState
+from nlp_mtl.training.checkpoint import TrainingState, load_newest
 from nlp_mtl.training.compiled import try_compiler
 from nlp_mtl.training.determinism import deterministic_kernels
 from nlp_mtl.training.launcher import launched_accelerator
@@ -197,6 +197,9 @@ def _train(
         else meta_gradients(recipe, prepared, model)
     )
     data.packed = model.packs(layout(recipe))
+    if resume and recipe.training.cache_features:
+        # The encoder may have been trained on where it came from: what is kept is that of the one that is saved.
+        load_newest(output_dir / "checkpoints", model)
     score = scorer(recipe, prepared, model, data, accelerator)
     if recipe.training.compile:
         model.to(accelerator.device)

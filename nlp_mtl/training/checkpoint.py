@@ -167,6 +167,17 @@ def _read_state(path: Path) -> TrainingState:
     return TrainingState(**json.loads((path / "state.json").read_text(encoding="utf-8")))
 
 
+def load_newest(folder: Path, model: nn.Module) -> None:
+    """Load the weights of the checkpoint that a run is resumed from.
+
+    Raises:
+        RunError: it does not fit.
+    """
+    path = newest_sound(folder)
+    if path is not None:  # without one, resuming tells so
+        _load(path / "model.safetensors", model)
+
+
 def load_best(path: Path, model: nn.Module) -> None:
     """Load the weights that a checkpoint's evaluation scored: the averaged ones, where there are any.
 
@@ -177,10 +188,14 @@ def load_best(path: Path, model: nn.Module) -> None:
     if problem is not None:
         raise RunError(f"checkpoint {path}, the best of the run, is damaged ({problem}): start again, with --overwrite")
     average = path / "average.safetensors"
+    _load(average if average.exists() else path / "model.safetensors", model)
+
+
+def _load(file: Path, model: nn.Module) -> None:
     try:
-        load_weights(model, load_file(average if average.exists() else path / "model.safetensors"))
+        load_weights(model, load_file(file))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise RunError(f"checkpoint {path} does not fit the model: {first_line(error)}") from error
+        raise RunError(f"checkpoint {file.parent} does not fit the model: {first_line(error)}") from error
 
 
 def rotate(folder: Path, keep_last: int, keep_best: int = 1) -> None:

@@ -212,6 +212,22 @@ def test_a_resumed_run_ends_as_if_it_had_not_stopped(tmp_path: Path, cache: Path
     assert_same_end(tmp_path / "run", stopped)
 
 
+@pytest.mark.parametrize("lost", [False, True], ids=["kept", "lost"])
+def test_a_resumed_run_learns_from_the_encoder_that_it_was_started_with(
+    tmp_path: Path, cache: Path, lost: bool
+) -> None:
+    given = cached(frozen(tmp_path, save_every=3, keep_last=9), tmp_path / "run")
+    train(Recipe.from_dict(given))
+    stopped = stopped_after(tmp_path / "run", 6, tmp_path / "stopped")
+    config = (tmp_path / "encoder" / "config.json").read_text()
+    tiny.save_encoder(tmp_path / "encoder", seed=1)
+    (tmp_path / "encoder" / "config.json").write_text(config)
+    if lost:
+        shutil.rmtree(cache)
+    train(moved(Recipe.from_dict(given), stopped), resume=True)
+    assert_same_end(tmp_path / "run", stopped)
+
+
 @pytest.mark.slow
 def test_several_processes_compute_and_read_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "caches"))
