@@ -2,20 +2,21 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from accelerate import Accelerator
 
-from nlp_mtl.build import drawn_from, trainer_arguments
+from nlp_mtl.build import drawn_from, selecting_tasks, trainer_arguments
 from nlp_mtl.build_augmentation import augmenters
 from nlp_mtl.build_data import Prepared
 from nlp_mtl.data.encoded_splits import EncodedSplit
 from nlp_mtl.data.episode_steps import EpisodeSteps
-from nlp_mtl.data.episodes import EpisodeShape, learnable
+from nlp_mtl.data.episodes import EpisodeShape, EpisodeSource, learnable
 from nlp_mtl.data.layout import MICRO_BATCH_COST
 from nlp_mtl.data.rates import sampling_rates
-from nlp_mtl.errors import DataError
+from nlp_mtl.errors import DataError, Problem, RecipeError
 from nlp_mtl.metrics import Scores
 from nlp_mtl.models.multitask import MultiTaskModel
 from nlp_mtl.recipe import Recipe
@@ -85,11 +86,17 @@ def inner_loop(recipe: Recipe) -> InnerLoop:
     return InnerLoop(_meta(recipe).inner_optimizer, **recipe.training.model_dump(include=keys))
 
 
-def meta_arguments(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
+def meta_arguments(recipe: Recipe, prepared: Prepared, *, is_trial: bool = False) -> dict[str, Any]:
     """Arguments of :func:`nlp_mtl.training.trainer.train`, whose steps are the outer ones.
 
     The encoder is all that they move: by the mean of what episodes made of it (plain steps), or by AdamW. What keeps
     weights small belongs to the inner steps.
+
+    Args:
+        is_trial: it is known by its selection score.
+
+    Raises:
+        RecipeError: a model is to be selected by tasks, or at all, that have too few validation rows for an episode.
     """
     meta = _meta(recipe)
     rate = OUTER_LEARNING_RATES[meta.algorithm] if meta.outer_learning_rate is None else meta.outer_learning_rate
@@ -98,7 +105,34 @@ def meta_arguments(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
         "max_grad_norm": 0.0,
         "eval_every": recipe.training.eval_every or recipe.training.max_steps,
     }  # fmt: skip
-    return {**trainer_arguments(recipe, prepared), **outer, "plain_steps": meta.algorithm == "reptile"}
+    arguments = {**trainer_arguments(recipe, prepared), **outer, "plain_steps": meta.algorithm == "reptile"}
+    _check_selection(recipe, prepared, is_trial)
+    return arguments
+
+
+def _check_selection(recipe: Recipe, prepared: Prepared, is_trial: bool) -> None:
+    chosen, training = selecting_tasks(recipe, prepared), recipe.training
+    unscored = [task for task in prepared.tasks if task.name in chosen and not _has_episodes(recipe, prepared, task)]
+    needed = {f"training.selection_weights.{task.name}": bool(training.selection_weights) for task in unscored}
+    if len(unscored) == len(chosen):
+        needed |= {"training.early_stopping_patience": bool(training.early_stopping_patience), "meta.query": is_trial}
+    each = _meta(recipe).shots + _meta(recipe).query
+    message = (
+        f"too few labels have {each} validation rows each (meta.shots and meta.query), so there are no episodes to "
+        "choose a model by: lower meta.shots or meta.query"
+    )
+    if problems := [Problem(path, message) for path, is_needed in needed.items() if is_needed]:
+        raise RecipeError(problems)
+
+
+def _has_episodes(recipe: Recipe, prepared: Prepared, task: Task) -> bool:
+    """Whether a task can be scored on validation."""
+    for split in prepared.split("validation").values():
+        if task.name in split.tasks:
+            with suppress(DataError):
+                EpisodeSource(split, task, _evaluated_shape(recipe))
+                return True
+    return False
 
 
 def episode_scorer(
@@ -142,13 +176,18 @@ def _episodes_of(
         [split],
         [replace(task, loss_weight=1.0)],
         prepared.framing,
-        shape=EpisodeShape(meta.ways, meta.shots, meta.query),
+        shape=_evaluated_shape(recipe),
         rates=[1.0],
         num_steps=meta.evaluated_episodes,
         episodes=1,
         packed=packed,
         **_layout(recipe, accelerator.device.type),
     )
+
+
+def _evaluated_shape(recipe: Recipe) -> EpisodeShape:
+    meta = _meta(recipe)
+    return EpisodeShape(meta.ways, meta.shots, meta.query)
 
 
 def describe_episodes(recipe: Recipe) -> dict[str, Any]:

@@ -175,7 +175,8 @@ def _train(
     splits, train_rows = (SPLITS, None) if trial is None else (("train", "validation"), trial.train_rows)
     trained = start_arguments(recipe) if base is None else {**base.reading(), "extends": True}
     prepared = all_rows = prepare(recipe, accelerator=accelerator, splits=splits, train_rows=train_rows, **trained)
-    if trial is not None and trial.evaluated is not None and not selecting_tasks(recipe, prepared):
+    by_score = trial is not None and trial.evaluated is not None
+    if by_score and not selecting_tasks(recipe, prepared):
         raise DataError("no task that counts for the selection score has labels on validation, so no trial is better")
     if base is not None:
         prepared = old_lessons(recipe, prepared, base, accelerator)
@@ -188,7 +189,11 @@ def _train(
             "training.max_steps is %d, but after %d steps num_epochs (%g) is over: raise it to train longer",
             recipe.training.max_steps, len(data), recipe.training.num_epochs,
         )  # fmt: skip
-    arguments = (trainer_arguments if recipe.meta is None else meta_arguments)(recipe, prepared)
+    arguments = (
+        trainer_arguments(recipe, prepared)
+        if recipe.meta is None
+        else meta_arguments(recipe, prepared, is_trial=by_score)
+    )
     set_seed(recipe.seed)  # the heads' first weights
     model = new_model(recipe, prepared, base)
     arguments["gradients"] = (

@@ -11,7 +11,7 @@ from nlp_mtl.analysis.data_report import data_report
 from nlp_mtl.build import expects_to_pack, steps
 from nlp_mtl.build_data import prepare
 from nlp_mtl.build_distillation import check_teachers
-from nlp_mtl.build_meta import describe_episodes, episode_steps
+from nlp_mtl.build_meta import describe_episodes, episode_steps, meta_arguments
 from nlp_mtl.build_start import start_arguments
 from nlp_mtl.recipe import Recipe
 from nlp_mtl.run_evaluation import read_recipe
@@ -34,6 +34,7 @@ def check(recipe: Recipe | str | Path) -> dict[str, Any]:
     )  # fmt: skip
     if recipe.meta is not None:
         episode_steps(recipe, prepared)  # what is wrong with it is told
+        meta_arguments(recipe, prepared)
         report["episodes"] = {"steps": recipe.training.max_steps, **describe_episodes(recipe)}
     cleaned = cleaning_report(prepared.cleaning, prepared.loaded, word_splitter=recipe.word_splitter, progress=progress)
     return {**report, "cleaning": cleaned}
