@@ -52,7 +52,7 @@ def written_file(path: Path) -> Iterator[Path]:
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise cannot_write(path, error) from error
 
 

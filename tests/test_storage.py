@@ -10,11 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from tiny_runs import full_disk
 
 from nlp_mtl import storage
 from nlp_mtl.errors import RunError
-from nlp_mtl.storage import held, save_tokenizer, write_text, written_folder
+from nlp_mtl.storage import held, save_tokenizer, write_text, written_file, written_folder
 
 
 class Killed(BaseException):
@@ -30,6 +32,11 @@ def fill(folder: Path, text: str) -> None:
         (partial / "deep").mkdir()
         (partial / "deep" / "a.txt").write_text(text)
         (partial / "b.txt").write_text(text)
+
+
+def write_tensors(path: Path) -> None:
+    with written_file(path) as partial:
+        save_file({"a": torch.zeros(100)}, partial)
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
@@ -134,6 +141,8 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, size: int) -> None:
     before = contents(tmp_path)
     with full_disk(size), pytest.raises(RunError, match=r"a\.txt cannot be written: .*too large.*before is intact"):
         write_text(tmp_path / "a.txt", "after, longer")
+    with full_disk(size), pytest.raises(RunError, match=r"a\.txt cannot be written: .*before is intact"):
+        write_tensors(tmp_path / "a.txt")
     with full_disk(size), pytest.raises(RunError, match=r"folder cannot be written: .*too large.*before is intact"):
         fill(tmp_path / "folder", "after, longer")
     assert contents(tmp_path) == before

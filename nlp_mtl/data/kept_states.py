@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from nlp_mtl.data.batches import MicroBatch, collate
 from nlp_mtl.data.items import Framing, Item, item_lengths, word_positions
 from nlp_mtl.data.soft_targets import Teaching
+from nlp_mtl.errors import RunError, first_line
 from nlp_mtl.task_types import kind_of
 from nlp_mtl.tasks import Task
 
@@ -69,16 +70,31 @@ class KeptStates:
         return self.folder / f"rows-{number:05}.safetensors"
 
     def of(self, row: int, window: int) -> Tensor:
-        """[tokens read, hidden] Those of a window of a row, counted from 0."""
+        """[tokens read, hidden] Those of a window of a row, counted from 0.
+
+        Raises:
+            RunError: their file is gone, or damaged.
+        """
         number, place = divmod(row, ROWS)
         if number not in self._open:
-            file: Any = safe_open(self.file(number), "pt")
-            tensors = {name: file.get_tensor(name).tolist() for name in ("items", "tokens")}
-            self._open[number] = (file.get_slice("states"), tensors["items"], tensors["tokens"])
+            self._open[number] = self._opened(self.file(number))
         states, items, tokens = self._open[number]
         item = items[place] + window
         found: Tensor = states[tokens[item] : tokens[item + 1]]
         return found
+
+    def _opened(self, path: Path) -> tuple[Any, list[int], list[int]]:
+        """States, not read yet; where the windows of each row begin, and where the tokens of each window."""
+        try:
+            file: Any = safe_open(path, "pt")
+            items, tokens = (file.get_tensor(name).tolist() for name in ("items", "tokens"))
+            return file.get_slice("states"), items, tokens
+        except (OSError, SafetensorError) as error:
+            found = "is gone" if isinstance(error, FileNotFoundError) else f"cannot be read ({first_line(error)})"
+            raise RunError(
+                f"{path} was there when the run began, and {found}; was it removed meanwhile? Resume the run "
+                "(--resume auto): what is missing is computed again"
+            ) from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}  # other processes open their own

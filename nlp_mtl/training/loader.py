@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from nlp_mtl.data.steps import StepBatches, StepDataset
-from nlp_mtl.errors import DataError
+from nlp_mtl.errors import DataError, RunError
 from nlp_mtl.training.termination import ignore_termination
 
 
@@ -22,6 +22,7 @@ def loaded_steps(
 
     Raises:
         DataError: rows of a stream cannot be read.
+        RunError: hidden states that were kept are gone.
     """
     while steps:
         stop = steps.stop if pause_every is None else (steps.start // pause_every + 1) * pause_every
@@ -41,19 +42,19 @@ def _loaded(data: StepDataset, steps: range, num_workers: int, seed: int) -> Ite
         worker_init_fn=ignore_termination,
     )
     for made in loader:
-        if isinstance(made, DataError):
+        if isinstance(made, DataError | RunError):
             raise made
         yield made
 
 
-class _Told(Dataset[StepBatches | DataError]):
+class _Told(Dataset[StepBatches | DataError | RunError]):
     """Steps, or what is wrong with their data: torch would raise a worker's error with its traceback as the message."""
 
     def __init__(self, data: StepDataset) -> None:
         self.data = data
 
-    def __getitem__(self, step: int) -> StepBatches | DataError:
+    def __getitem__(self, step: int) -> StepBatches | DataError | RunError:
         try:
             return self.data[step]
-        except DataError as error:
+        except (DataError, RunError) as error:
             return error

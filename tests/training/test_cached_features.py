@@ -23,7 +23,7 @@ from tiny_runs import (
     weights,
 )
 
-from nlp_mtl import Recipe, RecipeError, RunError, train
+from nlp_mtl import Recipe, RecipeError, RunError, build_features, train
 from nlp_mtl.inference import state_cache
 
 DROPPING_HEADS = {"classifier_dropout": 0.3}
@@ -248,6 +248,29 @@ def test_a_damaged_file_is_told_and_computed_again(
     assert len(computed) == 5
     assert any(f"{damaged} is damaged" in message for message in caplog.messages)
     assert lines(tmp_path / "run") == lines(tmp_path / "again")
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_file_that_is_removed_while_the_run_reads_is_told_and_computed_when_it_is_resumed(
+    tmp_path: Path, cache: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch, num_workers: int
+) -> None:
+    given = cached(frozen(tmp_path, max_steps=2, num_workers=num_workers), tmp_path / "run")
+    real = build_features.keep_states
+    with monkeypatch.context() as patched:
+
+        def removing(model: Any, split: Any, *others: Any, **options: Any) -> Any:
+            kept = real(model, split, *others, **options)
+            shutil.rmtree(kept.folder)
+            return kept
+
+        patched.setattr(build_features, "keep_states", removing)
+        told = r"rows-00000\.safetensors was there when the run began, and is gone; .* Resume the run"
+        with pytest.raises(RunError, match=told) as error:
+            train(Recipe.from_dict(given))
+    assert "Traceback" not in str(error.value)
+    assert str(cache) in str(error.value)
+    assert train(Recipe.from_dict(given), resume="auto")["steps"] == 2
+    assert len(computed) == 8
 
 
 def test_no_room_is_told_before_anything_is_computed(
