@@ -50,7 +50,8 @@ class EncodedSplit:
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """[rows] Pieces of each row. Training asks for neither these nor ``labelled``: they are held in memory."""
+        """[rows] Pieces of each row. Training asks for ``labelled`` never, and for these where hidden states are kept:
+        both are held in memory."""
         return _list_lengths(self.rows, "pieces")
 
     @cached_property

@@ -1,9 +1,10 @@
 """Last hidden states of an encoder that does not learn, kept on disk: computed once, read in every epoch.
 
-A file (safetensors, memory-mapped) holds those of :data:`ROWS` rows, and of these the tokens that heads read, in
-float32. They stand as those of packed texts do: one text behind the other, without padding.
+A file (safetensors, memory-mapped) holds those of some rows, and of these the tokens that heads read, in float32. They
+stand as those of packed texts do: one text behind the other, without padding.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,25 @@ from nlp_mtl.task_types import kind_of
 from nlp_mtl.tasks import Task
 
 ROWS = 4096
-"""In a file. Whoever computes them does so file by file, so that what comes out does not depend on how many did."""
+"""In a file, at most. Whoever computes them does so file by file, so that what comes out does not depend on how many
+did."""
+
+TOKENS = 2**18
+"""Of the rows in a file, at most, unless it holds one row: a file is held in memory while it is computed."""
+
+
+def first_rows(lengths: np.ndarray) -> list[int]:
+    """[files + 1] The first row of each file, and the end of the last one.
+
+    Args:
+        lengths: [rows] tokens of each, as :attr:`nlp_mtl.data.encoded_splits.EncodedSplit.lengths` has them.
+    """
+    ends, found = np.cumsum(lengths, dtype=np.int64), [0]
+    while (first := found[-1]) < len(lengths):
+        before = ends[first - 1] if first else 0
+        fitting = int(np.searchsorted(ends, before + TOKENS, side="right"))
+        found.append(min(max(fitting, first + 1), first + ROWS, len(lengths)))
+    return found
 
 
 class TokensRead(NamedTuple):
@@ -56,18 +75,23 @@ def tokens_read(tasks: Sequence[Task], first_token_tasks: frozenset[str]) -> Tok
 class KeptStates:
     """The hidden states of a split."""
 
-    def __init__(self, folder: Path, read: TokensRead, size: int) -> None:
+    def __init__(self, folder: Path, read: TokensRead, size: int, first_rows: list[int]) -> None:
         """
         Args:
-            folder: with a file for every :data:`ROWS` rows.
+            folder: where the files are.
             size: numbers of a hidden state.
+            first_rows: of the files; see :func:`first_rows`.
         """
-        self.folder, self.read, self.size = folder, read, size
+        self.folder, self.read, self.size, self.first_rows = folder, read, size, first_rows
         self._open: dict[int, Any] = {}
 
     def file(self, number: int) -> Path:
-        """Of the rows from ``number * ROWS`` on."""
+        """A file, counted from 0."""
         return self.folder / f"rows-{number:05}.safetensors"
+
+    def rows(self, number: int) -> np.ndarray:
+        """Those in a file."""
+        return np.arange(self.first_rows[number], self.first_rows[number + 1])
 
     def of(self, row: int, window: int) -> Tensor:
         """[tokens read, hidden] Those of a window of a row, counted from 0.
@@ -75,7 +99,8 @@ class KeptStates:
         Raises:
             RunError: their file is gone, or damaged.
         """
-        number, place = divmod(row, ROWS)
+        number = bisect_right(self.first_rows, row) - 1
+        place = row - self.first_rows[number]
         if number not in self._open:
             self._open[number] = self._opened(self.file(number))
         states, items, tokens = self._open[number]

@@ -9,7 +9,6 @@ import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
@@ -25,7 +24,7 @@ from tqdm.auto import tqdm
 from nlp_mtl.data.batches import collate
 from nlp_mtl.data.encoded_splits import EncodedSplit
 from nlp_mtl.data.items import Framing, Item, item_lengths, read_items
-from nlp_mtl.data.kept_states import ROWS, KeptStates, TokensRead, tokens_read
+from nlp_mtl.data.kept_states import KeptStates, TokensRead, first_rows, tokens_read
 from nlp_mtl.data.layout import MICRO_BATCH_COST, cut, pack_sorted
 from nlp_mtl.errors import RunError
 from nlp_mtl.models.checksum import add_weights
@@ -37,7 +36,7 @@ from nlp_mtl.tasks import Task
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Part of the key; raised when what is kept changes."""
 
 FOLDER = "nlp_mtl_hidden_states"
@@ -70,9 +69,9 @@ def keep_states(
     learned = [task for task in tasks if task.name in split.tasks or task.name in split.soft]
     read = tokens_read(learned, model.first_token_tasks)
     key = _key(model, split, framing, read, packed, mixed_precision)
-    size = model.encoder.config.hidden_size
-    kept = KeptStates(Path(datasets.config.HF_DATASETS_CACHE) / FOLDER / key, read, size)
-    numbers = range((len(split) + ROWS - 1) // ROWS)
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / FOLDER / key
+    kept = KeptStates(folder, read, model.encoder.config.hidden_size, first_rows(split.lengths))
+    numbers = range(len(kept.first_rows) - 1)
     missing = [number for number in numbers if not _is_sound(kept.file(number))]
     if accelerator.is_main_process:
         if missing:
@@ -86,10 +85,9 @@ def keep_states(
     for number in tqdm(mine, desc="Computing hidden states", unit="file", disable=None if show else True, leave=False):
         with FileLock(kept.file(number).with_suffix(".lock")):
             if not kept.file(number).is_file():
-                rows = np.arange(number * ROWS, min((number + 1) * ROWS, len(split)))
-                items = read_items(split, rows, (), framing)
-                states = _computed(model, items, read, framing, max_tokens, packed, mixed_precision)
-                _write(kept, number, items, len(rows), states)
+                items = read_items(split, kept.rows(number), (), framing)
+                states, tokens = _computed(model, items, read, framing, max_tokens, packed, mixed_precision)
+                _write(kept, number, items, states, tokens)
     accelerator.wait_for_everyone()
     if lost := [number for number in numbers if not kept.file(number).is_file()]:
         raise RunError(
@@ -149,7 +147,7 @@ def _make_room(kept: KeptStates, split: EncodedSplit, framing: Framing, missing:
     """
     counts = [0, 0]  # rows, tokens
     for number in missing:
-        rows = np.arange(number * ROWS, min((number + 1) * ROWS, len(split)))
+        rows = kept.rows(number)
         counts[0] += len(rows)
         counts[1] += sum(len(kept.read.places(item, framing)) for item in read_items(split, rows, (), framing))
     needed = counts[1] * kept.size * 4
@@ -175,13 +173,15 @@ def _make_room(kept: KeptStates, split: EncodedSplit, framing: Framing, missing:
 def _computed(
     model: MultiTaskModel, items: Sequence[Item], read: TokensRead, framing: Framing, max_tokens: int, packed: bool,
     mixed_precision: str,
-) -> list[Tensor]:  # fmt: skip
-    """[tokens read, hidden] Of each item."""
+) -> tuple[Tensor, np.ndarray]:  # fmt: skip
+    """[tokens read, hidden] Of all items, one behind the other; [items + 1] where those of each begin."""
     was_training = model.training
     model.eval()
     lengths = item_lengths(items, framing)
     cost = MICRO_BATCH_COST.get(model.device.type, MICRO_BATCH_COST["cuda"])
-    found: list[Any] = [None] * len(items)
+    places = [read.places(item, framing) for item in items]
+    tokens = np.cumsum([0, *map(len, places)])
+    states = torch.empty(int(tokens[-1]), model.encoder.config.hidden_size)
     for batch in pack_sorted(lengths, max_tokens) if packed else cut(lengths, max_tokens, cost):
         inputs = send_to_device(collate([items[i] for i in batch], (), framing, packed=packed).inputs, model.device)
         if not model.has_segments:
@@ -194,17 +194,17 @@ def _computed(
         hidden = hidden.float().cpu().flatten(0, 1)
         starts = np.cumsum(lengths[batch]) - lengths[batch] if packed else np.arange(len(batch)) * lengths[batch].max()
         for start, i in zip(starts, batch, strict=True):
-            found[i] = hidden[start + read.places(items[i], framing)]
+            states[tokens[i] : tokens[i + 1]] = hidden[start + places[i]]
     model.train(was_training)
-    return found
+    return states, tokens
 
 
-def _write(kept: KeptStates, number: int, items: Sequence[Item], num_rows: int, states: Sequence[Tensor]) -> None:
-    windows = np.bincount([item.place for item in items], minlength=num_rows)
+def _write(kept: KeptStates, number: int, items: Sequence[Item], states: Tensor, tokens: np.ndarray) -> None:
+    windows = np.bincount([item.place for item in items], minlength=len(kept.rows(number)))
     tensors = {
-        "states": torch.cat([torch.zeros(0, kept.size), *states]),
+        "states": states,
         "items": torch.from_numpy(np.cumsum([0, *windows])),
-        "tokens": torch.from_numpy(np.cumsum([0, *map(len, states)])),
+        "tokens": torch.from_numpy(tokens),
     }
     with written_file(kept.file(number)) as partial:
         save_file(tensors, partial)
