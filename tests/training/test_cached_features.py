@@ -11,19 +11,22 @@ import pytest
 import tiny
 from pair_values import pair_values
 from tiny_runs import (
-    alone_and_in_two,
     assert_close,
     assert_same_end,
+    finish,
     lines,
     loss_lines,
     moved,
+    start,
     stopped_after,
     streamed_values,
     values,
     weights,
+    write_yaml,
 )
 
 from nlp_mtl import Recipe, RecipeError, RunError, build_features, train
+from nlp_mtl.data import kept_states
 from nlp_mtl.inference import state_cache
 
 DROPPING_HEADS = {"classifier_dropout": 0.3}
@@ -75,6 +78,16 @@ def test_heads_end_as_in_the_run_whose_encoder_reads_every_row_in_every_epoch(tm
     run, of_cache = with_and_without(frozen(tmp_path), tmp_path)
     assert_close(run, of_cache)
     assert all((weights(run)[name] == tensor).all() for name, tensor in weights(of_cache).items() if ".layer." in name)
+
+
+@pytest.mark.parametrize(("name", "most"), [("ROWS", 5), ("TOKENS", 60)])
+def test_rows_in_several_files_are_read_as_those_in_one(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, name: str, most: int
+) -> None:
+    monkeypatch.setattr(kept_states, name, most)
+    given = frozen(tmp_path, num_epochs=1)
+    assert_close(*with_and_without(given, tmp_path))
+    assert len([*cache.rglob("*.safetensors")]) > 10
 
 
 @pytest.mark.parametrize("cores", [2], indirect=True)
@@ -151,14 +164,16 @@ def test_a_chain_of_labels_learns_from_what_is_kept(tmp_path: Path) -> None:
     assert_close(*with_and_without(given, tmp_path))
 
 
-def test_the_encoder_has_no_dropout_and_the_heads_have_theirs(tmp_path: Path) -> None:
+def test_the_encoder_has_no_dropout_and_the_heads_have_theirs(tmp_path: Path, cache: Path, computed: list[int]) -> None:
     given = cached(frozen(tmp_path), tmp_path / "run")
     dropping = {**given, "output_dir": str(tmp_path / "dropping")}
     encoder = Path(shutil.copytree(given["encoder"], tmp_path / "dropping-encoder"))
     file = encoder / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"hidden_dropout_prob": 0.5}))
-    for one in (given, {**dropping, "encoder": str(encoder)}):
-        train(Recipe.from_dict(one))
+    train(Recipe.from_dict(given))
+    shutil.rmtree(cache)  # dropout is no part of the key
+    train(Recipe.from_dict({**dropping, "encoder": str(encoder)}))
+    assert len(computed) == 8
     assert lines(tmp_path / "run") == lines(tmp_path / "dropping")
 
 
@@ -229,10 +244,17 @@ def test_a_resumed_run_learns_from_the_encoder_that_it_was_started_with(
 
 
 @pytest.mark.slow
-def test_several_processes_compute_and_read_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "caches"))
+def test_several_processes_share_the_computing_and_learn_what_one_does(tmp_path: Path) -> None:
     given = cached(frozen(tmp_path, config={}), tmp_path / "run")
-    for one, two in alone_and_in_two(tmp_path, given):
+    train(Recipe.from_dict(given))
+    recipe = write_yaml(tmp_path, {**given, "output_dir": str(tmp_path / "two")})
+    elsewhere = {"HF_DATASETS_CACHE": str(tmp_path / "empty")}
+    script = Path(__file__).with_name("states_observer.py")
+    code, _, errors = finish(start(recipe, tmp_path, processes=2, script=script, environment=elsewhere))
+    assert code == 0, errors
+    # 48, 48, 16 and 16 rows, eight in a file: every other one of each split.
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["8", "8"]
+    for one, two in zip(loss_lines(tmp_path / "run"), loss_lines(tmp_path / "two"), strict=True):
         assert one["losses"] == pytest.approx(two["losses"], abs=1e-4)
         assert one["grad_norm"] == pytest.approx(two["grad_norm"], rel=1e-3)
 
