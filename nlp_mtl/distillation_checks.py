@@ -1,5 +1,6 @@
 """What is wrong with a recipe's distillation, which only shows when its keys are held against each other."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,15 +87,20 @@ def steps_have_one_task(values: dict[str, Any]) -> bool:
 
 def _own_teachers(teachers: dict[str, Any], output_dir: Any) -> Iterator[Problem]:
     """Teachers that the run would write over."""
-    if not isinstance(output_dir, str) or "\0" in output_dir:
-        return
-    run = Path(output_dir).expanduser().resolve()
     for name, model in teachers.items():
-        folder = Path(model).expanduser().resolve() if isinstance(model, str) and "\0" not in model else None
-        if folder is not None and (folder == run or run in folder.parents):
-            yield Problem(
-                f"distillation.teachers.{name}", "it lies in `output_dir`, where this run writes: use another"
-            )
+        if lies_in(model, output_dir):
+            yield Problem(f"distillation.teachers.{name}", LIES_IN)
+
+
+LIES_IN = "it lies in `output_dir`, where this run writes: use another"
+
+
+def lies_in(model: Any, output_dir: Any) -> bool:
+    """Whether a model, if it is a folder's, is in the run's. Reads raw values, whatever they are."""
+    if not all(isinstance(one, str) and "\0" not in one for one in (model, output_dir)):
+        return False
+    folder, run = (Path(os.path.expanduser(one)).resolve() for one in (model, output_dir))
+    return run in (folder, *folder.parents)
 
 
 def _student_problems(name: str, task: dict[str, Any], alone: bool) -> Iterator[Problem]:

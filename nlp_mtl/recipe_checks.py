@@ -22,7 +22,7 @@ from nlp_mtl.strategy_checks import (
     sharing_problems,
 )
 from nlp_mtl.task_types import kind_named
-from nlp_mtl.transfer_checks import feature_problems, meta_problems
+from nlp_mtl.transfer_checks import feature_problems, meta_problems, start_problems
 
 HELD_OUT = 0.1
 """The share of train that a missing split takes, where the recipe does not say."""
@@ -70,6 +70,7 @@ def cross_problems(values: dict[str, Any]) -> Iterator[Problem]:
     sharing = values.get("sharing")
     sharing = sharing if isinstance(sharing, dict) else {}
     yield from sharing_problems(sharing, training)
+    yield from start_problems(values, tasks)
     old_tasks, old_datasets = only_scored(values)
     learned = {name: task for name, task in tasks.items() if name not in old_tasks}
     drawn = {name: spec for name, spec in datasets.items() if name not in old_datasets}

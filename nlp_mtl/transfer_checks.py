@@ -1,11 +1,23 @@
 """What is wrong with how a recipe goes about few rows, which only shows when its keys are held against each other."""
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
 from nlp_mtl.cleaning_checks import augmentations
+from nlp_mtl.distillation_checks import LIES_IN, lies_in
 from nlp_mtl.errors import Problem
 from nlp_mtl.strategy_checks import is_true, number
+
+
+def start_problems(values: dict[str, Any], tasks: dict[str, Any]) -> Iterator[Problem]:
+    """Folders that the run starts from, and would write over. Reads raw values, whatever they are."""
+    heads = {f"tasks.{name}.init_from": task.get("init_from") for name, task in tasks.items() if isinstance(task, dict)}
+    for path, model in {"encoder": values.get("encoder"), **heads}.items():
+        # What is no folder is an id on the Hub, which may begin as the run's folder does.
+        is_folder = isinstance(model, str) and os.path.isdir(os.path.expanduser(model))
+        if is_folder and lies_in(model, values.get("output_dir")):
+            yield Problem(path, LIES_IN)
 
 
 def feature_problems(

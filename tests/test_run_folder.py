@@ -10,7 +10,7 @@ from stock_models import tiny_model
 from tiny import tokenizer, write_jsonl
 from tiny_runs import assert_same_end, lines, tiny_recipe, values
 
-from nlp_mtl import Recipe, RunError, evaluate, train
+from nlp_mtl import Recipe, RecipeError, RunError, evaluate, train
 from nlp_mtl.run_folder import command, save_model
 
 
@@ -148,6 +148,30 @@ def test_a_folder_with_a_recipe_of_the_users_own_is_not_taken_for_a_run(tmp_path
         assert overwrite or "--overwrite" not in str(error.value)
     assert (tmp_path / "recipe.yaml").read_text() == "# mine"
     assert (tmp_path / "model").is_dir()
+
+
+def test_an_id_on_the_hub_may_begin_as_the_run_s_folder_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = {**values(tmp_path), "encoder": "me/encoder", "output_dir": "me"}
+    assert Recipe.from_dict(given).encoder == "me/encoder"
+
+
+@pytest.mark.parametrize("reads", ["encoder", "init_from"])
+@pytest.mark.parametrize("part", ["", "model"])
+def test_a_run_is_not_overwritten_by_one_that_reads_its_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: str, part: str
+) -> None:
+    given = values(tmp_path, max_steps=1)
+    train(Recipe.from_dict(given))
+    monkeypatch.chdir(tmp_path)
+    if reads == "encoder":
+        given["encoder"] = f"./run/{part}"
+    else:
+        given["tasks"]["ner"]["init_from"] = f"./run/{part}"
+    with pytest.raises(RecipeError, match=f"{reads}: it lies in `output_dir`, where this run writes: use another"):
+        train(Recipe.from_dict(given), overwrite=True)
+    assert (tmp_path / "run" / "model" / "config.json").is_file()
+    assert (tmp_path / "run" / "results.json").is_file()
 
 
 def test_the_environment_of_each_resumption_is_kept(tmp_path: Path) -> None:
