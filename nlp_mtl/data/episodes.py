@@ -25,9 +25,9 @@ class EpisodeShape(NamedTuple):
     ways: int
     """Labels at most; how many is drawn, from 2 on (of kinds of spans, from 1 on, as ``O`` is there as well)."""
     shots: int
-    """Rows a label to learn from."""
+    """Rows a label to learn from; fewer only where an episode has no more labels than it must, and they share rows."""
     query: int
-    """Other rows a label, to be tried on."""
+    """Other rows a label, to be tried on; as many as are left, likewise."""
 
 
 class EpisodePlan(NamedTuple):
@@ -78,13 +78,21 @@ class EpisodeSource:
         support: list[np.ndarray] = []
         query: list[np.ndarray] = []
         known: list[int] = [self.task.labels.index("O")] if self.task.is_spans and "O" in self.task.labels else []
-        for chosen in draw.permutation(count)[:ways]:
-            ids, rows = self._groups[chosen]
-            known += ids
-            # A row of words can hold several labels, and is in one place alone.
-            rows = draw.permutation(np.setdiff1d(rows, np.concatenate([*support, *query, np.zeros(0, dtype=np.int64)])))
-            support.append(rows[: self.shape.shots])
-            query.append(rows[self.shape.shots : self.shape.shots + self.shape.query])
+        used: list[int] = []
+        order = draw.permutation(count).tolist()
+        # Where labels share rows, one may have too few left: others come first.
+        for needed, most in ((self.shape.shots + self.shape.query, ways), (0, least)):
+            for chosen in order:
+                ids, rows = self._groups[chosen]
+                left = np.setdiff1d(rows, np.concatenate([*support, *query, np.zeros(0, dtype=np.int64)]))
+                if len(used) >= most or chosen in used or len(left) < needed:
+                    continue
+                used.append(chosen)
+                known += ids
+                # A row of words can hold several labels, and is in one place alone.
+                left = draw.permutation(left)
+                support.append(left[: self.shape.shots])
+                query.append(left[self.shape.shots : self.shape.shots + self.shape.query])
         known = sorted(known)
         return EpisodePlan(
             episode_task(self.task, known), episode_ids(self.task, known),

@@ -79,6 +79,32 @@ def test_episodes_of_other_labels_of_words_leave_out_words_with_others(splits: l
         assert [*found] == expected
 
 
+def test_an_episode_of_words_has_all_its_rows_unless_labels_share_too_many(splits: list[EncodedSplit]) -> None:
+    shape, seen = SHAPE._replace(shots=8, query=7), set()
+    for name in (NER, POS):
+        source = EpisodeSource(splits[WORDS], name, shape)
+        least = 1 if name is NER else 2
+        for seed in range(40):
+            plan = source(np.random.default_rng(seed))
+            kinds = {one.split("-")[-1] for one in plan.task.labels} - {"O"}
+            rows = [*plan.support, *plan.query]
+            assert len({*rows}) == len(rows)
+            assert least <= len(kinds) <= shape.ways
+            if len(kinds) > least:
+                assert (len(plan.support), len(plan.query)) == (8 * len(kinds), 7 * len(kinds))
+            seen.add((name.name, len(kinds)))
+    assert len(seen) > 3
+
+
+def test_labels_that_always_come_together_make_an_episode_with_fewer_rows() -> None:
+    rows = [{"tokens": ["a", "b"], "upos": [*POS.labels[:2]]} for _ in range(6)]
+    split = encoded("words", rows, [POS])
+    plan = EpisodeSource(split, POS, EpisodeShape(4, 3, 2))(np.random.default_rng(0))
+    assert plan.task.labels == POS.labels[:2]
+    assert sorted([*plan.support, *plan.query]) == [*range(6)]
+    assert len(plan.query) == 2
+
+
 def test_weights_of_labels_are_those_of_the_labels_that_an_episode_knows(splits: list[EncodedSplit]) -> None:
     weights = tuple(float(place) for place in range(len(NER.labels)))
     task = Task(NER.name, NER.type, NER.labels, NER.metric, loss=LossShape(weights, 2.0))
