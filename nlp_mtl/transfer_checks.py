@@ -94,12 +94,20 @@ def meta_problems(
         for key in ("streaming", "oversample", "undersample") if isinstance(spec, dict) else ():
             if spec.get(key) and (key != "streaming" or is_true(spec[key])):
                 yield Problem(f"datasets.{name}.{key}", "`meta` draws rows label by label; leave it out")
+        if isinstance(spec, dict) and "entity_swap" in augmentations(spec):
+            message = "it would bring entities of rows that a small task does not hold (`meta`); leave it out"
+            yield Problem(f"datasets.{name}.augmentation.entity_swap", message)
     for name, task in tasks.items():
         if not isinstance(task, dict):
             continue
         if task.get("type") in ("multi-label-classification", "regression"):
             message = f"small tasks of a {task['type']} task are not made (`meta`): text- or token-classification"
             yield Problem(f"tasks.{name}.type", message)
+        if task.get("class_weights") == "balanced":
+            message = (
+                "they are counted over all rows, and small tasks hold as many of each label (`meta`); leave it out"
+            )
+            yield Problem(f"tasks.{name}.class_weights", message)
         if task.get("decoder") == "crf" or task.get("init_from") is not None:
             key = "decoder" if task.get("decoder") == "crf" else "init_from"
             yield Problem(f"tasks.{name}.{key}", "the head of a small task is new each time (`meta`); leave it out")

@@ -315,6 +315,14 @@ def test_check_tells_a_meta_run_and_what_it_lacks(tmp_path: Path) -> None:
         ({"hub": {"repo_id": "me/x"}}, r"hub: it is for models that answer"),
         ({"distillation": {"teachers": {"ner": "./x"}}}, r"distillation: it is for models that answer"),
         ({"datasets": {"texts": {"oversample": "sentiment"}}}, r"datasets\.texts\.oversample: `meta` draws rows"),
+        (
+            {"datasets": {"words": {"augmentation": {"entity_swap": 0.1}}}},
+            r"entity_swap: it would bring entities of rows",
+        ),
+        (
+            {"tasks": {"pos": {"class_weights": "balanced"}}},
+            r"pos\.class_weights: they are counted over all rows",
+        ),
         ({"tasks": {"ner": {"decoder": "crf"}}}, r"tasks\.ner\.decoder: the head of a small task is new each time"),
         ({"tasks": {"sentiment": {"type": "regression"}}}, r"tasks\.sentiment\.type: small tasks of a regression"),
         ({"meta": {"ways": 1}}, r"meta\.ways"),
