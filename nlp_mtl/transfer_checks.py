@@ -12,12 +12,19 @@ from nlp_mtl.strategy_checks import is_true, number
 
 def start_problems(values: dict[str, Any], tasks: dict[str, Any]) -> Iterator[Problem]:
     """Folders that the run starts from, and would write over. Reads raw values, whatever they are."""
+    run = values.get("output_dir")
+    written = [f"{run}/{part}" for part in ("model", "compressed", "checkpoints")]
     heads = {f"tasks.{name}.init_from": task.get("init_from") for name, task in tasks.items() if isinstance(task, dict)}
     for path, model in {"encoder": values.get("encoder"), **heads}.items():
         # What is no folder is an id on the Hub, which may begin as the run's folder does.
         is_folder = isinstance(model, str) and os.path.isdir(os.path.expanduser(model))
-        if is_folder and lies_in(model, values.get("output_dir")):
+        # Other folders in a run's are left alone.
+        if is_folder and (_is_same(model, run) or any(lies_in(model, part) for part in written)):
             yield Problem(path, LIES_IN)
+
+
+def _is_same(model: Any, output_dir: Any) -> bool:
+    return lies_in(model, output_dir) and lies_in(output_dir, model)
 
 
 def feature_problems(
