@@ -4,8 +4,6 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -20,7 +18,6 @@ from nlp_mtl.data.folds import part_of
 from nlp_mtl.data.items import Framing, frame
 from nlp_mtl.data.labels import LabelReader, names_needed, resolve_task
 from nlp_mtl.data.loading import LoadedDataset, load_splits
-from nlp_mtl.data.opening import is_on_hub
 from nlp_mtl.errors import DataError, ModelError, Problem, RecipeError, listed
 from nlp_mtl.models.encoder import load_encoder_config, load_tokenizer, longest_input, trained_config
 from nlp_mtl.recipe import SPLITS, Recipe
@@ -320,33 +317,3 @@ def _check_streams(recipe: Recipe, loaded: Mapping[str, LoadedDataset], named: C
             problems.append(Problem(key, f"needed, as an epoch cannot be counted: {because}"))
     if problems:
         raise RecipeError(problems)
-
-
-def describe_data(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
-    """What a run read, for ``results.json``: ``{dataset: where it is from, and its splits}``."""
-    described = {}
-    for dataset, splits in prepared.encoded.items():
-        spec = recipe.datasets[dataset]
-        data_dir = spec.data_dir or recipe.data_dir
-        told: dict[str, dict[str, Any]] = {
-            name: {
-                "rows": len(split),
-                "taken_from": split.source.source,
-                "files": [_relative(file, data_dir) for file in split.source.files],
-            }
-            for name, split in splits.items()
-        }
-        if dataset in prepared.streams:
-            stream = prepared.streams[dataset].source
-            files = [_relative(file, data_dir) for file in stream.source.files]
-            train = {"rows": stream.num_rows, "taken_from": stream.split, "files": files, "streamed": True}
-            told = {"train": train, **told}
-        place = spec.model_dump(include={"path", "name", "revision"}, exclude_none=True)
-        described[dataset] = {**place, "from_hub": is_on_hub(spec.path, data_dir), "splits": told}
-    return described
-
-
-def _relative(file: str, data_dir: str) -> str:
-    """A file's path as seen from ``data_dir``, where it lies below it."""
-    path = Path(file)
-    return path.relative_to(data_dir).as_posix() if path.is_relative_to(data_dir) else file

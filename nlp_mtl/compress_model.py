@@ -134,9 +134,7 @@ def _weighing(recipe: Recipe, rows: int) -> Recipe:
     training = recipe.training.model_copy(update={"max_steps": max_steps})
     changes: dict[str, Any] = {"training": training, "distillation": None, "extension": None}
     if recipe.extension is not None and recipe.extension.replay is None and recipe.sampling.strategy == "fixed":
-        changes["sampling"] = (
-            SamplingSpec()
-        )  # the run that added tasks drew nothing from old datasets: their shares are 0
+        changes["sampling"] = SamplingSpec()  # shares of old datasets, of which the run drew nothing, are 0
     return recipe.model_copy(update=changes)
 
 

@@ -10,6 +10,7 @@ from nlp_mtl.build_data import window_problems
 from nlp_mtl.build_extension import Base, load_base
 from nlp_mtl.errors import Problem, RecipeError, did_you_mean, listed
 from nlp_mtl.extend_data import (
+    Values,
     name_problems,
     old_datasets,
     old_splits,
@@ -23,9 +24,6 @@ from nlp_mtl.recipe import Recipe
 from nlp_mtl.recipe_reading import read_yaml, validate, without_nulls
 from nlp_mtl.strategy_checks import is_true, read_by
 from nlp_mtl.task_types import kind_of
-
-Values = dict[str, Any]
-"""What a recipe says, or a part of it, before it is checked."""
 
 
 def read_extension(

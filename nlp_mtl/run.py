@@ -25,13 +25,14 @@ from nlp_mtl.build import (
     trainer_arguments,
 )
 from nlp_mtl.build_consistency import settle_consistency
-from nlp_mtl.build_data import Prepared, describe_data, prepare
+from nlp_mtl.build_data import Prepared, prepare
 from nlp_mtl.build_distillation import taught
 from nlp_mtl.build_extended import learned_tasks, old_lessons
 from nlp_mtl.build_extension import Base
 from nlp_mtl.build_meta import describe_episodes, episode_steps, meta_arguments, meta_gradients
 from nlp_mtl.build_start import start_arguments
 from nlp_mtl.data.steps import StepDataset
+from nlp_mtl.data_description import describe_data
 from nlp_mtl.errors import DataError, Problem, RecipeError, RunError
 from nlp_mtl.evaluation import selection_score
 from nlp_mtl.metrics import Scores
